@@ -1,0 +1,1 @@
+"""From FASTA files to a prepared corpus, and simulated protein-like corpora."""

@@ -1,0 +1,1 @@
+"""Read, pack, order and account for a prepared corpus."""

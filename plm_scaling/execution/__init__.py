@@ -1,0 +1,1 @@
+"""Run many tasks on this machine; knows nothing of what they do."""

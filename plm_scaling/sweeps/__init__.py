@@ -1,0 +1,1 @@
+"""Plan, run and collect many training runs, by files alone."""

@@ -1,0 +1,1 @@
+"""One block, two objectives, one readable loop. The only library package that imports torch."""

@@ -1,0 +1,1 @@
+"""What one objective's training is worth to the other."""
