@@ -1,1 +1,62 @@
-"""Scaling studies of protein language models."""
+"""Scaling studies of protein language models: from FASTA to the model you should train.
+
+Every verb of the command line is one function here, of the same name and arguments; they are imported on first use.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from plm_scaling.api import (
+        collect,
+        demo,
+        doctor,
+        fit,
+        plan,
+        prep,
+        report,
+        run,
+        simulate,
+        size,
+        status,
+        transfer,
+        verify,
+    )
+    from plm_scaling.core.errors import PlmScalingError
+    from plm_scaling.core.run_table import RunTable
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "PlmScalingError",
+    "RunTable",
+    "__version__",
+    "collect",
+    "demo",
+    "doctor",
+    "fit",
+    "plan",
+    "prep",
+    "report",
+    "run",
+    "simulate",
+    "size",
+    "status",
+    "transfer",
+    "verify",
+]
+
+_ELSEWHERE = {"PlmScalingError": "plm_scaling.core.errors", "RunTable": "plm_scaling.core.run_table"}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from importlib import import_module
+
+    return getattr(import_module(_ELSEWHERE.get(name, "plm_scaling.api")), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -38,8 +38,8 @@ def peak_lr_for(N: float, D: float, recipe: RecipeName) -> float:
     **Source:** Cheng et al. 2024, run names of the released logs; `small`: docs/decisions.md.
     """
     if recipe == "cheng":
-        return 0.030 * N**-0.221
-    return 6e-3 * (N / 24_576) ** -0.3 * (1.3 if D > 5e6 else 1.0)
+        return 0.030 * math.pow(N, -0.221)
+    return 6e-3 * math.pow(N / 24_576, -0.3) * (1.3 if D > 5e6 else 1.0)
 
 
 def batch_tokens_for(N: float, D: float, recipe: RecipeName) -> int:

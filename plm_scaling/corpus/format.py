@@ -71,7 +71,7 @@ class SourceStats(Record):
     duplicate_sequences: int
     duplicate_tokens: int
     policy_counts: dict[str, int] = Field(default_factory=dict)
-    """What was kept, renamed or dropped, by name (lower_case, stops, gaps, J_as_X, X, B, U, Z, O, empty_records, ...)."""
+    """What was kept, renamed or dropped, by name: lower_case, stops, gaps, J_as_X, X, B, U, Z, O, empty_records, ..."""
 
 
 class SplitStats(Record):

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 from plm_scaling.core.records import Record
 from plm_scaling.core.run import Objective
 
-__all__ = ["LawAnswer", "Recommendation"]
+__all__ = ["Alternative", "LawAnswer", "LawRole", "Recommendation"]
+
+LawRole = Literal["primary", "counted", "comparison"]
+"""primary: gives N; counted: widens the band; comparison: shown only (text laws, laws too far from their data)."""
 
 
 class LawAnswer(Record):
@@ -24,7 +27,29 @@ class LawAnswer(Record):
     """Band of N this law itself allows (interval of its fit, or its valley), None if it states none."""
     loss: float | None = None
     extrapolation_decades: float = 0.0
-    """log10 of the budget over the law's largest compute (0 inside its range)."""
+    """log10 of the distance between the budget and the law's range of compute, on either side (0 inside)."""
+    flags: tuple[str, ...] = ()
+    role: LawRole = "counted"
+    caveat: str = ""
+    range_C: tuple[float, float] | None = None
+
+
+class Alternative(Record):
+    """Another way to spend the budget, or not to spend it."""
+
+    key: str
+    """stop_early, smaller_run, larger_model, more_data, clm_first or reuse."""
+    title: str
+    note: str
+    N: float
+    D: float | None = None
+    unique_tokens: float | None = None
+    epochs: float | None = None
+    C: float = 0.0
+    """Training FLOPs spent, 6 N D."""
+    gpu_hours: float = 0.0
+    usd: float = 0.0
+    """At the mid price."""
     flags: tuple[str, ...] = ()
 
 
@@ -53,8 +78,30 @@ class Recommendation(Record):
     """Nearest buildable shape."""
     N_built: float
     hours_per_gpu: float
+    """Hours every accelerator is busy: `gpu_hours` over `n_gpus`."""
     answers: tuple[LawAnswer, ...]
     disagreement_decades: float
     """log10 of the largest over the smallest N among the laws that apply."""
     flags: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
+    """Plain sentences, most of them spelling out a flag."""
+    usd_low: float | None = None
+    usd_high: float | None = None
+    energy_kwh: float | None = None
+    n_gpus: int = 1
+    wall_hours: float | None = None
+    """Hours from start to end on `n_gpus` accelerators, without queue and restarts."""
+    mfu: float | None = None
+    C_exact: float | None = None
+    """Training FLOPs with attention and head, packed documents."""
+    D_built: float | None = None
+    """Tokens the budget pays for at the buildable shape."""
+    recipe: str = ""
+    peak_lr: float | None = None
+    batch_tokens: int | None = None
+    n_steps: int | None = None
+    state_gb: float | None = None
+    """Weights, gradients and AdamW moments in mixed precision (16 bytes per parameter), 1e9 bytes."""
+    effective_tokens: float | None = None
+    """Fresh tokens that D would be worth if the text law of repeats held (Muennighoff et al. 2023)."""
+    alternatives: tuple[Alternative, ...] = ()

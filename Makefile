@@ -1,0 +1,42 @@
+# One verb per target. `make demo` and `make test` are all a fresh machine needs (Python >= 3.11).
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+DEMO := demo
+
+.PHONY: demo test test-slow test-fast check bench docs clean
+
+$(READY): pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --upgrade pip
+	$(BIN)/pip install --quiet -c constraints.txt -e ".[dev]"
+	touch $(READY)
+
+demo: $(READY)  ## the whole path on a simulated corpus, in minutes on a laptop CPU; ends with a report
+	$(BIN)/plm-scaling demo -o $(DEMO)
+
+test: $(READY)  ## the test suite with coverage; what needs Slurm, a browser, many kills or long statistics is in test-slow
+	$(BIN)/pytest -n 2 -m "not slow and not slurm" --cov --cov-report=term:skip-covered
+
+test-fast: $(READY)  ## what one runs while editing: no training
+	$(BIN)/pytest -n 2 -m "not slow and not slurm" --ignore=tests/training --ignore=tests/faults --ignore=tests/end_to_end
+
+test-slow: $(READY)
+	$(BIN)/pytest -m "slow or slurm"
+
+check: $(READY)  ## format, lint, types, import directions, structure bars
+	$(BIN)/ruff format --check --quiet .
+	$(BIN)/ruff check --quiet .
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-logo > .import-linter.log || { cat .import-linter.log; exit 1; }
+	$(BIN)/python tests/structure/bars.py
+
+bench: $(READY)  ## every benchmark, peers beside ours in one run; figures belong in benchmarks/RESULTS.md
+	for file in benchmarks/bench_*.py; do echo "== $$file"; $(BIN)/python $$file || exit 1; done
+
+docs: $(READY)  ## regenerate docs/cli.md from --help
+	$(BIN)/python docs/make_cli_md.py
+
+clean:
+	rm -rf $(VENV) build dist .coverage* .mypy_cache .ruff_cache .import_linter_cache .hypothesis

@@ -1,0 +1,74 @@
+"""The split of a sequence: a property of its content and of who owns it, so that copies never part."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+
+from plm_scaling.core.errors import ConfigError
+from plm_scaling.corpus.format import HELD_OUT_PREFIX, TRAIN, VAL_IID
+
+__all__ = ["SplitRule"]
+
+_TRAIN_ID: Final = 0
+_VAL_ID: Final = 1
+_FIRST_HELD_OUT: Final = 2
+_MAX_SPLITS: Final = 256
+_WORDS: Final = 1 << 64
+
+
+@dataclass(frozen=True)
+class SplitRule:
+    """Which split a sequence belongs to.
+
+    Parameters
+    ----------
+    hold_out : names of the held-out sets; their sources come first, in this order.
+    val_share : expected share of the other unique sequences that validates, in [0, 1).
+    seed : another seed draws other validation sequences.
+
+    Raises
+    ------
+    ConfigError : a share out of range, or more sets than a corpus can tell apart.
+    """
+
+    hold_out: tuple[str, ...] = ()
+    val_share: float = 0.01
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if not (math.isfinite(self.val_share) and 0.0 <= self.val_share < 1.0):
+            raise ConfigError(f"val_share is {self.val_share}", why="it is a share: 0 <= val_share < 1")
+        if len(self.names) > _MAX_SPLITS:
+            raise ConfigError(f"{len(self.hold_out)} held-out sets", why=f"a corpus has at most {_MAX_SPLITS} splits")
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Names of the splits in the order of their ids: train, val_iid, then one per held-out set."""
+        return (TRAIN, VAL_IID, *(HELD_OUT_PREFIX + name for name in self.hold_out))
+
+    def assign(self, words: npt.NDArray[np.uint64], owner: npt.NDArray[np.int64]) -> npt.NDArray[np.uint8]:
+        """Split of each row, uint8[n], as a position in `names`.
+
+        Parameters
+        ----------
+        words : uint64[n, 2], the content hash.
+        owner : int64[n], position of the source that holds the sequence's first copy.
+        """
+        key = _mix(np.array([self.seed % _WORDS], dtype=np.uint64))
+        drawn = _mix(words[:, 0] ^ _mix(words[:, 1] ^ key))
+        validates = drawn < np.uint64(int(self.val_share * _WORDS))
+        by_content = np.where(validates, _VAL_ID, _TRAIN_ID)
+        return np.where(owner < len(self.hold_out), owner + _FIRST_HELD_OUT, by_content).astype(np.uint8)
+
+
+def _mix(words: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
+    """A bijection of 64-bit words that looks random. **Source:** Steele et al. 2014, SplitMix64."""
+    words = words + np.uint64(0x9E3779B97F4A7C15)
+    words = (words ^ (words >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    words = (words ^ (words >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return words ^ (words >> np.uint64(31))

@@ -1,0 +1,310 @@
+"""The public verbs: every command of the command line is one call of a function here, same name, same arguments.
+
+Functions read and write the files of a study's folder and return the value they wrote. Nothing here prints;
+long work reports through callbacks. Heavy packages are imported inside the functions that need them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from plm_scaling.core.errors import ConfigError
+from plm_scaling.core.run_table import RunTable
+
+if TYPE_CHECKING:
+    from data_prep.pipeline import Progress
+    from data_prep.simulate import SimulationTruth
+    from plm_scaling.corpus.format import Manifest
+    from plm_scaling.execution.local import TaskEvent
+    from plm_scaling.laws.law_fit import LawFit
+    from plm_scaling.sizing.recommendation import Recommendation
+    from plm_scaling.sweeps.plan_records import SweepPlan
+    from plm_scaling.sweeps.reconcile import SweepOutcome
+    from plm_scaling.sweeps.status import RunLine
+    from plm_scaling.training.machine import MachineReport
+    from plm_scaling.transfers.transfer_fit import TransferFit
+
+__all__ = [
+    "collect",
+    "demo",
+    "doctor",
+    "fit",
+    "plan",
+    "prep",
+    "report",
+    "run",
+    "simulate",
+    "size",
+    "status",
+    "transfer",
+    "verify",
+]
+
+
+def size(
+    *,
+    objective: str,
+    gpu_hours: float | None = None,
+    usd: float | None = None,
+    flops: float | None = None,
+    gpu: str = "a100",
+    n_gpus: int = 1,
+    unique_tokens: float | None = None,
+    mfu: float | None = None,
+    usd_per_gpu_hour: float | None = None,
+    force: bool = False,
+) -> Recommendation:
+    """Model size, tokens, epochs and cost for a budget, from published laws alone.
+
+    Exactly one of `gpu_hours`, `usd` and `flops` is the budget; `unique_tokens` are the distinct training tokens at
+    hand; `mfu` and `usd_per_gpu_hour` replace the GPU's defaults. Raises `RefusedError` beyond 1.5 decades outside every law's range, unless `force`.
+    """
+    from plm_scaling.sizing.recommend import Budget, recommend
+
+    budget = Budget(gpu_hours=gpu_hours, usd=usd, flops=flops)
+    return recommend(
+        budget,
+        objective,
+        gpu=gpu,
+        n_gpus=n_gpus,
+        unique_tokens=unique_tokens,
+        mfu=mfu,
+        usd_per_gpu_hour=usd_per_gpu_hour,
+        force=force,
+    )
+
+
+def prep(
+    inputs: Mapping[str, Sequence[Path]],
+    out: Path,
+    *,
+    hold_out: Mapping[str, Sequence[Path]] | None = None,
+    val_share: float = 0.01,
+    split_seed: int = 0,
+    overwrite: bool = False,
+    progress: Callable[[Progress], None] | None = None,
+) -> Manifest:
+    """Prepare a corpus from FASTA files; `inputs` maps source names to files, earlier sources have priority."""
+    from data_prep.pipeline import SourceInput, prepare_corpus
+
+    sources = [SourceInput(name=name, paths=tuple(paths)) for name, paths in inputs.items()]
+    return prepare_corpus(
+        sources,
+        out,
+        val_share=val_share,
+        split_seed=split_seed,
+        hold_out=hold_out or {},
+        overwrite=overwrite,
+        progress=progress,
+    )
+
+
+def verify(corpus: Path) -> list[str]:
+    """Recompute every checksum and count of a prepared corpus; returns the problems found."""
+    from data_prep.pipeline import verify_corpus
+
+    return verify_corpus(corpus)
+
+
+def simulate(out: Path, *, residues: int = 8_000_000, seed: int = 0) -> SimulationTruth:
+    """Write two protein-like FASTA files (UniRef-like, metagenome-like) and their known truth."""
+    from data_prep.simulate import simulate_corpus
+
+    return simulate_corpus(out, residues=residues, seed=seed)
+
+
+def plan(spec: Path, out: Path | None = None, *, scale: float = 1.0) -> SweepPlan:
+    """Turn a sweep spec (TOML) into a plan; written to `out` if given.
+
+    `scale` multiplies every budget and every number of tokens.
+    """
+    from plm_scaling.core.processor import has_bf16
+    from plm_scaling.corpus.reader import Corpus
+    from plm_scaling.sweeps.plan import plan_sweep, read_spec
+
+    wanted = read_spec(spec)
+    corpus = Corpus.open(Path(wanted.corpus))
+    made = plan_sweep(wanted, corpus, scale=scale, dtype="bf16" if has_bf16() else "fp32")
+    if out is not None:
+        made = made.model_copy(update={"corpus": _relative(corpus.path, out.resolve().parent)})
+        made.write(out)
+    return made
+
+
+def _relative(path: Path, start: Path) -> str:
+    import os
+
+    return os.path.relpath(path, start)
+
+
+def run(
+    plan: Path,
+    out: Path | None = None,
+    *,
+    workers: int | None = None,
+    only: Sequence[str] = (),
+    retry_failed: bool = False,
+    dry_run: bool = False,
+    on_event: Callable[[TaskEvent], None] | None = None,
+) -> SweepOutcome:
+    """Train what a plan still lacks; `out` is the runs folder (default: `runs/` beside the plan).
+
+    One one-thread process per core by default. A failing run does not stop the others.
+    """
+    from plm_scaling.sweeps.plan_records import SweepPlan
+    from plm_scaling.sweeps.reconcile import run_plan
+
+    return run_plan(
+        SweepPlan.read(plan),
+        plan,
+        _runs_of(plan) if out is None else out,
+        workers=workers,
+        only=tuple(only),
+        retry_failed=retry_failed,
+        dry_run=dry_run,
+        on_event=on_event,
+    )
+
+
+def _runs_of(plan: Path) -> Path:
+    return plan.parent / "runs"
+
+
+def status(runs: Path, *, plan: Path | None = None) -> list[RunLine]:
+    """Where every run stands, from the files of its folder alone; runs of the plan not yet begun included."""
+    from plm_scaling.sweeps.plan_records import SweepPlan
+    from plm_scaling.sweeps.status import sweep_status
+
+    beside = runs.parent / "plan.json"
+    found = plan if plan is not None else beside if beside.is_file() else None
+    return sweep_status(runs, SweepPlan.read(found) if found else None)
+
+
+def collect(table: Path, *, validation: str = "val_iid") -> RunTable:
+    """A run table from a runs folder, a CSV or a Parquet file."""
+    if table.is_dir():
+        from plm_scaling.sweeps.runs import collect_runs
+
+        return collect_runs(table, validation=validation)
+    return RunTable.read(table)
+
+
+def fit(
+    table: Path,
+    *,
+    objective: str | None = None,
+    validation: str = "val_iid",
+    currency: Literal["C_exact", "C_6nd"] = "C_exact",
+    draws: int = 1000,
+    seed: int = 0,
+    out: Path | None = None,
+) -> LawFit:
+    """Fit the laws of one objective to a table of runs; written to `out` if given.
+
+    Parameters
+    ----------
+    table : a runs folder, CSV or Parquet file.
+    objective : needed only where the table holds both.
+    validation : name of the validation set whose losses are fitted (runs folders only).
+    """
+    from plm_scaling.laws.combine import fit_laws
+
+    runs = collect(table, validation=validation)
+    chosen = _objective_of(runs, objective, table)
+    fitted = fit_laws(runs, chosen, currency=currency, draws=draws, seed=seed)
+    if out is not None:
+        fitted.write(out)
+    return fitted
+
+
+def _objective_of(runs: RunTable, objective: str | None, table: Path) -> Any:
+    present = sorted({row.objective for row in runs})
+    if objective is None and len(present) == 1:
+        return present[0]
+    if objective not in present:
+        raise ConfigError(
+            f"the table holds {' and '.join(present) or 'no complete runs'}"
+            + (f", not {objective}" if objective else ": which one?"),
+            where=str(table),
+            hint="--objective " + ("|".join(present) or "after some runs are complete"),
+        )
+    return objective
+
+
+def transfer(
+    table: Path,
+    *,
+    validation: str = "val_iid",
+    laws: Sequence[LawFit] = (),
+    out: Path | None = None,
+) -> TransferFit:
+    """Effectively transferred tokens of every scratch/transferred pair of a table; written to `out` if given."""
+    from plm_scaling.transfers.tokens import transferred_tokens
+
+    runs = collect(table, validation=validation)
+    gap_of = None
+    if table.is_dir():
+        from plm_scaling.sweeps.runs import paired_gap
+
+        def gap_of(first: str, second: str) -> tuple[float, float]:
+            return paired_gap(table, first, second, validation)
+
+    fitted = transferred_tokens(runs, {law.objective: law for law in laws}, gap_of=gap_of)
+    if out is not None:
+        fitted.write(out)
+    return fitted
+
+
+def report(study: Path, out: Path | None = None) -> Path:
+    """Write the offline report of a study's folder; returns its path (default: `report.html` in the folder)."""
+    from plm_scaling.reporting.page import write_report
+
+    return write_report(study, study / "report.html" if out is None else out)
+
+
+def doctor() -> MachineReport:
+    """Versions, devices, measured matrix-product peak and what optional programs are present."""
+    from plm_scaling.training.machine import examine_machine
+
+    return examine_machine()
+
+
+def demo(
+    out: Path,
+    *,
+    minutes: float = 5.0,
+    seed: int = 0,
+    workers: int | None = None,
+    on_stage: Callable[[str], None] | None = None,
+    on_event: Callable[[TaskEvent], None] | None = None,
+) -> Path:
+    """The whole path on a simulated corpus; returns the report's path. Every number in it comes from training here.
+
+    Times a few steps of each model first and scales all budgets by one common factor, so that training fits into
+    about `minutes` on this machine.
+    """
+    from plm_scaling.core.configs import find_config
+    from plm_scaling.sweeps.forecast import fit_to_time
+
+    tell = on_stage or (lambda _: None)
+    out.mkdir(parents=True, exist_ok=True)
+    tell("simulating a protein-like corpus")
+    simulate(out / "fasta", seed=seed)
+    tell("preparing the corpus")
+    inputs = {"uniref_like": [out / "fasta" / "uniref_like.fasta"]}
+    inputs["metagenome_like"] = [out / "fasta" / "metagenome_like.fasta"]
+    prep(inputs, out / "corpus", overwrite=True)
+    spec = out / "sweep.toml"
+    spec.write_text(find_config("demo.toml").read_text())
+    tell("timing a few training steps of every model")
+    scale = fit_to_time(lambda factor: plan(spec, scale=factor), seconds=60 * minutes, workers=workers)
+    made = plan(spec, out / "plan.json", scale=scale)
+    tell(f"training {len(made.runs)} models (budgets x {scale:.2f})")
+    run(out / "plan.json", workers=workers, on_event=on_event)
+    tell("fitting the laws")
+    laws = [fit(out / "runs", objective=o, out=out / f"fit-{o}.json") for o in ("clm", "mlm")]
+    transfer(out / "runs", laws=laws, out=out / "transfer.json")
+    tell("writing the report")
+    return report(out)

@@ -1,0 +1,50 @@
+"""`plm-scaling plan`: the sweep as a table before anything is spent."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from plm_scaling.cli.render import DryRun, OutputFormat, emit, next_command, say
+from plm_scaling.core.units import format_count
+
+__all__ = ["command"]
+
+
+@click.command("plan", epilog="Example: plm-scaling plan configs/real_small.toml -o study/plan.json")
+@click.argument("spec", type=click.Path(path_type=Path))
+@click.option("-o", "--out", type=click.Path(path_type=Path), help="Where to write; default plan.json beside SPEC.")
+@click.option("--scale", default=1.0, show_default=True, help="Multiply all budgets and tokens.")
+@DryRun
+@OutputFormat
+def command(spec: Path, out: Path | None, scale: float, dry_run: bool, output: str) -> None:
+    """Lay out the runs of SPEC (TOML): shape, N, D, epochs, FLOPs, notes on what will not work."""
+    from plm_scaling import api
+
+    target = None if dry_run else out or spec.parent / "plan.json"
+    made = api.plan(spec, target, scale=scale)
+    rows = [
+        {
+            "run": r.run_id,
+            "roles": ",".join(r.roles),
+            "objective": r.config.objective,
+            "shape": f"{r.config.n_layers}x{r.config.d_model}",
+            "N": format_count(r.config.N),
+            "D": format_count(r.config.D),
+            "epochs": round(r.epochs, 2),
+            "C_exact": f"{r.C_exact:.3g}",
+            "C_6nd": f"{r.config.C_6nd:.3g}",
+            "batch": r.config.batch_tokens,
+            "steps": r.steps,
+            "peak lr": f"{r.config.peak_lr:.3g}",
+            "seed": r.config.seed,
+            "notes": ",".join(r.notes),
+        }
+        for r in made.runs
+    ]
+    emit(output, rows=rows, value=made.model_dump(mode="json"))
+    if output == "human":
+        say(f"{len(made.runs)} runs, {made.total_C_exact:.3g} FLOPs exactly counted, corpus {made.corpus_id[:12]}")
+    if target:
+        next_command(f"plm-scaling run {target}")

@@ -1,0 +1,25 @@
+"""`plm-scaling report`: one offline page for a study's folder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from plm_scaling.cli.render import DryRun, say
+
+__all__ = ["command"]
+
+
+@click.command("report", epilog="Example: plm-scaling report study/ -o report.html")
+@click.argument("study", type=click.Path(path_type=Path, exists=True, file_okay=False))
+@click.option("-o", "--out", type=click.Path(path_type=Path), help="Default: STUDY/report.html.")
+@DryRun
+def command(study: Path, out: Path | None, dry_run: bool) -> None:
+    """Write the report of STUDY: verdict first, then the pictures, the runs and their provenance."""
+    from plm_scaling import api
+
+    if dry_run:
+        say(f"would write {out or study / 'report.html'}")
+        return
+    click.echo(api.report(study, out))

@@ -1,0 +1,53 @@
+"""`plm-scaling run`: train what a plan still lacks."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from plm_scaling.cli.render import DryRun, OutputFormat, emit, next_command, say
+
+__all__ = ["command"]
+
+
+@click.command("run", epilog="Example: plm-scaling run study/plan.json   # again after an interruption: it resumes")
+@click.argument("plan", type=click.Path(path_type=Path))
+@click.option("-o", "--out", type=click.Path(path_type=Path), help="Runs folder; default runs/ beside PLAN.")
+@click.option("--workers", type=click.IntRange(1), help="Processes at a time; default one per core.")
+@click.option("--only", multiple=True, metavar="ID", help="Only these runs (and the sources they start from).")
+@click.option("--retry-failed", is_flag=True, help="Start failed runs again.")
+@DryRun
+@OutputFormat
+def command(
+    plan: Path,
+    out: Path | None,
+    workers: int | None,
+    only: tuple[str, ...],
+    retry_failed: bool,
+    dry_run: bool,
+    output: str,
+) -> int:
+    """Train the runs of PLAN that are not complete, one one-thread process per core; exit code 3 if some remain."""
+    from plm_scaling import api
+    from plm_scaling.cli.main import EXIT_INCOMPLETE
+    from plm_scaling.cli.sweep_progress import SweepProgress
+
+    runs = out or plan.parent / "runs"
+    if dry_run:
+        outcome = api.run(plan, out, workers=workers, only=only, retry_failed=retry_failed, dry_run=True)
+    else:
+        with SweepProgress(runs) as progress:
+            outcome = api.run(
+                plan, out, workers=workers, only=only, retry_failed=retry_failed, on_event=progress.on_event
+            )
+    rows = [{"run": line.run_id, "state": line.state, "reason": line.reason} for line in outcome.lines]
+    emit(output, rows=rows)
+    if dry_run:
+        return 0
+    say(f"{outcome.n_complete} of {len(outcome.lines)} runs complete")
+    if not outcome.all_complete:
+        say(f"see why: plm-scaling status {runs}; then plm-scaling run {plan} --retry-failed")
+        return EXIT_INCOMPLETE
+    next_command(f"plm-scaling fit {runs} --objective clm")
+    return 0

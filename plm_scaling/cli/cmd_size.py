@@ -1,0 +1,72 @@
+"""`plm-scaling size`: the question everybody has first."""
+
+from __future__ import annotations
+
+import click
+
+from plm_scaling.cli.render import OutputFormat, emit, next_command, say, warn
+from plm_scaling.core.units import format_count, parse_quantity
+
+__all__ = ["command"]
+
+
+def _quantity(ctx: click.Context, param: click.Parameter, value: str | None) -> float | None:
+    del ctx
+    return None if value is None else parse_quantity(value, what=f"--{(param.name or '').replace('_', '-')}")
+
+
+@click.command(
+    "size",
+    epilog="Example: plm-scaling size --gpu-hours 5000 --gpu a100 --unique-tokens 15e9 --objective mlm",
+)
+@click.option("--gpu-hours", callback=_quantity, help="Budget in GPU-hours, e.g. 5000.")
+@click.option("--usd", callback=_quantity, help="Budget in US dollars.")
+@click.option("--flops", callback=_quantity, help="Budget in training FLOPs, e.g. 1e21.")
+@click.option("--gpu", default="a100", show_default=True, help="GPU of configs/hardware.toml.")
+@click.option("--gpus", "n_gpus", default=1, show_default=True, type=click.IntRange(1), help="GPUs used at a time.")
+@click.option("--unique-tokens", callback=_quantity, help="Distinct training tokens you have, e.g. 15e9.")
+@click.option("--objective", type=click.Choice(["clm", "mlm"]), required=True)
+@click.option("--force", is_flag=True, help="Answer even far outside the range of every law.")
+@OutputFormat
+def command(
+    gpu_hours: float | None,
+    usd: float | None,
+    flops: float | None,
+    gpu: str,
+    n_gpus: int,
+    unique_tokens: float | None,
+    objective: str,
+    force: bool,
+    output: str,
+) -> None:
+    """Model size, tokens, epochs and cost for a budget, from published laws.
+
+    Give exactly one of --gpu-hours, --usd and --flops.
+    """
+    from plm_scaling import api
+
+    answer = api.size(
+        objective=objective,
+        gpu_hours=gpu_hours,
+        usd=usd,
+        flops=flops,
+        gpu=gpu,
+        n_gpus=n_gpus,
+        unique_tokens=unique_tokens,
+        force=force,
+    )
+    if output == "human":
+        from plm_scaling.cli.size_screen import recommendation_lines
+
+        click.echo("\n".join(recommendation_lines(answer)))
+        for warning in answer.warnings:
+            warn(warning)
+        next_command("plm-scaling demo   # then measure your own law before you spend the budget")
+        return
+    rows = [
+        {"law": a.law_id, "status": a.status, "N": a.N, "D": a.D, "loss": a.loss, "decades": a.extrapolation_decades}
+        for a in answer.answers
+    ]
+    emit(output, rows=rows, value=answer.model_dump(mode="json"))
+    if output == "csv":
+        say(f"recommended: N {format_count(answer.N)}, D {format_count(answer.D)}")

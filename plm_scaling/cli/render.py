@@ -1,0 +1,97 @@
+"""What the verbs share: the `--format` option, tables, next-command hints. Data on stdout, talk on stderr."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
+
+import click
+
+__all__ = ["DryRun", "OutputFormat", "emit", "next_command", "say", "warn"]
+
+Verb = TypeVar("Verb", bound=Callable[..., Any])
+Row = dict[str, Any]
+
+
+def OutputFormat(verb: Verb) -> Verb:
+    """Add `--format human|json|csv`, passed on as `output`."""
+    return click.option(
+        "--format",
+        "output",
+        type=click.Choice(["human", "json", "csv"]),
+        default="human",
+        show_default=True,
+        help="What goes to stdout.",
+    )(verb)
+
+
+def DryRun(verb: Verb) -> Verb:
+    """Add `-n/--dry-run`, passed on as `dry_run`."""
+    return click.option("-n", "--dry-run", is_flag=True, help="Say what would be done; write nothing.")(verb)
+
+
+def say(text: str) -> None:
+    """A line for people, on stderr."""
+    click.echo(text, err=True)
+
+
+def warn(text: str) -> None:
+    """A doubt the user must see, on stderr."""
+    click.echo(click.style("note: ", fg="yellow") + text, err=True)
+
+
+def next_command(text: str) -> None:
+    """The command that usually follows."""
+    say(f"next: {text}")
+
+
+def emit(output: str, *, rows: Sequence[Row], title: str = "", value: Any = None) -> None:
+    """Print rows as a table, JSON or CSV on stdout; `value` replaces the rows in JSON."""
+    if output == "json":
+        click.echo(json.dumps(list(rows) if value is None else value, indent=1))
+    elif output == "csv":
+        click.echo(_csv(rows), nl=False)
+    else:
+        _table(rows, title)
+
+
+def _csv(rows: Sequence[Row]) -> str:
+    out = io.StringIO()
+    if rows:
+        writer = csv.DictWriter(out, fieldnames=list(rows[0]), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+    return out.getvalue()
+
+
+def _table(rows: Sequence[Row], title: str) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console(file=sys.stdout, highlight=False, soft_wrap=not sys.stdout.isatty())
+    if not rows:
+        console.print(f"{title}: nothing" if title else "nothing")
+        return
+    table = Table(title=title or None, title_justify="left", box=None, pad_edge=False, header_style="bold")
+    for name, example in rows[0].items():
+        numeric = isinstance(example, int | float) or _looks_numeric(example)
+        table.add_column(name, justify="right" if numeric else "left", no_wrap=True)
+    for row in rows:
+        table.add_row(*(_cell(value) for value in row.values()))
+    console.print(table)
+
+
+def _looks_numeric(value: object) -> bool:
+    return isinstance(value, str) and value[:1].isdigit()
+
+
+def _cell(value: object) -> str:
+    if value is None:
+        return "-"
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    return str(value)

@@ -1,0 +1,64 @@
+"""A recommendation as lines for a terminal."""
+
+from __future__ import annotations
+
+from plm_scaling.core.units import format_count
+from plm_scaling.sizing.recommendation import Recommendation
+
+__all__ = ["recommendation_lines"]
+
+
+def recommendation_lines(answer: Recommendation) -> list[str]:
+    """The recommendation, what each law says, and what else the budget could buy."""
+    return [*_headline(answer), *_laws(answer), *_alternatives(answer)]
+
+
+def _headline(answer: Recommendation) -> list[str]:
+    count = format_count
+    lines = [
+        f"{answer.objective.upper()} for {answer.C:.2e} FLOPs: {answer.gpu_hours:,.0f} {answer.gpu} hours{_cost(answer)}",
+        "",
+        f"  parameters N  {count(answer.N, 2):>6}   band {count(answer.N_low, 2)} to {count(answer.N_high, 2)}",
+        f"  tokens D      {count(answer.D, 2):>6}   {answer.tokens_per_parameter:.0f} per parameter",
+    ]
+    if answer.epochs is not None and answer.unique_tokens is not None:
+        lines.append(f"  epochs        {answer.epochs:>6.1f}   over {count(answer.unique_tokens)} unique tokens")
+    lines.append(
+        f"  buildable     {answer.n_layers} layers x {answer.d_model}, {answer.n_heads} heads: "
+        f"N {count(answer.N_built)}"
+    )
+    if answer.peak_lr is not None and answer.batch_tokens is not None and answer.n_steps is not None:
+        lines.append(
+            f"  recipe        peak LR {answer.peak_lr:.2g}, batch {count(answer.batch_tokens)} tokens, "
+            f"{answer.n_steps:,} steps ({answer.recipe})"
+        )
+    if answer.wall_hours is not None:
+        lines.append(f"  wall time     {answer.wall_hours:,.0f} h on {answer.n_gpus} {answer.gpu}")
+    return lines
+
+
+def _cost(answer: Recommendation) -> str:
+    if answer.usd is None:
+        return ""
+    if answer.usd_low is None or answer.usd_high is None:
+        return f", ${answer.usd:,.0f}"
+    return f", ${answer.usd:,.0f} (${answer.usd_low:,.0f} to ${answer.usd_high:,.0f})"
+
+
+def _laws(answer: Recommendation) -> list[str]:
+    lines = ["", "  what each law says:"]
+    for law in answer.answers:
+        loss = f"  loss {law.loss:.3f}" if law.loss is not None else ""
+        flags = f"  {','.join(law.flags)}" if law.flags else ""
+        numbers = f"N {format_count(law.N, 2):>6}  D {format_count(law.D, 2):>6}"
+        lines.append(f"    {law.law_id:<18} {numbers}{loss}  [{law.status}]{flags}")
+    return lines
+
+
+def _alternatives(answer: Recommendation) -> list[str]:
+    if not answer.alternatives:
+        return []
+    lines = ["", "  what else the budget could buy:"]
+    for other in answer.alternatives:
+        lines.append(f"    {other.title}: {other.note}")
+    return lines

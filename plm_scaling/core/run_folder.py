@@ -1,0 +1,216 @@
+"""A run's folder: names of its files, and readers. Training writes it, sweeps and reports read it. No torch.
+
+runs/ID/run.json                 `RunOrder`
+runs/ID/attempts/K/status.json   `StatusFile` of attempt K (0001, 0002, ...)
+runs/ID/attempts/K/metrics.jsonl one line per logged step; one writer per file, a torn last line is skipped
+runs/ID/attempts/K/log           what the process printed
+runs/ID/checkpoint/              step-*.safetensors (the last two), final.safetensors (weights only)
+runs/ID/metrics.parquet          the attempts' lines merged, the last attempt wins per step
+runs/ID/val.parquet              loss of every validation sequence
+runs/ID/record.json              `RunRecord`, written last: a run without it is not complete
+runs/ID/lock                     held by the running process; the operating system frees it when the process dies
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from plm_scaling.core.errors import RecordError, RunError
+from plm_scaling.core.run import RunRecord
+from plm_scaling.core.run_order import RunOrder, StatusFile
+
+__all__ = ["Attempt", "RunFolder"]
+
+_LOCK_PATIENCE_S = 2.0  # a reader's probe holds the lock for microseconds
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """One attempt's folder. Only the attempt itself writes there."""
+
+    path: Path
+
+    @property
+    def number(self) -> int:
+        """1 for the first attempt."""
+        return int(self.path.name)
+
+    @property
+    def status_path(self) -> Path:
+        """`status.json`."""
+        return self.path / "status.json"
+
+    @property
+    def metrics_path(self) -> Path:
+        """`metrics.jsonl`."""
+        return self.path / "metrics.jsonl"
+
+    @property
+    def log_path(self) -> Path:
+        """What the process printed."""
+        return self.path / "log"
+
+    def status(self) -> StatusFile | None:
+        """The last report; None if the attempt died before its first one."""
+        try:
+            return StatusFile.read(self.status_path)
+        except RecordError:
+            return None
+
+    def metrics(self) -> list[dict[str, Any]]:
+        """The logged lines; a line cut short by a kill is skipped."""
+        if not self.metrics_path.is_file():
+            return []
+        lines = []
+        for line in self.metrics_path.read_text(errors="replace").splitlines():
+            try:
+                value = json.loads(line)
+            except ValueError:
+                continue
+            if isinstance(value, dict) and "step" in value:
+                lines.append(value)
+        return lines
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """The folder of one run."""
+
+    path: Path
+
+    @property
+    def order_path(self) -> Path:
+        """`run.json`."""
+        return self.path / "run.json"
+
+    @property
+    def record_path(self) -> Path:
+        """`record.json`, written last."""
+        return self.path / "record.json"
+
+    @property
+    def metrics_path(self) -> Path:
+        """`metrics.parquet`: step, D, loss, lr, grad_norm, val_loss."""
+        return self.path / "metrics.parquet"
+
+    @property
+    def val_path(self) -> Path:
+        """`val.parquet`: set, row, loss_sum, n_targets, residue_loss_sum, n_residue_targets."""
+        return self.path / "val.parquet"
+
+    @property
+    def checkpoint_path(self) -> Path:
+        """Folder of the checkpoints."""
+        return self.path / "checkpoint"
+
+    @property
+    def weights_path(self) -> Path:
+        """Final weights of a complete run."""
+        return self.checkpoint_path / "final.safetensors"
+
+    def order(self) -> RunOrder:
+        """What the run was told to do.
+
+        Raises
+        ------
+        RecordError : no `run.json`, or a damaged one.
+        """
+        return RunOrder.read(self.order_path)
+
+    def record(self) -> RunRecord | None:
+        """What the run left behind; None while it is not complete."""
+        return RunRecord.read(self.record_path) if self.record_path.is_file() else None
+
+    def attempts(self) -> tuple[Attempt, ...]:
+        """All attempts, oldest first."""
+        folder = self.path / "attempts"
+        if not folder.is_dir():
+            return ()
+        return tuple(Attempt(path) for path in sorted(folder.iterdir()) if path.name.isdigit())
+
+    def new_attempt(self) -> Attempt:
+        """Make the next attempt's folder. Call it only while holding the lock."""
+        attempts = self.attempts()
+        path = self.path / "attempts" / f"{attempts[-1].number + 1 if attempts else 1:04d}"
+        path.mkdir(parents=True)
+        return Attempt(path)
+
+    def status(self) -> StatusFile:
+        """Where the run stands, from its files: `running` only while a process holds the lock."""
+        attempts = self.attempts()
+        last = attempts[-1].status() if attempts else None
+        if self.record_path.is_file():
+            return (last or StatusFile(status="complete")).model_copy(update={"status": "complete"})
+        if not attempts:
+            return StatusFile(status="running" if self.is_running() else "planned")
+        last = last or StatusFile(status="running")
+        if last.status in ("running", "complete") and not self.is_running():
+            return last.model_copy(update={"status": "interrupted", "reason": last.reason or "the process is gone"})
+        return last
+
+    def metrics(self) -> list[dict[str, Any]]:
+        """Logged lines of all attempts by step; a step logged twice counts as the last attempt wrote it."""
+        merged = {line["step"]: line for attempt in self.attempts() for line in attempt.metrics()}
+        return [merged[step] for step in sorted(merged)]
+
+    def latest_metrics(self) -> dict[str, Any] | None:
+        """The last logged line, None before the first."""
+        lines = self.metrics()
+        return lines[-1] if lines else None
+
+    def sibling(self, run_id: str) -> RunFolder:
+        """Another run of the same study, by id (`init_from`)."""
+        return RunFolder(self.path.parent / run_id)
+
+    def is_running(self) -> bool:
+        """Whether a live process holds the lock."""
+        try:
+            handle = os.open(self.path / "lock", os.O_RDONLY)
+        except OSError:
+            return False
+        try:
+            fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except OSError:
+            return True
+        finally:
+            os.close(handle)
+        return False
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Hold the run's lock, so that of two starters only one writes.
+
+        Raises
+        ------
+        RunError : another process holds it.
+        """
+        handle = os.open(self.path / "lock", os.O_RDWR | os.O_CREAT, 0o644)
+        try:
+            _take(handle, self.path)
+            yield
+        finally:
+            os.close(handle)
+
+
+def _take(handle: int, path: Path) -> None:
+    deadline = time.monotonic() + _LOCK_PATIENCE_S
+    while True:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return
+        except OSError:
+            if time.monotonic() > deadline:
+                raise RunError(
+                    "another process is training this run",
+                    where=str(path),
+                    hint="wait for it, or stop it; `plm-scaling status` shows its pid and host",
+                ) from None
+            time.sleep(0.05)

@@ -1,0 +1,60 @@
+"""`RunOrder`: what a training process is told to do (`run.json`), and `StatusFile`: what it says while it does it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import ClassVar, Literal
+
+from pydantic import Field
+
+from plm_scaling.core.records import Record
+from plm_scaling.core.run import RunConfig, RunStatus
+
+__all__ = ["Device", "RunOrder", "StatusFile"]
+
+Device = Literal["auto", "cpu", "cuda"]
+
+
+class RunOrder(Record):
+    """A run's config and the circumstances it is carried out in (`run.json`)."""
+
+    NOT_IDENTITY: ClassVar[frozenset[str]] = frozenset({"corpus", "threads", "device", "checkpoint_every_s", "roles"})
+
+    config: RunConfig
+    roles: tuple[str, ...] = ()
+    """Why the plan holds this run; copied into its record."""
+    corpus: str
+    """Folder of the prepared corpus, absolute or relative to the run's folder."""
+    threads: int = Field(default=1, ge=1)
+    """CPU threads. Part of what makes a resume bit-exact, but not of the run's identity."""
+    device: Device = "auto"
+    """auto: the CPU, unless the run's process can see a CUDA device."""
+    checkpoint_every_s: float = Field(default=30.0, ge=0)
+    """Seconds between checkpoints; 0 writes one after every step."""
+
+    def corpus_path(self, run_dir: Path) -> Path:
+        """The corpus' folder, resolved from the run's."""
+        return (run_dir / self.corpus).resolve()
+
+
+class StatusFile(Record):
+    """Where an attempt stands (`attempts/K/status.json`), rewritten about once a second."""
+
+    status: RunStatus
+    step: int = 0
+    """Steps completed."""
+    n_steps: int = 0
+    D: int = 0
+    """Training tokens seen."""
+    loss: float | None = None
+    """Training loss at the last log line, nats per target."""
+    tokens_per_s: float | None = None
+    """Over this attempt, validation excluded."""
+    pid: int | None = None
+    host: str = ""
+    reason: str = ""
+    """Why the run stopped, if it did before its end."""
+    seconds: float = 0.0
+    """Wall seconds of this attempt so far."""
+    time: float = 0.0
+    """Unix time of this report. A hint for people: order attempts by number, clocks may differ."""

@@ -1,0 +1,210 @@
+"""Which windows make global batch k: a pure function of (numbers of windows, weights, seed, k). No state, O(1).
+
+Every epoch of every stream is a keyed bijection of its windows; a batch is shared among the streams by integer
+quotas. A rank takes a slice of the global batch, so the data do not depend on the number of ranks.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+
+from plm_scaling.core.errors import PlanError
+from plm_scaling.corpus.mixing import mix_key
+
+__all__ = ["BatchOrder", "feistel"]
+
+Int = npt.NDArray[np.int64]
+
+_ROUNDS: Final = 8
+_BLOCK: Final = 4096
+_KEPT_BLOCKS: Final = 16
+_SHARE_BITS: Final = 30
+"""Resolution of the streams' shares; windows times 2^30 must fit 63 bits (8e9 windows)."""
+_HALF: Final = 1 << (_SHARE_BITS - 1)
+
+
+def feistel(index: npt.ArrayLike, n: int, key: int) -> Int:
+    """A keyed bijection of the integers [0, n), evaluated at `index`.
+
+    An alternating Feistel network over the smallest power of two >= n; results outside [0, n) are mapped again
+    until they fall inside (cycle walking), fewer than twice on average.
+
+    Parameters
+    ----------
+    index : int array, each in [0, n).
+    n : size of the domain.
+    key : 64-bit key; every key is another permutation.
+
+    **Source:** Black and Rogaway 2002, "Ciphers with arbitrary finite domains" (cycle walking).
+    """
+    x = np.array(index, dtype=np.uint64)
+    if n <= 1:
+        return x.astype(np.int64)
+    bits = max(2, (n - 1).bit_length())
+    keys = [np.uint64(mix_key(key, number)) for number in range(_ROUNDS)]
+    x = _rounds(x, bits, keys)
+    flat = x.reshape(-1)
+    while len(outside := np.flatnonzero(flat >= n)):
+        flat[outside] = _rounds(flat[outside], bits, keys)
+    return x.astype(np.int64)
+
+
+def _rounds(x: npt.NDArray[np.uint64], bits: int, keys: list[np.uint64]) -> npt.NDArray[np.uint64]:
+    """Even rounds change the high half by a function of the low half, odd rounds the reverse."""
+    low_bits = np.uint64(bits // 2)
+    low_mask = np.uint64((1 << (bits // 2)) - 1)
+    high_mask = np.uint64((1 << (bits - bits // 2)) - 1)
+    high, low = x >> low_bits, x & low_mask
+    for number, key in enumerate(keys):
+        if number % 2:
+            low = low ^ (_scramble(high, key) & low_mask)
+        else:
+            high = high ^ (_scramble(low, key) & high_mask)
+    return (high << low_bits) | low
+
+
+_M1, _M2, _S32 = np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB), np.uint64(32)
+
+
+def _scramble(x: npt.NDArray[np.uint64], key: np.uint64) -> npt.NDArray[np.uint64]:
+    y = (x ^ key) * _M1
+    y ^= y >> _S32
+    y *= _M2
+    return y >> _S32
+
+
+@dataclass(frozen=True)
+class BatchOrder:
+    """The order in which a run visits its windows.
+
+    Parameters
+    ----------
+    n_windows : windows of each stream.
+    weights : share of the windows of each stream, relative to the others.
+    windows_per_batch : windows of a global batch.
+    seed : the run's seed.
+
+    Raises
+    ------
+    PlanError : no stream, an empty stream, or numbers that do not match.
+    """
+
+    n_windows: tuple[int, ...]
+    weights: tuple[float, ...]
+    windows_per_batch: int
+    seed: int
+    _blocks: dict[tuple[int, int, int], Int] = field(default_factory=dict, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        if not self.n_windows or len(self.n_windows) != len(self.weights):
+            raise PlanError(f"{len(self.n_windows)} streams with {len(self.weights)} weights")
+        if min(self.n_windows) < 1 or min(self.weights) <= 0 or self.windows_per_batch < 1:
+            raise PlanError(
+                "a stream without windows, a weight or a batch that is not positive",
+                why=f"windows {self.n_windows}, weights {self.weights}, batch {self.windows_per_batch}",
+            )
+
+    @cached_property
+    def _shares(self) -> tuple[int, ...]:
+        """Share of each stream among itself and the later ones, in units of 2^-30; the last takes what is left."""
+        rest = [sum(self.weights[number:]) for number in range(len(self.weights))]
+        pairs = zip(self.weights[:-1], rest[:-1], strict=True)
+        return tuple(round(weight / total * (1 << _SHARE_BITS)) for weight, total in pairs)
+
+    def draws(self, step: int) -> tuple[int, ...]:
+        """Windows drawn from each stream before `step`; they add up to step x windows_per_batch."""
+        left, counts = step * self.windows_per_batch, []
+        for share in self._shares:
+            counts.append((left * share + _HALF) >> _SHARE_BITS)
+            left -= counts[-1]
+        return (*counts, left)
+
+    def draws_at(self, steps: Int) -> Int:
+        """int64[len(steps), streams]: windows drawn from each stream before each of `steps`.
+
+        Each stream takes its rounded share of what the streams before it left over, so every count grows by
+        whole windows, never shrinks, and stays within one window per stream of its exact share.
+        """
+        left = np.asarray(steps, dtype=np.int64) * self.windows_per_batch
+        columns = []
+        for share in self._shares:
+            taken = (left * share + _HALF) >> _SHARE_BITS
+            columns.append(taken)
+            left = left - taken
+        return np.stack([*columns, left], axis=1)
+
+    def key(self, stream: int, epoch: int) -> int:
+        """Key of the permutation of a stream's windows in an epoch."""
+        return mix_key(self.seed, stream, epoch)
+
+    def span(self, stream: int, begin: int, end: int) -> tuple[Int, Int]:
+        """Windows and epochs of draws [begin, end) of a stream, each int64[end - begin]."""
+        n = self.n_windows[stream]
+        windows, epochs = [], []
+        while begin < end:
+            epoch, position = divmod(begin, n)
+            block, inside = divmod(position, _BLOCK)
+            part = self._block(stream, epoch, block)[inside : inside + end - begin]
+            windows.append(part)
+            epochs.append(np.full(len(part), epoch, dtype=np.int64))
+            begin += len(part)
+        if len(windows) == 1:
+            return windows[0], epochs[0]
+        empty = np.zeros(0, dtype=np.int64)
+        return np.concatenate([empty, *windows]), np.concatenate([empty, *epochs])
+
+    def _block(self, stream: int, epoch: int, block: int) -> Int:
+        """Windows at positions [4096 block, ...) of an epoch. Kept for speed only: a pure function."""
+        name = (stream, epoch, block)
+        found = self._blocks.get(name)
+        if found is None:
+            n = self.n_windows[stream]
+            positions = np.arange(block * _BLOCK, min(n, (block + 1) * _BLOCK))
+            found = feistel(positions, n, self.key(stream, epoch))
+            found.setflags(write=False)
+            while len(self._blocks) >= _KEPT_BLOCKS:
+                self._blocks.pop(next(iter(self._blocks)))
+            self._blocks[name] = found
+        return found
+
+    def batch(self, step: int) -> tuple[Int, Int, Int]:
+        """Stream, window and epoch of every window of global batch `step`, each int64[windows_per_batch].
+
+        A rank of a world takes `[rank::world]`.
+        """
+        begin, end = self.draws(step), self.draws(step + 1)
+        parts = [self.span(number, *pair) for number, pair in enumerate(zip(begin, end, strict=True))]
+        if len(parts) == 1:
+            window, epoch = parts[0]
+            return np.zeros(len(window), dtype=np.int64), window, epoch
+        streams = np.repeat(np.arange(len(parts)), [last - first for first, last in zip(begin, end, strict=True)])
+        return streams, np.concatenate([p[0] for p in parts]), np.concatenate([p[1] for p in parts])
+
+    def visits(self, stream: int, draws: int) -> Int:
+        """int64[n_windows]: how often each window of a stream is among its first `draws` draws."""
+        n = self.n_windows[stream]
+        epochs, partial = divmod(draws, n)
+        counts = np.full(n, epochs, dtype=np.int64)
+        if partial:
+            counts[feistel(np.arange(partial), n, self.key(stream, epochs))] += 1
+        return counts
+
+    def first_times(self, stream: int, step: int) -> Int:
+        """int64[n_windows]: when each window of a stream is first visited before `step`, -1 if it is not.
+
+        Time counts the windows of all streams, in the order of `batch`: step x windows_per_batch + place.
+        """
+        n = self.n_windows[stream]
+        table = self.draws_at(np.arange(step + 1))
+        draw = np.arange(min(n, int(table[-1, stream])))
+        at = np.searchsorted(table[:, stream], draw, side="right") - 1
+        ahead = table[:, :stream].sum(axis=1)
+        place = draw - table[at, stream] + ahead[at + 1] - ahead[at] if len(draw) else draw
+        times = np.full(n, -1, dtype=np.int64)
+        times[feistel(draw, n, self.key(stream, 0))] = at * self.windows_per_batch + place
+        return times

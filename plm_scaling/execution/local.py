@@ -1,0 +1,312 @@
+"""A bounded pool of tasks on this machine: one process per task, forked from a server that is already warm.
+
+A task that fails or is killed stops no other; tasks that need it are skipped and say why. When the caller is
+interrupted or dies, its tasks end with it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import Any, Final, Literal, Self
+
+from plm_scaling.core.errors import ConfigError, RunError
+from plm_scaling.core.processor import cpu_count
+
+__all__ = ["Task", "TaskEvent", "TaskResult", "default_workers", "run_tasks"]
+
+TaskStatus = Literal["done", "failed", "skipped"]
+
+_THREAD_VARIABLES: Final = (
+    "OMP_NUM_THREADS",
+    "MKL_NUM_THREADS",
+    "OPENBLAS_NUM_THREADS",
+    "NUMEXPR_NUM_THREADS",
+    "VECLIB_MAXIMUM_THREADS",
+)
+_SERVER: Final = (
+    "import json, sys; sys.path[:] = json.loads(sys.argv[1]); "
+    "from plm_scaling.execution import task_server; task_server.main()"
+)
+
+
+@dataclass(frozen=True)
+class Task:
+    """A call of `target` ("module:function") with JSON-able `args`, after the tasks named in `after` succeeded.
+
+    The function returns None or 0 for success; another integer is its exit code.
+    """
+
+    key: str
+    target: str
+    args: tuple[Any, ...] = ()
+    after: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class TaskResult:
+    """How a task ended."""
+
+    key: str
+    status: TaskStatus
+    exit_code: int | None = None
+    """Negative: the number of the signal that killed it. None: never started, or its fate is unknown."""
+    reason: str = ""
+    """Why it failed or was skipped, in a line."""
+    detail: str = ""
+    """Traceback, if it raised."""
+    seconds: float = 0.0
+
+    @property
+    def ok(self) -> bool:
+        """Whether the task succeeded."""
+        return self.status == "done"
+
+    @property
+    def killed(self) -> bool:
+        """Whether the task was ended from outside: by a signal, or with the server."""
+        return self.status == "failed" and (self.exit_code is None or self.exit_code < 0)
+
+
+@dataclass(frozen=True)
+class TaskEvent:
+    """A task started (with its process id), or has its result."""
+
+    key: str
+    kind: Literal["started", "done", "failed", "skipped"]
+    total: int
+    """Tasks of this call."""
+    pid: int | None = None
+    result: TaskResult | None = None
+
+
+def default_workers(threads: int = 1) -> int:
+    """Tasks of `threads` threads that fit on the processors this process may use."""
+    return max(1, cpu_count() // max(1, threads))
+
+
+def run_tasks(
+    tasks: Sequence[Task],
+    *,
+    workers: int,
+    on_event: Callable[[TaskEvent], None] | None = None,
+    threads: int = 1,
+    preload: Sequence[str] = (),
+    grace_s: float = 10.0,
+) -> list[TaskResult]:
+    """Run tasks in their order, at most `workers` at a time; one result per task, in the order given.
+
+    Parameters
+    ----------
+    tasks : what to run; `after` may name any other task of the list.
+    workers : processes at a time.
+    on_event : called in this process when a task starts and when it has a result.
+    threads : threads of numerical libraries in each task.
+    preload : modules the server imports once, before any task is forked.
+    grace_s : seconds between SIGTERM and SIGKILL when the caller stops (Ctrl-C, an exception in `on_event`).
+
+    Raises
+    ------
+    RunError : the tasks are no graph that can be carried out, or the server cannot be started.
+    """
+    if workers < 1 or threads < 1:
+        raise ConfigError(f"{workers} workers of {threads} threads", hint="give at least one of each")
+    board = _Board(tasks, on_event)
+    while not board.finished:
+        with _Server(threads, preload, grace_s) as server:
+            _drive(board, server, workers)
+            ended = server.exit_text() if server.gone else ""
+        if not board.finished:
+            if not server.answered:
+                raise RunError("the task server ended before it ran anything", why=ended)
+            board.fail_running(ended)
+    return board.results()
+
+
+def _drive(board: _Board, server: _Server, workers: int) -> None:
+    """Feed the server until every task has its result, or the server is gone."""
+    while True:
+        for task in board.take_ready(workers):
+            server.start(task)
+        if board.finished:
+            return
+        event = server.next_event()
+        if event is None:
+            return
+        board.apply(event)
+
+
+@dataclass
+class _Board:
+    """Which tasks wait, run and have ended."""
+
+    tasks: Sequence[Task]
+    on_event: Callable[[TaskEvent], None] | None
+    _waiting: dict[str, Task] = field(default_factory=dict)
+    _started: dict[str, float] = field(default_factory=dict)
+    _results: dict[str, TaskResult] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self._waiting = {task.key: task for task in self.tasks}
+        _check_graph(self.tasks, self._waiting)
+
+    @property
+    def finished(self) -> bool:
+        return len(self._results) == len(self.tasks)
+
+    def results(self) -> list[TaskResult]:
+        return [self._results[task.key] for task in self.tasks]
+
+    def take_ready(self, workers: int) -> list[Task]:
+        """The next tasks to start; those that lost a task they need are skipped first."""
+        while self._skip_lost():
+            pass
+        taken: list[Task] = []
+        for task in list(self._waiting.values()):
+            if len(self._started) < workers and all(key in self._results for key in task.after):
+                del self._waiting[task.key]
+                self._started[task.key] = time.monotonic()
+                taken.append(task)
+        return taken
+
+    def _skip_lost(self) -> bool:
+        """Skip tasks that need one that did not succeed; whether there were any (others may need them in turn)."""
+        n_before = len(self._waiting)
+        for task in list(self._waiting.values()):
+            lost = next((r for key in task.after if (r := self._results.get(key)) and not r.ok), None)
+            if lost:
+                del self._waiting[task.key]
+                # A skipped task's reason already names the first cause.
+                reason = lost.reason if lost.status == "skipped" else f"needs {lost.key}, which failed: {lost.reason}"
+                self._finish(TaskResult(task.key, "skipped", reason=reason))
+        return len(self._waiting) < n_before
+
+    def apply(self, event: Mapping[str, Any]) -> None:
+        """Take in an event of the server."""
+        if "started" in event:
+            self._tell(TaskEvent(event["started"], "started", len(self.tasks), pid=event["pid"]))
+            return
+        code = int(event["code"])
+        reason = str(event.get("error") or _code_text(code))
+        self._end(event["ended"], "done" if code == 0 else "failed", code, reason, str(event.get("detail", "")))
+
+    def fail_running(self, reason: str) -> None:
+        """The server is gone, and with it every running task."""
+        for key in list(self._started):
+            self._end(key, "failed", None, f"the task server ended ({reason})", "")
+
+    def _end(self, key: str, status: TaskStatus, code: int | None, reason: str, detail: str) -> None:
+        seconds = time.monotonic() - self._started.pop(key)
+        self._finish(TaskResult(key, status, code, "" if status == "done" else reason, detail, seconds))
+
+    def _finish(self, result: TaskResult) -> None:
+        self._results[result.key] = result
+        self._tell(TaskEvent(result.key, result.status, len(self.tasks), result=result))
+
+    def _tell(self, event: TaskEvent) -> None:
+        if self.on_event:
+            self.on_event(event)
+
+
+def _check_graph(tasks: Sequence[Task], by_key: Mapping[str, Task]) -> None:
+    if len(by_key) != len(tasks):
+        raise RunError("two tasks have the same key")
+    for task in tasks:
+        for key in task.after:
+            if key not in by_key:
+                raise RunError(f"task {task.key} waits for {key}, which is not among the tasks")
+    done: set[str] = set()
+    waiting = list(tasks)
+    while waiting:
+        left = [task for task in waiting if not done.issuperset(task.after)]
+        if len(left) == len(waiting):
+            raise RunError(f"tasks wait for each other: {', '.join(task.key for task in left)}")
+        done.update(task.key for task in waiting if done.issuperset(task.after))
+        waiting = left
+
+
+def _code_text(code: int) -> str:
+    if code >= 0:
+        return f"exit code {code}"
+    name = signal.Signals(-code).name if -code in set(signal.Signals) else f"signal {-code}"
+    return f"killed by {name}" + (" (by hand, or out of memory)" if -code == signal.SIGKILL else "")
+
+
+class _Server:
+    """The task server's process, its commands and events; a context that leaves no process behind."""
+
+    def __init__(self, threads: int, preload: Sequence[str], grace_s: float) -> None:
+        self._grace_s = grace_s
+        self._pids: dict[str, int] = {}
+        self.gone = self.answered = False
+        path = [entry or os.getcwd() for entry in sys.path]
+        command = [sys.executable, "-c", _SERVER, json.dumps(path), json.dumps(list(preload)), str(grace_s)]
+        self._process = subprocess.Popen(
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            env=os.environ | dict.fromkeys(_THREAD_VARIABLES, str(threads)),
+            start_new_session=True,  # the terminal's Ctrl-C reaches the caller alone, who then ends the tasks in order
+        )
+
+    def start(self, task: Task) -> None:
+        """Ask for a task; a server that is gone is noticed by `next_event`."""
+        assert self._process.stdin is not None
+        line = json.dumps({"start": task.key, "target": task.target, "args": list(task.args)})
+        with contextlib.suppress(BrokenPipeError):
+            self._process.stdin.write(line.encode() + b"\n")
+            self._process.stdin.flush()
+
+    def next_event(self) -> dict[str, Any] | None:
+        """The next event, waiting for it; None when the server is gone."""
+        assert self._process.stdout is not None
+        line = self._process.stdout.readline()
+        if not line.endswith(b"\n"):
+            self.gone = True
+            return None
+        self.answered = True
+        event: dict[str, Any] = json.loads(line)
+        if "started" in event:
+            self._pids[event["started"]] = event["pid"]
+        else:
+            self._pids.pop(event["ended"], None)
+        return event
+
+    def exit_text(self) -> str:
+        """How the server's process ended."""
+        return _code_text(self._process.wait())
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        with contextlib.suppress(BrokenPipeError):
+            self._process.stdin.close()
+        try:
+            self._process.wait(self._grace_s + 5.0)
+        except BaseException as trouble:  # out of patience, or a second Ctrl-C: no more grace
+            self._kill()
+            if not isinstance(trouble, subprocess.TimeoutExpired):
+                raise
+        finally:
+            self._process.stdout.close()
+
+    def _kill(self) -> None:
+        # The server alone reaps the tasks, so while it lives their ids are theirs.
+        for pid in self._pids.values():
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.killpg(pid, signal.SIGKILL)
+        self._process.kill()
+        self._process.wait()

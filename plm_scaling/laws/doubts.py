@@ -1,0 +1,75 @@
+"""A plain sentence for every flag of a fit, with the row's own numbers where there are any."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Final
+
+from plm_scaling.core.units import format_count
+from plm_scaling.laws.law_fit import IsoflopRow
+
+__all__ = ["SENTENCES", "explain", "explain_row"]
+
+SENTENCES: Final[dict[str, str]] = {
+    # loss surface
+    "E_UNIDENTIFIED": "The irreducible loss E is at zero or its interval touches zero: these runs do not determine it, "
+    "and losses extrapolated far beyond them mean little.",
+    "EXPONENT_AT_BOUND": "An exponent of the surface ended at its bound, or a term vanished: the surface is not "
+    "identified by these runs.",
+    "TOO_FEW_LEVELS": "Fewer than three different N or D: the surface's exponents cannot be told apart.",
+    "COLLINEAR_DESIGN": "ln N and ln D move together in these runs: the effects of size and data cannot be separated.",
+    "MULTIMODAL": "Several different surfaces fit almost equally well, or few starts agree on the best one.",
+    "INFLUENTIAL_ROWS": "Leaving out a single run moves the exponent of N_opt by more than its standard error.",
+    "OUT_OF_HULL": "The surface's own optimum at the largest compute lies outside the sizes or tokens that were run.",
+    "TOO_FEW_RUNS": "Too few runs for a five-parameter surface: only the isoFLOP minima are reported.",
+    # isoFLOP
+    "TOO_FEW_MINIMA": "Fewer than two budgets have a minimum inside the sizes tried: no exponents are given.",
+    "TWO_MINIMA": "The exponents rest on two budgets only: there is no check that a power law holds.",
+    "NO_REPLICATES": "No setting was run with more than one seed: the noise of the seeds is guessed from the scatter "
+    "about the parabolas, or left out.",
+    "NO_NOISE_ESTIMATE": "Nothing in the table says how noisy a loss is: an interval of N_opt is only the bracket of "
+    "the sizes next to the lowest loss.",
+    "POOR_PARABOLA": "The losses scatter about the parabolas more than twice as widely as the seeds explain: "
+    "intervals are widened.",
+    "NO_ISOFLOP": "No group of runs at equal compute with several sizes, so there are no isoFLOP minima; were the "
+    "budgets placed on the other compute currency?",
+    # both
+    "CURRENCY_MISSING": "The table has no exact FLOPs for some runs: budgets are placed on 6 N D.",
+    "CURRENCY_SHIFT": "Counting compute as 6 N D instead of exact FLOPs (or the reverse) moves N_opt of a budget "
+    "by more than 10 %.",
+    "FLOPS_MISMATCH": "A stated C_6nd differs from 6 N D by more than 2 %: N or D may be counted in another way.",
+    "TRUNCATED_SCHEDULE": "Runs whose learning rate was not decayed to the end were left out.",
+    "ISOFLOP_SURFACE_DISAGREE": "The exponent of N_opt from the minima and from the surface differ by more than both "
+    "intervals allow.",
+}
+
+_ROW_SENTENCES: Final[dict[str, str]] = {
+    "NO_INTERIOR_MINIMUM": "the lowest loss is at {edge}, an edge of the sizes tried: N_opt is refused; "
+    "add {more} sizes.",
+    "SHALLOW_MINIMUM": "the shallower edge lies only {depth:.4f} nats above the lowest loss, less than twice the "
+    "noise: the minimum is not certain to be inside; add seeds or wider sizes.",
+    "OPEN_INTERVAL": "the interval of N_opt ends at an edge of the sizes tried: the data do not bound it on that side.",
+    "TOO_FEW_SIZES": "fewer than three sizes: no parabola.",
+    "CONCAVE": "the losses bend downwards over the sizes: there is no minimum to speak of.",
+    "REPEATED_DATA": "some runs pass more than four times over their data, so size and repetition are mixed.",
+}
+
+
+def explain(flags: Iterable[str]) -> tuple[str, ...]:
+    """One sentence per known flag of a fit, each once, in the order of the flags."""
+    return tuple(f"{flag}: {SENTENCES[flag]}" for flag in dict.fromkeys(flags) if flag in SENTENCES)
+
+
+def explain_row(row: IsoflopRow) -> tuple[str, ...]:
+    """One sentence per flag of an isoFLOP row, naming its budget."""
+    best = min(range(len(row.N)), key=row.loss.__getitem__)
+    if best in (0, len(row.N) - 1):
+        edge, low = f"N = {format_count(row.N[best])}", best == 0
+    else:
+        low = row.curvature is not None and row.loss[0] < row.loss[-1]
+        edge = f"{'or below' if low else 'or beyond'} N = {format_count(row.N[0 if low else -1])} by the parabola"
+    numbers = {"edge": edge, "more": "smaller" if low else "larger", "depth": row.depth or 0.0}
+    budget = f"C = {row.C:.3g} FLOPs"
+    return tuple(
+        f"{flag}: at {budget} {_ROW_SENTENCES[flag].format(**numbers)}" for flag in row.flags if flag in _ROW_SENTENCES
+    )

@@ -1,0 +1,259 @@
+"""The report's tables: laws, sources, token ledger, runs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from plm_scaling.core.run import LedgerRow, RunRecord
+from plm_scaling.core.run_table import RunRow
+from plm_scaling.core.units import format_count
+from plm_scaling.reporting.study import OBJECTIVES, Study
+from plm_scaling.reporting.wording import (
+    MINUS,
+    count_interval,
+    count_range,
+    measured,
+    number_interval,
+    percent,
+    power_of_ten,
+    signed,
+)
+from plm_scaling.transfers.transfer_fit import TransferPair
+
+__all__ = [
+    "Table",
+    "tabulate_exponents",
+    "tabulate_ledger",
+    "tabulate_minima",
+    "tabulate_runs",
+    "tabulate_sources",
+    "tabulate_surfaces",
+    "tabulate_transfer",
+    "tabulate_validation",
+]
+
+_ABSENT = "\u2013"
+_ROLES = (
+    "isoflop",
+    "grid",
+    "replicate",
+    "repeats",
+    "diversity",
+    "transfer_source",
+    "transfer_scratch",
+    "transfer_target",
+)
+
+
+@dataclass(frozen=True)
+class Table:
+    """Cells as text; the first `text_columns` columns are words, the others numbers."""
+
+    title: str
+    header: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+    text_columns: int = 1
+
+
+def _table(title: str, header: str, rows: Sequence[tuple[str, ...]], text_columns: int = 1) -> Table | None:
+    return Table(title, tuple(header.split("|")), tuple(rows), text_columns) if rows else None
+
+
+def tabulate_minima(study: Study) -> Table | None:
+    """Per objective and budget: the minimum, its interval, and why it may be doubted."""
+    rows = []
+    for objective in OBJECTIVES:
+        law = study.laws.get(objective)
+        for row in law.isoflop.rows if law and law.isoflop else ():
+            rows.append(
+                (
+                    objective.upper(),
+                    power_of_ten(row.C),
+                    str(len(row.N)),
+                    count_interval(row.N_opt) if row.N_opt else _ABSENT,
+                    format_count(row.D_opt) if row.D_opt else _ABSENT,
+                    f"{row.L_opt:.3f}" if row.L_opt is not None else _ABSENT,
+                    count_range(*row.N_band) if row.N_band else _ABSENT,
+                    f"{row.depth:.3f}" if row.depth is not None else _ABSENT,
+                    _flags(row.flags),
+                )
+            )
+    header = "Objective|C, FLOPs|Sizes|N_opt (95 %)|D_opt|Loss|N within +0.01 nats|Depth, nats|Doubts"
+    return _table("Minima", header, rows)
+
+
+def tabulate_exponents(study: Study) -> Table | None:
+    """Exponents by method and currency."""
+    rows = []
+    for objective in OBJECTIVES:
+        law = study.laws.get(objective)
+        if law is None:
+            continue
+        for fit in (law.isoflop, law.isoflop_other_currency):
+            if fit:
+                a_N = number_interval(fit.a_N) if fit.a_N else "refused"
+                a_D = number_interval(fit.a_D) if fit.a_D else "refused"
+                rows.append((objective.upper(), f"IsoFLOP minima, {fit.currency}", a_N, a_D, _flags(fit.flags)))
+        if law.surface:
+            a_N = number_interval(law.surface.a_N)
+            rows.append((objective.upper(), "fitted surface, 6ND", a_N, _ABSENT, _flags(law.surface.flags)))
+    return _table("Exponents", "Objective|Method|N_opt ~ C^a, a (95 %)|D_opt ~ C^a, a (95 %)|Doubts", rows, 2)
+
+
+def tabulate_surfaces(study: Study) -> Table | None:
+    """Parameters of L(N, D) with their intervals."""
+    rows = []
+    for objective in OBJECTIVES:
+        law = study.laws.get(objective)
+        if law and law.surface:
+            fit = law.surface
+            values = [
+                number_interval(fit.parameters[name]) if name in fit.parameters else _ABSENT
+                for name in ("E", "A0", "alpha", "B0", "beta")
+            ]
+            quality = (percent(fit.rms_relative_error), percent(fit.starts_agreeing), _flags(fit.flags))
+            at = f"N0 = {format_count(fit.N0)}, D0 = {format_count(fit.D0)}"
+            rows.append((objective.upper(), at, *values, *quality))
+    return _table(
+        "L(N, D) = E + A0 (N/N0)^-alpha + B0 (D/D0)^-beta",
+        "Objective|Centred at|E|A0|alpha|B0|beta|RMS error|Starts agreeing|Doubts",
+        rows,
+        2,
+    )
+
+
+def tabulate_transfer(study: Study) -> Table | None:
+    """Every pair with what it gained and what the source cost."""
+    rows = []
+    for pair in study.transfer.pairs if study.transfer else ():
+        rows.append(
+            (
+                f"{pair.source_objective.upper()} \u2192 {pair.objective.upper()}",
+                format_count(pair.N),
+                format_count(pair.D),
+                format_count(pair.D_source),
+                signed(pair.gap, pair.gap_se),
+                _transferred(pair),
+                _number(pair.D_t_per_source_token),
+                _count(pair.net_tokens),
+                signed(-pair.net_loss_gain, None) if pair.net_loss_gain is not None else _ABSENT,
+                pair.method or _ABSENT,
+                _flags(pair.flags),
+            )
+        )
+    header = (
+        "Pair|N|D|D of source|Gap, nats|D_t (95 %)|D_t per source token|D_t net of source|Gap at equal total cost, nats"
+    )
+    return _table("Transfer pairs", header + "|Method|Doubts", rows)
+
+
+def tabulate_sources(study: Study) -> Table | None:
+    """What the corpus holds, per source."""
+    rows = [
+        (
+            source.name,
+            format_count(source.sequences),
+            format_count(source.residues),
+            format_count(source.tokens),
+            format_count(source.unique_tokens),
+            percent(source.duplicate_tokens / source.tokens) if source.tokens else _ABSENT,
+        )
+        for source in (study.manifest.sources if study.manifest else ())
+    ]
+    return _table("Sources", "Source|Sequences|Residues|Tokens|Unique tokens|Exact duplicates", rows)
+
+
+def tabulate_runs(study: Study) -> Table | None:
+    """Every run with its loss."""
+    rows = [
+        (
+            row.run_id,
+            row.objective.upper(),
+            _roles(row.role),
+            format_count(row.N),
+            format_count(row.D),
+            _number(row.epochs),
+            power_of_ten(row.C_exact) if row.C_exact else _ABSENT,
+            str(row.seed) if row.seed is not None else _ABSENT,
+            measured(row.loss, row.loss_se),
+            f"{row.device_s:.0f}" if row.device_s is not None else _ABSENT,
+            _flags(tuple(flag for flag in row.flags.split(",") if flag)),
+        )
+        for row in _ordered(study)
+    ]
+    header = "Run|Objective|Role|N|D|Epochs|C_exact|Seed|Loss \u00b1 SE|Seconds|Doubts"
+    return _table("Runs", header, rows, 3)
+
+
+def _ordered(study: Study) -> list[RunRow]:
+    """Objective by objective, in the order of the report's sections."""
+
+    def place(row: RunRow) -> tuple[float, ...]:
+        first = row.role.split(",")[0]
+        role = _ROLES.index(first) if first in _ROLES else len(_ROLES)
+        return (OBJECTIVES.index(row.objective), role, row.N, row.D, row.seed or 0)
+
+    return sorted(study.table, key=place)
+
+
+def tabulate_ledger(study: Study) -> Table | None:
+    """Training tokens of every run: unique, repeated, seen by an earlier run, and from which source."""
+    rows = []
+    for row in _ordered(study):
+        record = study.records.get(row.run_id)
+        total = next((entry for entry in record.ledger if entry.source == "*"), None) if record else None
+        if record and total and total.tokens:
+            shares = (total.unique, total.repeated_epoch, total.repeated_duplicate, total.seen_earlier)
+            cells = tuple(percent(part / total.tokens) for part in shares)
+            sources = _source_shares(record, total)
+            rows.append(
+                (row.run_id, row.objective.upper(), _roles(row.role), sources, format_count(total.tokens), *cells)
+            )
+    header = "Run|Objective|Role|Sources|Tokens|Unique|Repeated|Exact copies|Seen by earlier run"
+    return _table("Token ledger", header, rows, 4)
+
+
+def _source_shares(record: RunRecord, total: LedgerRow) -> str:
+    parts = [entry for entry in record.ledger if entry.source != "*" and entry.tokens]
+    return ", ".join(f"{entry.source} {percent(entry.tokens / total.tokens)}" for entry in parts) or _ABSENT
+
+
+def tabulate_validation(study: Study) -> Table | None:
+    """Loss of every run of the diversity and transfer arms on every validation set, where there are several."""
+    names = study.validation_sets()
+    if len(names) < 2:
+        return None
+    rows = []
+    for row in _ordered(study):
+        record = study.records.get(row.run_id)
+        special = any(row.has_role(role) for role in ("diversity", "transfer_target", "transfer_scratch"))
+        if record and special:
+            losses = {loss.set_name: measured(loss.per_token, loss.se) for loss in record.validation}
+            cells = tuple(losses.get(name, _ABSENT) for name in names)
+            sources = "+".join("/".join(stream.sources) or "all" for stream in record.config.streams)
+            rows.append((row.run_id, row.objective.upper(), _roles(row.role), sources, *cells))
+    return _table("Loss by validation set, nats per token", "|".join(("Run|Objective|Role|Sources", *names)), rows, 4)
+
+
+def _roles(role: str) -> str:
+    return role.replace("_", " ").replace(",", ", ")
+
+
+def _transferred(pair: TransferPair) -> str:
+    if pair.D_t is None or pair.D_t_low is None or pair.D_t_high is None:
+        return _count(pair.D_t)
+    return f"{_count(pair.D_t)} ({count_range(pair.D_t_low, pair.D_t_high)})"
+
+
+def _count(value: float | None) -> str:
+    return _ABSENT if value is None else format_count(value).replace("-", MINUS)
+
+
+def _number(value: float | None) -> str:
+    return _ABSENT if value is None else f"{value:.0f}" if value >= 9.95 else f"{value:.2g}"
+
+
+def _flags(flags: tuple[str, ...]) -> str:
+    words = (flag.replace("_", " ").lower() for flag in flags)
+    return ", ".join(text.replace("e unidentified", "E unidentified") for text in words)

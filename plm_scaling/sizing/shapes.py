@@ -1,0 +1,82 @@
+"""The nearest model that can be built: whole layers, widths of whole 64-wide heads, published proportions."""
+
+from __future__ import annotations
+
+import math
+from typing import Final, NamedTuple
+
+from plm_scaling.core.errors import ConfigError
+from plm_scaling.core.units import block_parameters
+
+__all__ = ["HEAD_WIDTH", "Shape", "nearest_shape", "typical_width", "width_per_layer"]
+
+HEAD_WIDTH: Final = 64
+_WIDTHS: Final = (*range(64, 1024, 64), *range(1024, 2048, 128), *range(2048, 32_769, 256))
+"""Steps that grow with the width, as published shapes take them: whole heads that split over accelerators."""
+_PROPORTION_WEIGHT: Final = 0.05
+"""A shape twice too flat or too deep is taken only if it is 5 % nearer in N than a well-proportioned one."""
+
+
+class Shape(NamedTuple):
+    """Layers, width and heads of a `plm` model."""
+
+    n_layers: int
+    d_model: int
+
+    @property
+    def n_heads(self) -> int:
+        """Heads of 64."""
+        return self.d_model // HEAD_WIDTH
+
+    @property
+    def N(self) -> int:
+        """Block parameters."""
+        return block_parameters(self.n_layers, self.d_model)
+
+
+def width_per_layer(N: float) -> float:
+    """Width over layers that published models of N block parameters have: 4.44 N^0.134.
+
+    **Source:** log-log least squares through the 21 shapes of Cheng et al. 2024 (8x192 to 47x4352) for which
+    N = 12 L d^2 identifies layers and width; residuals within a factor 1.6.
+    """
+    return 4.443 * math.pow(N, 0.1341)
+
+
+def typical_width(N: float) -> float:
+    """Width of a model of N block parameters in published proportions, not rounded to heads.
+
+    N = 12 L d^2 with L = d / r gives d = (N r / 12)^(1/3).
+    """
+    return float((N * width_per_layer(N) / 12.0) ** (1.0 / 3.0))
+
+
+def nearest_shape(N: float) -> Shape:
+    """The buildable shape nearest to N block parameters: closeness in ln N, then published proportions.
+
+    Parameters
+    ----------
+    N : block parameters asked for.
+
+    Raises
+    ------
+    ConfigError : N is so small or so large that no shape with heads of 64 comes within 20 %.
+    """
+    target = width_per_layer(N)
+    best: tuple[float, Shape] | None = None
+    for d_model in _WIDTHS:
+        layers = N / block_parameters(1, d_model)
+        for n_layers in {max(1, math.floor(layers)), max(1, math.ceil(layers))}:
+            shape = Shape(n_layers, d_model)
+            skew = math.log(d_model / n_layers / target, 2.0)
+            score = abs(math.log(shape.N / N)) + _PROPORTION_WEIGHT * skew**2
+            if best is None or (score, shape) < best:
+                best = (score, shape)
+    assert best is not None
+    if abs(math.log(best[1].N / N)) > 0.2:
+        raise ConfigError(
+            f"no shape with heads of {HEAD_WIDTH} comes near N = {N:.3g}",
+            why=f"the smallest is 1x{HEAD_WIDTH}, with {block_parameters(1, HEAD_WIDTH):,} block parameters",
+            hint="ask for a larger budget, or build a narrow model by hand",
+        )
+    return best[1]

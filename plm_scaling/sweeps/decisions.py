@@ -1,0 +1,91 @@
+"""Why a run starts, or why it does not: read from its folder alone, so that a rerun does what is left and no more."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from plm_scaling.core.errors import RecordError
+from plm_scaling.core.run_folder import RunFolder
+from plm_scaling.core.run_order import StatusFile
+from plm_scaling.sweeps.plan_records import PlannedRun
+
+__all__ = ["Decision", "RunState", "decide", "decide_all"]
+
+RunState = Literal["planned", "running", "interrupted", "failed", "diverged", "complete", "skipped"]
+
+
+@dataclass(frozen=True)
+class Decision:
+    """Whether a run starts, where it stands before that, and the reason for the decision."""
+
+    run_id: str
+    start: bool
+    state: RunState
+    reason: str
+
+
+def decide(folder: RunFolder, *, retry_failed: bool, max_attempts: int) -> Decision:
+    """What to do with one run.
+
+    A run that has not begun or was interrupted starts. A failed one starts only if asked to. A diverged one never
+    does: it is deterministic. One whose process was killed `max_attempts` times in a row counts as failed.
+    """
+    run_id = folder.path.name
+    try:
+        record = folder.record()
+    except RecordError as error:
+        return Decision(run_id, False, "failed", f"record.json cannot be read ({error.what}): delete it to train again")
+    if record is not None and record.status == "complete":
+        return Decision(run_id, False, "complete", "already complete")
+    status = folder.status()
+    if status.status == "planned":
+        return Decision(run_id, True, "planned", "not begun")
+    if status.status == "running":
+        place = f"process {status.pid} on {status.host}" if status.pid else "another process"
+        return Decision(run_id, False, "running", f"{place} is training it")
+    if status.status == "diverged" or (record is not None and record.status == "diverged"):
+        return Decision(run_id, False, "diverged", f"diverged and would again, lower lr_factor ({status.reason})")
+    if status.status == "failed":
+        return Decision(run_id, retry_failed, "failed", f"failed: {status.reason}")
+    deaths = _deaths_in_a_row(folder)
+    if deaths >= max_attempts and not retry_failed:
+        return Decision(run_id, False, "failed", f"killed {deaths} times in a row{_at(status)}")
+    return Decision(run_id, True, "interrupted", f"interrupted{_at(status)}")
+
+
+def decide_all(
+    runs: Sequence[PlannedRun], folders: Mapping[str, RunFolder], *, retry_failed: bool, max_attempts: int
+) -> dict[str, Decision]:
+    """Decisions by run id. A run whose source neither is complete nor starts is skipped with the source's reason."""
+    found: dict[str, Decision] = {}
+    for run in runs:
+        folder = folders[run.run_id]
+        decision = decide(folder, retry_failed=retry_failed, max_attempts=max_attempts)
+        source_id = run.config.init_from
+        if decision.start and source_id:
+            source = found.get(source_id) or decide(folder.sibling(source_id), retry_failed=False, max_attempts=0)
+            if source_id not in found and source.start:
+                reason = f"needs {source_id}, which is not complete and not part of this plan"
+                decision = Decision(run.run_id, False, "skipped", reason)
+            elif not source.start and source.state != "complete":
+                decision = Decision(run.run_id, False, "skipped", f"needs {source_id}: {source.reason}")
+        found[run.run_id] = decision
+    return found
+
+
+def _deaths_in_a_row(folder: RunFolder) -> int:
+    """Latest attempts that ended without a word: killed, out of memory, or the machine went down."""
+    count = 0
+    for attempt in reversed(folder.attempts()):
+        status = attempt.status()
+        if status is not None and status.status != "running":
+            break
+        count += 1
+    return count
+
+
+def _at(status: StatusFile) -> str:
+    where = f" at step {status.step} of {status.n_steps}" if status.n_steps else ""
+    return f"{where} ({status.reason})" if status.reason else where

@@ -1,0 +1,136 @@
+"""`SweepSpec` -> `SweepPlan`: which runs, in which order, what they cost and what is doubtful about them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Literal
+
+from plm_scaling.core.errors import PlanError
+from plm_scaling.core.run import RunConfig
+from plm_scaling.corpus.reader import Corpus
+from plm_scaling.sweeps.arms import ArmExpander, Draft, parse_size
+from plm_scaling.sweeps.feasibility import feasibility_notes, machine_memory, memory_estimate
+from plm_scaling.sweeps.plan_records import PlannedRun, SweepPlan, SweepSpec
+from plm_scaling.sweeps.pools import flops_per_token
+
+__all__ = ["parse_size", "plan_sweep", "read_spec"]
+
+_REPEATING = frozenset({"repeats", "diversity"})
+
+
+def read_spec(path: Path) -> SweepSpec:
+    """Read a sweep from TOML; its corpus becomes an absolute path.
+
+    Raises
+    ------
+    ConfigError : missing file, TOML syntax, unknown or ill-typed keys.
+    PlanError : a spec without an arm.
+    """
+    spec = SweepSpec.read_toml(path)
+    if not (spec.isoflop or spec.grid or spec.repeats or spec.transfer or spec.diversity):
+        raise PlanError(
+            "the sweep asks for no run",
+            where=str(path),
+            hint="add an arm: [[isoflop]], [[grid]], [[repeats]], [[transfer]] or [[diversity]]",
+        )
+    return spec.model_copy(update={"corpus": str((path.parent / spec.corpus).resolve())})
+
+
+def plan_sweep(
+    spec: SweepSpec,
+    corpus: Corpus,
+    *,
+    scale: float = 1.0,
+    dtype: Literal["fp32", "bf16"] = "fp32",
+    memory_bytes: float | None = None,
+) -> SweepPlan:
+    """Lay out the runs of a sweep. Runs that several arms ask for are planned once, with all their roles.
+
+    Sources come before the runs that start from them; otherwise the run that heads the costliest chain comes
+    first, so that a pool of workers ends about evenly.
+
+    Parameters
+    ----------
+    scale : factor on every budget, D and number of unique tokens.
+    dtype : number format where the spec says auto.
+    memory_bytes : memory to check runs against; None for that of this machine.
+
+    Raises
+    ------
+    PlanError : a size, source, share or number of tokens that cannot be used.
+    """
+    if not (math.isfinite(scale) and scale > 0):
+        raise PlanError(f"scale {scale} is not a positive number", where="scale")
+    expander = ArmExpander(spec, corpus, scale, dtype if spec.dtype == "auto" else spec.dtype)
+    limit = machine_memory() if memory_bytes is None else memory_bytes
+    planned = [_planned(draft, expander, limit) for draft in _merged(expander.drafts())]
+    return SweepPlan(
+        name=spec.name,
+        corpus=str(corpus.path.resolve()),
+        corpus_id=corpus.corpus_id,
+        currency=spec.currency,
+        runs=tuple(_ordered(planned)),
+        scale=scale,
+    )
+
+
+def _merged(drafts: Iterable[Draft]) -> list[Draft]:
+    """One draft per run id, roles united in the order they appear."""
+    roles: dict[str, dict[str, None]] = {}
+    configs: dict[str, RunConfig] = {}
+    for draft in drafts:
+        run_id = draft.config.run_id
+        configs[run_id] = draft.config
+        roles.setdefault(run_id, {}).update(dict.fromkeys(draft.roles))
+    return [Draft(config, tuple(roles[run_id])) for run_id, config in configs.items()]
+
+
+def _planned(draft: Draft, expander: ArmExpander, memory_bytes: float) -> PlannedRun:
+    config = draft.config
+    cost = expander.cost(config.streams)
+    limited = any(stream.unique_tokens for stream in config.streams)
+    notes = feasibility_notes(
+        config,
+        cost,
+        # The unlimited reference of a repeats arm is meant to be unlimited, and so is flagged.
+        repeats_wanted=_REPEATING.issuperset(draft.roles) and (limited or "diversity" in draft.roles),
+        max_epochs=expander.spec.max_epochs,
+        memory_bytes=memory_bytes,
+    )
+    return PlannedRun(
+        run_id=config.run_id,
+        config=config,
+        roles=draft.roles,
+        C_exact=config.D * flops_per_token(config.n_layers, config.d_model, cost, "C_exact"),
+        unique_tokens=cost.unique_tokens,
+        epochs=cost.epochs(config.D),
+        steps=cost.steps(config),
+        memory_bytes=memory_estimate(config),
+        notes=notes,
+    )
+
+
+def _ordered(runs: Sequence[PlannedRun]) -> list[PlannedRun]:
+    """By falling cost of the chain that a run heads: a source costs more than what follows it, so it comes first."""
+    chains = _chain_costs(runs)
+    return sorted(runs, key=lambda run: (-chains[run.run_id], run.run_id))
+
+
+def _chain_costs(runs: Sequence[PlannedRun]) -> Mapping[str, float]:
+    """C_exact of each run and of the costliest chain of runs that start from it."""
+    followers: dict[str, list[PlannedRun]] = {}
+    for run in runs:
+        if run.config.init_from:
+            followers.setdefault(run.config.init_from, []).append(run)
+    costs: dict[str, float] = {}
+
+    def cost(run: PlannedRun) -> float:
+        if run.run_id not in costs:
+            costs[run.run_id] = run.C_exact + max((cost(f) for f in followers.get(run.run_id, ())), default=0.0)
+        return costs[run.run_id]
+
+    for run in runs:
+        cost(run)
+    return costs

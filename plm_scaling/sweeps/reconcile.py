@@ -1,0 +1,288 @@
+"""Bring a runs folder to the state a plan asks for: train what is missing, leave the rest, say why for each run."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from plm_scaling.core.errors import CorpusError, PlanError, RecordError, RunError, did_you_mean
+from plm_scaling.core.run_folder import RunFolder
+from plm_scaling.core.run_order import Device, RunOrder
+from plm_scaling.corpus.packing import open_windows
+from plm_scaling.corpus.reader import Corpus
+from plm_scaling.corpus.validation import validation_sets
+from plm_scaling.execution.local import Task, TaskEvent, TaskResult, default_workers, run_tasks
+from plm_scaling.sweeps.decisions import Decision, RunState, decide_all
+from plm_scaling.sweeps.plan_records import PlannedRun, SweepPlan
+
+__all__ = ["RunOutcome", "SweepOutcome", "run_plan"]
+
+TRAINER = "plm_scaling.training.__main__:run_one"
+"""By name: sweeps start processes, they do not import torch."""
+
+
+@dataclass(frozen=True)
+class RunOutcome:
+    """Where a run stands after `run_plan`, and why."""
+
+    run_id: str
+    state: RunState
+    reason: str
+    """Why it is not complete; in a dry run and for runs that were not started, why (not)."""
+    start_reason: str = ""
+    """Why it was started; empty if it was not."""
+
+
+@dataclass(frozen=True)
+class SweepOutcome:
+    """All selected runs of a plan, in its order. Every run is complete, failed or incomplete."""
+
+    lines: tuple[RunOutcome, ...]
+    dry_run: bool = False
+
+    @property
+    def complete(self) -> tuple[str, ...]:
+        """Ids of the runs that are complete now."""
+        return tuple(line.run_id for line in self.lines if line.state == "complete")
+
+    @property
+    def failed(self) -> dict[str, str]:
+        """Failed and diverged runs with their reasons; they do not start again by themselves."""
+        return {line.run_id: line.reason for line in self.lines if line.state in ("failed", "diverged")}
+
+    @property
+    def incomplete(self) -> dict[str, str]:
+        """Runs that are neither complete nor failed, with the reason: interrupted, skipped, running elsewhere."""
+        settled = {*self.complete, *self.failed}
+        return {line.run_id: line.reason for line in self.lines if line.run_id not in settled}
+
+    @property
+    def started(self) -> dict[str, str]:
+        """Runs that were started (or would be, in a dry run) and why."""
+        return {line.run_id: line.start_reason for line in self.lines if line.start_reason}
+
+    @property
+    def skipped(self) -> dict[str, str]:
+        """Runs that were not started and why."""
+        return {line.run_id: line.reason for line in self.lines if not line.start_reason}
+
+    @property
+    def n_complete(self) -> int:
+        """Number of complete runs."""
+        return len(self.complete)
+
+    @property
+    def all_complete(self) -> bool:
+        """Whether nothing is left to do."""
+        return self.n_complete == len(self.lines)
+
+    @property
+    def exit_code(self) -> int:
+        """0 if every run is complete, 3 if work is left."""
+        return 0 if self.all_complete else 3
+
+
+def run_plan(
+    plan: SweepPlan,
+    plan_path: Path,
+    runs_dir: Path,
+    *,
+    workers: int | None = None,
+    only: Sequence[str] = (),
+    retry_failed: bool = False,
+    max_attempts: int = 3,
+    on_event: Callable[[TaskEvent], None] | None = None,
+    dry_run: bool = False,
+    threads: int = 1,
+    device: Device = "auto",
+    checkpoint_every_s: float = 30.0,
+) -> SweepOutcome:
+    """Train the runs of a plan that are not complete. Calling it again does what is left, and nothing twice.
+
+    A run whose process is killed is resumed in the same call, up to `max_attempts` times; a run that fails by
+    itself is not. Neither stops the others; runs that start from it are skipped with the reason.
+
+    Parameters
+    ----------
+    plan_path : the plan's file, which its corpus path is relative to.
+    runs_dir : folder of the runs' folders.
+    workers : processes at a time; None for one per `threads` cores.
+    only : run ids or their first digits; the sources these runs start from are included.
+    dry_run : decide, but write and start nothing.
+    threads : CPU threads of a run that has not begun; a run that has keeps the number it began with.
+
+    Raises
+    ------
+    PlanError : a plan that was edited, or an unknown id in `only`.
+    CorpusError : the corpus is not there, or is not the one that was planned with.
+    """
+    chosen = _select(plan, only)
+    runs_dir = runs_dir.resolve()
+    folders = {run.run_id: RunFolder(runs_dir / run.run_id) for run in chosen}
+    decisions = decide_all(chosen, folders, retry_failed=retry_failed, max_attempts=max_attempts)
+    to_start = [run for run in chosen if decisions[run.run_id].start]
+    corpus = _open_corpus(plan, plan_path) if to_start else None
+    results: dict[str, TaskResult] = {}
+    if corpus is not None and not dry_run:
+        for run in to_start:
+            _write_order(folders[run.run_id], run, corpus, threads, device, checkpoint_every_s)
+        _pack_windows(corpus, to_start)
+        pool = workers or default_workers(threads)
+        results = _train(to_start, folders, pool, threads, max_attempts, on_event)
+    if not dry_run:
+        _unite_roles(chosen, folders, decisions)
+    lines = (_outcome(decisions[run.run_id], folders[run.run_id], results.get(run.run_id)) for run in chosen)
+    return SweepOutcome(tuple(lines), dry_run)
+
+
+def _select(plan: SweepPlan, only: Sequence[str]) -> list[PlannedRun]:
+    """The plan's runs, or those named and what they start from, in the plan's order."""
+    by_id = {run.run_id: run for run in plan.runs}
+    for run in plan.runs:
+        if run.config.run_id != run.run_id:
+            raise PlanError(
+                f"run {run.run_id} of the plan has a config with the id {run.config.run_id}",
+                why="the plan's file was edited",
+                hint="change the spec and plan again",
+            )
+    if not only:
+        return list(plan.runs)
+    wanted: set[str] = set()
+    for name in only:
+        found = [run_id for run_id in by_id if name and run_id.startswith(name)]
+        if len(found) != 1:
+            what = f"{len(found)} runs of the plan begin with {name!r}" if found else f"the plan has no run {name!r}"
+            raise PlanError(what, where="--only", hint=did_you_mean(name, by_id))
+        wanted.add(found[0])
+    while more := {by_id[i].config.init_from for i in wanted} - wanted - {None}:
+        known = {run_id for run_id in more if run_id in by_id}
+        if not known:
+            break
+        wanted |= known
+    return [run for run in plan.runs if run.run_id in wanted]
+
+
+def _open_corpus(plan: SweepPlan, plan_path: Path) -> Corpus:
+    corpus = Corpus.open((plan_path.resolve().parent / plan.corpus).resolve())
+    if corpus.corpus_id != plan.corpus_id:
+        raise CorpusError(
+            "this is not the corpus the plan was made for",
+            where=str(corpus.path),
+            why=f"the plan wants {plan.corpus_id[:12]}, this one is {corpus.corpus_id[:12]}: its content changed",
+            hint="plan again; finished runs of the old corpus are kept",
+        )
+    return corpus
+
+
+def _write_order(
+    folder: RunFolder, run: PlannedRun, corpus: Corpus, threads: int, device: Device, checkpoint_every_s: float
+) -> None:
+    """Write `run.json` if it does not say this already."""
+    old = _old_order(folder)
+    if old is not None and old.config.run_id != run.run_id:
+        raise RunError(
+            f"run.json belongs to run {old.config.run_id}", where=str(folder.path), hint="delete this folder"
+        )
+    begun = old is not None and bool(folder.attempts())
+    order = RunOrder(
+        config=run.config,
+        roles=_united(old.roles if old else (), run.roles),
+        corpus=os.path.relpath(corpus.path.resolve(), folder.path),
+        # A resume with other threads or on another device would not be bit-exact.
+        threads=old.threads if old and begun else threads,
+        device=old.device if old and begun else device,
+        checkpoint_every_s=checkpoint_every_s,
+    )
+    if order != old:
+        order.write(folder.order_path)
+
+
+def _old_order(folder: RunFolder) -> RunOrder | None:
+    try:
+        return folder.order()
+    except RecordError:
+        return None  # missing, or damaged: the plan says what belongs there
+
+
+def _unite_roles(
+    runs: Sequence[PlannedRun], folders: Mapping[str, RunFolder], decisions: Mapping[str, Decision]
+) -> None:
+    """A run that was complete before may have got a further role from this plan."""
+    for run in runs:
+        old = _old_order(folders[run.run_id])
+        if old is None or decisions[run.run_id].state != "complete":
+            continue
+        roles = _united(old.roles, run.roles)
+        if roles != old.roles:
+            old.model_copy(update={"roles": roles}).write(folders[run.run_id].order_path)
+
+
+def _united(first: Sequence[str], second: Sequence[str]) -> tuple[str, ...]:
+    return tuple(dict.fromkeys((*first, *second)))
+
+
+def _pack_windows(corpus: Corpus, runs: Sequence[PlannedRun]) -> None:
+    """Pack what the runs will read, once, before processes wait for each other to do it."""
+    pools = {(stream.model_copy(update={"weight": 1.0}), r.config.context) for r in runs for stream in r.config.streams}
+    for stream, context in sorted(pools, key=lambda pool: (pool[0].to_json(), pool[1])):
+        open_windows(corpus, stream, context)
+    configs = {
+        (c.context, c.validation_tokens, c.objective, c.mask_rate): c for c in (run.config for run in runs)
+    }.values()
+    for c in configs:
+        validation_sets(corpus, c.context, c.validation_tokens, c.objective, c.mask_rate)
+
+
+def _train(
+    runs: Sequence[PlannedRun],
+    folders: Mapping[str, RunFolder],
+    workers: int,
+    threads: int,
+    max_attempts: int,
+    on_event: Callable[[TaskEvent], None] | None,
+) -> dict[str, TaskResult]:
+    """Run the tasks; those that were killed, and those that needed them, again while attempts are left."""
+    results: dict[str, TaskResult] = {}
+    pending = list(runs)
+    for attempt in range(1, max_attempts + 1):
+        ids = {run.run_id for run in pending}
+        tasks = [_task(run, folders[run.run_id], ids) for run in pending]
+        preload = (TRAINER.partition(":")[0],)
+        done = run_tasks(tasks, workers=workers, threads=threads, preload=preload, on_event=on_event)
+        results |= {result.key: result for result in done}
+        again = {result.key for result in done if result.killed}
+        for run in pending:  # sources come first, so one pass finds whole chains
+            if results[run.run_id].status == "skipped" and run.config.init_from in again:
+                again.add(run.run_id)
+        pending = [run for run in pending if run.run_id in again]
+        if not pending or attempt == max_attempts:
+            break
+    return results
+
+
+def _task(run: PlannedRun, folder: RunFolder, started: set[str]) -> Task:
+    source = run.config.init_from
+    return Task(run.run_id, TRAINER, (str(folder.path),), after=(source,) if source in started and source else ())
+
+
+def _outcome(decision: Decision, folder: RunFolder, result: TaskResult | None) -> RunOutcome:
+    """Where a run stands now: its files say so, the way its process ended only explains."""
+    if result is None:
+        start_reason = decision.reason if decision.start else ""
+        return RunOutcome(decision.run_id, decision.state, decision.reason, start_reason)
+    if result.status == "skipped":
+        return RunOutcome(decision.run_id, "skipped", result.reason)
+    status = folder.status()
+    if status.status == "complete":
+        return RunOutcome(decision.run_id, "complete", "", decision.reason)
+    reason = status.reason or result.reason
+    state: RunState = "diverged" if status.status == "diverged" else "failed"
+    if status.status == "interrupted" and result.exit_code == 3:
+        state = "interrupted"  # it was asked to stop, and did
+    elif result.killed:
+        state, reason = "interrupted", result.reason
+    elif result.ok:
+        reason = "the training process ended without an error, but left no record"
+    return RunOutcome(decision.run_id, state, reason, decision.reason)

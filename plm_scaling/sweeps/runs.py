@@ -1,0 +1,217 @@
+"""A runs folder -> `RunTable`, and per-sequence losses for paired comparisons. Files alone; complete runs alone."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from plm_scaling.core.errors import RecordError, RefusedError, did_you_mean
+from plm_scaling.core.files import canonical_json
+from plm_scaling.core.run import LedgerRow, RunRecord, ValidationLoss
+from plm_scaling.core.run_folder import RunFolder
+from plm_scaling.core.run_table import RunRow, RunTable
+from plm_scaling.corpus.format import VAL_IID
+
+__all__ = ["SequenceLosses", "collect_runs", "paired_gap", "read_val", "streams_text"]
+
+Float = npt.NDArray[np.float64]
+Int = npt.NDArray[np.int64]
+
+_VAL_COLUMNS = ("row", "loss_sum", "n_targets", "residue_loss_sum", "n_residue_targets")
+
+
+def collect_runs(runs_dir: Path, *, validation: str = VAL_IID) -> RunTable:
+    """One row per complete run that was scored on `validation`, by run id.
+
+    Raises
+    ------
+    RecordError : no such folder, a damaged record, or a set no run was scored on.
+    """
+    if not runs_dir.is_dir():
+        raise RecordError("no runs folder here", where=str(runs_dir), hint="plm-scaling run PLAN")
+    rows: list[RunRow] = []
+    sets: set[str] = set()
+    for folder, record in _complete(runs_dir):
+        sets.update(loss.set_name for loss in record.validation)
+        loss = _loss(record, validation)
+        if loss is not None:
+            rows.append(_row(folder, record, loss))
+    if sets and not rows:
+        raise RecordError(
+            f"no run was scored on {validation!r}", where=str(runs_dir), hint=did_you_mean(validation, sets)
+        )
+    return RunTable(tuple(rows))
+
+
+def _complete(runs_dir: Path) -> Iterator[tuple[RunFolder, RunRecord]]:
+    for path in sorted(runs_dir.iterdir()):
+        folder = RunFolder(path)
+        record = folder.record() if path.is_dir() else None
+        if record is not None and record.status == "complete":
+            yield folder, record
+
+
+def _loss(record: RunRecord, validation: str) -> ValidationLoss | None:
+    return next((loss for loss in record.validation if loss.set_name == validation), None)
+
+
+def _row(folder: RunFolder, record: RunRecord, loss: ValidationLoss) -> RunRow:
+    config = record.config
+    unique = _distinct_tokens(record)
+    source = _source_of(folder, record)
+    return RunRow(
+        run_id=config.run_id,
+        objective=config.objective,
+        role=",".join(_roles(folder, record)),
+        N=config.N,
+        D=record.D,
+        loss=loss.per_token,
+        loss_se=loss.se,
+        D_unique=unique,
+        epochs=record.D / unique if unique else None,
+        C_6nd=record.C_6nd,
+        C_exact=record.C_exact,
+        device_s=record.device_s,
+        batch_tokens=config.batch_tokens,
+        peak_lr=config.peak_lr,
+        corpus_id=config.corpus_id,
+        validation_id=loss.validation_id,
+        streams=streams_text(record),
+        seed=config.seed,
+        source_run_id=config.init_from,
+        source_objective=record.source_objective or (source.config.objective if source else None),
+        N_source=record.N_source or (source.config.N if source else None),
+        D_source=record.D_source or (source.D if source else None),
+        C_source=record.C_source or (source.C_exact if source else None),
+        schedule_complete=True,
+        flags=",".join(record.flags),
+    )
+
+
+def streams_text(record: RunRecord) -> str:
+    """Canonical JSON of a run's streams: equal text means the same data pools at the same shares."""
+    return canonical_json([stream.identity() for stream in record.config.streams])
+
+
+def _distinct_tokens(record: RunRecord) -> int:
+    """Distinct tokens this run was trained on, whether or not a run it started from had seen them."""
+    total: LedgerRow | None = next((row for row in record.ledger if row.source == "*"), None)
+    return total.unique + total.seen_earlier if total else record.D_unique
+
+
+def _roles(folder: RunFolder, record: RunRecord) -> tuple[str, ...]:
+    """Roles when it was trained, and those later plans gave it."""
+    try:
+        later = folder.order().roles
+    except RecordError:
+        later = ()
+    return tuple(dict.fromkeys((*record.roles, *later)))
+
+
+def _source_of(folder: RunFolder, record: RunRecord) -> RunRecord | None:
+    if record.config.init_from is None:
+        return None
+    try:
+        return folder.sibling(record.config.init_from).record()
+    except RecordError:
+        return None
+
+
+@dataclass(frozen=True)
+class SequenceLosses:
+    """Losses of one run on one validation set, one entry per sequence, by rising row.
+
+    Attributes
+    ----------
+    row : int64[n], records of the corpus.
+    loss_sum, residue_loss_sum : float64[n], nats, over all targets and over residues only.
+    n_targets, n_residue_targets : int64[n].
+    """
+
+    row: Int
+    loss_sum: Float
+    n_targets: Int
+    residue_loss_sum: Float
+    n_residue_targets: Int
+
+
+def read_val(runs_dir: Path, run_id: str, validation: str = VAL_IID) -> SequenceLosses:
+    """Per-sequence losses of a run.
+
+    Raises
+    ------
+    RecordError : no `val.parquet`, a damaged one, or one without this set.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    path = RunFolder(runs_dir / run_id).val_path
+    try:
+        table = pq.read_table(path, columns=["set", *_VAL_COLUMNS])
+    except (OSError, pa.ArrowException) as error:
+        raise RecordError(f"no per-sequence losses of this run: {error}", where=str(path)) from None
+    names = np.asarray(table["set"].to_pylist(), dtype=str)
+    here = names == validation
+    if not here.any():
+        raise RecordError(
+            f"the run was not scored on {validation!r}", where=str(path), hint=did_you_mean(validation, set(names))
+        )
+    columns = {name: table[name].to_numpy()[here] for name in _VAL_COLUMNS}
+    order = np.argsort(columns["row"], kind="stable")
+    return SequenceLosses(
+        row=columns["row"][order].astype(np.int64),
+        loss_sum=columns["loss_sum"][order].astype(np.float64),
+        n_targets=columns["n_targets"][order].astype(np.int64),
+        residue_loss_sum=columns["residue_loss_sum"][order].astype(np.float64),
+        n_residue_targets=columns["n_residue_targets"][order].astype(np.int64),
+    )
+
+
+def paired_gap(runs_dir: Path, id_a: str, id_b: str, validation: str = VAL_IID) -> tuple[float, float]:
+    """Loss of run a minus loss of run b in nats per token, and its standard error over sequences.
+
+    The pairing removes what is common to both (which sequences were drawn); the seeds' noise remains.
+
+    Raises
+    ------
+    RecordError : a run that is not complete, or has no losses on this set.
+    RefusedError : the two losses are not of the same sequences, objective and masks.
+
+    **Source:** Cochran 1977, Sampling Techniques, eq. 6.13: variance of a ratio of sums, applied to differences.
+    """
+    ids = [_validation_id(runs_dir, run_id, validation) for run_id in (id_a, id_b)]
+    a, b = (read_val(runs_dir, run_id, validation) for run_id in (id_a, id_b))
+    if ids[0] != ids[1] or not np.array_equal(a.row, b.row) or not np.array_equal(a.n_targets, b.n_targets):
+        raise RefusedError(
+            f"the losses of {id_a} and {id_b} on {validation} cannot be paired",
+            where=str(runs_dir),
+            why=f"their validation ids are {ids[0]} and {ids[1]}: other sequences, objective, context or masks",
+        )
+    difference = a.loss_sum - b.loss_sum
+    total = float(a.n_targets.sum())
+    gap = float(difference.sum()) / total
+    n = len(difference)
+    if n < 2:
+        return gap, math.nan
+    residual = difference - gap * a.n_targets
+    return gap, math.sqrt(n / (n - 1) * float((residual**2).sum())) / total
+
+
+def _validation_id(runs_dir: Path, run_id: str, validation: str) -> str:
+    record = RunFolder(runs_dir / run_id).record()
+    if record is None:
+        raise RecordError("the run is not complete", where=str(runs_dir / run_id))
+    loss = _loss(record, validation)
+    if loss is None:
+        names = [other.set_name for other in record.validation]
+        raise RecordError(
+            f"the run was not scored on {validation!r}",
+            where=str(runs_dir / run_id),
+            hint=did_you_mean(validation, names),
+        )
+    return loss.validation_id

@@ -1,0 +1,93 @@
+"""Loss against tokens at one size, read both ways: what a loss costs in tokens, and what tokens buy."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from dataclasses import dataclass
+
+import numpy as np
+
+from plm_scaling.core.run_table import RunTable
+from plm_scaling.laws.forms import FloatArray, surface_loss
+from plm_scaling.laws.law_fit import SurfaceFit
+
+__all__ = ["ScratchCurve", "curve_of", "surface_curve"]
+
+
+@dataclass(frozen=True)
+class ScratchCurve:
+    """Losses at rising D for one size; log-log straight between the points, nothing beyond them."""
+
+    log_D: FloatArray
+    """ln of tokens, float64[k], rising."""
+    loss: FloatArray
+    """Mean over seeds, nats, float64[k]."""
+    n_seeds: FloatArray
+    """float64[k]; 0 for a curve that is not made of runs."""
+
+    def monotone(self, loss: FloatArray) -> FloatArray:
+        """Losses float64[k] made non-increasing in D by pooling neighbours that violate it.
+
+        **Source:** Ayer et al. 1955 (pool adjacent violators), weighted by seeds.
+        """
+        if (np.diff(loss) <= 0).all():
+            return loss
+        values: list[float] = []
+        weights: list[float] = []
+        counts: list[int] = []
+        for value, weight in zip(loss.tolist(), np.maximum(self.n_seeds, 1.0).tolist(), strict=True):
+            values, weights, counts = [*values, value], [*weights, weight], [*counts, 1]
+            while len(values) > 1 and values[-2] < values[-1]:
+                total = weights[-2] + weights[-1]
+                pooled = (values[-2] * weights[-2] + values[-1] * weights[-1]) / total
+                values = [*values[:-2], pooled]
+                weights = [*weights[:-2], total]
+                counts = [*counts[:-2], counts[-2] + counts[-1]]
+        return np.repeat(values, counts)
+
+    def loss_at(self, log_D: float, loss: FloatArray | None = None) -> float:
+        """Loss after exp(log_D) tokens; NaN outside the points."""
+        level = self.monotone(self.loss if loss is None else loss)
+        if not self.log_D[0] - 1e-9 <= log_D <= self.log_D[-1] + 1e-9:
+            return float("nan")
+        return float(np.exp(np.interp(log_D, self.log_D, np.log(level))))
+
+    def log_D_for(self, wanted: float, loss: FloatArray | None = None) -> float:
+        """Log of the tokens after which the loss is `wanted`; -inf or inf where no run is that bad or that good.
+
+        On a flat stretch, its middle.
+        """
+        level = self.monotone(self.loss if loss is None else loss)
+        if wanted > level[0]:
+            return float("-inf")
+        if wanted < level[-1]:
+            return float("inf")
+        # np.interp wants rising abscissae; reading from both sides and averaging takes the middle of a flat stretch.
+        down = np.log(level)[::-1]
+        first = float(np.interp(np.log(wanted), down + 1e-12 * np.arange(len(down)), self.log_D[::-1]))
+        steps = 1e-12 * np.arange(len(down))[::-1]
+        last = float(np.interp(np.log(wanted), down - steps, self.log_D[::-1]))
+        return 0.5 * (first + last)
+
+
+def curve_of(runs: RunTable) -> ScratchCurve:
+    """Mean losses of runs of one size by D (tokens within 1 % count as equal)."""
+    by_D: defaultdict[int, list[tuple[float, float]]] = defaultdict(list)
+    for row in runs:
+        by_D[round(float(np.log(row.D)) / 0.01)].append((row.D, row.loss))
+    groups = [np.array(by_D[key]) for key in sorted(by_D)]
+    return ScratchCurve(
+        log_D=np.array([float(np.log(g[:, 0]).mean()) for g in groups]),
+        loss=np.array([float(g[:, 1].mean()) for g in groups]),
+        n_seeds=np.array([float(len(g)) for g in groups]),
+    )
+
+
+def surface_curve(surface: SurfaceFit, N: float, log_D: float, anchor: float, decades: float = 2.0) -> ScratchCurve:
+    """A fitted surface at size N as a curve, scaled to pass through the loss `anchor` at exp(log_D) tokens.
+
+    It spans `decades` in D to either side; a surface misses a single size's level by more than its slope.
+    """
+    grid = log_D + np.linspace(-decades, decades, 401) * np.log(10.0)
+    loss = surface_loss(surface, N, np.exp(grid))
+    return ScratchCurve(grid, loss * (anchor / loss[200]), np.zeros(len(grid)))
