@@ -171,7 +171,7 @@ def _tokenised(chunk: bytes) -> RecordBlock | None:
     tokens, ends, counts = codes, special[is_end], {}
     if odd.size:
         tokens, counts = _normalised(codes, odd), _policy_counts(seen)
-        ends = np.flatnonzero(tokens == EOS)
+        ends = ends if len(tokens) == len(codes) else np.flatnonzero(tokens == EOS)
     lengths = np.diff(ends, prepend=-1) - 1
     accessions = _decoded(names)
     if not lengths.all():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal
 
 import click
 
@@ -25,7 +26,7 @@ def command(
     table: Path,
     objective: str | None,
     validation: str,
-    currency: str,
+    currency: Literal["C_exact", "C_6nd"],
     draws: int,
     seed: int,
     out: Path | None,

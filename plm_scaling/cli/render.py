@@ -72,7 +72,8 @@ def _table(rows: Sequence[Row], title: str) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    console = Console(file=sys.stdout, highlight=False, soft_wrap=not sys.stdout.isatty())
+    # In a pipe there is no width to fit into: nothing is cut.
+    console = Console(file=sys.stdout, highlight=False, width=None if sys.stdout.isatty() else 1000)
     if not rows:
         console.print(f"{title}: nothing" if title else "nothing")
         return

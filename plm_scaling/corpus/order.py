@@ -21,7 +21,9 @@ __all__ = ["BatchOrder", "feistel"]
 Int = npt.NDArray[np.int64]
 
 _ROUNDS: Final = 8
-_BLOCK: Final = 4096
+_BLOCK: Final = 1024
+_CHUNK: Final = 16_384
+"""Indices mapped at once: few enough to stay in the processor's cache."""
 _KEPT_BLOCKS: Final = 16
 _SHARE_BITS: Final = 30
 """Resolution of the streams' shares; windows times 2^30 must fit 63 bits (8e9 windows)."""
@@ -37,45 +39,48 @@ def feistel(index: npt.ArrayLike, n: int, key: int) -> Int:
     Parameters
     ----------
     index : int array, each in [0, n).
-    n : size of the domain.
+    n : size of the domain, below 2^62.
     key : 64-bit key; every key is another permutation.
 
     **Source:** Black and Rogaway 2002, "Ciphers with arbitrary finite domains" (cycle walking).
     """
-    x = np.array(index, dtype=np.uint64)
+    out = np.array(index, dtype=np.int64)
     if n <= 1:
-        return x.astype(np.int64)
+        return out
     bits = max(2, (n - 1).bit_length())
-    keys = [np.uint64(mix_key(key, number)) for number in range(_ROUNDS)]
-    x = _rounds(x, bits, keys)
-    flat = x.reshape(-1)
-    while len(outside := np.flatnonzero(flat >= n)):
-        flat[outside] = _rounds(flat[outside], bits, keys)
-    return x.astype(np.int64)
+    keys = [np.uint32(mix_key(key, number) >> 32) for number in range(_ROUNDS)]
+    flat = out.reshape(-1)
+    for begin in range(0, len(flat), _CHUNK):
+        x = _rounds(flat[begin : begin + _CHUNK], bits, keys)
+        while len(outside := np.flatnonzero(x >= n)):
+            x[outside] = _rounds(x[outside], bits, keys)
+        flat[begin : begin + _CHUNK] = x
+    return out
 
 
-def _rounds(x: npt.NDArray[np.uint64], bits: int, keys: list[np.uint64]) -> npt.NDArray[np.uint64]:
+def _rounds(x: Int, bits: int, keys: list[np.uint32]) -> Int:
     """Even rounds change the high half by a function of the low half, odd rounds the reverse."""
-    low_bits = np.uint64(bits // 2)
-    low_mask = np.uint64((1 << (bits // 2)) - 1)
-    high_mask = np.uint64((1 << (bits - bits // 2)) - 1)
-    high, low = x >> low_bits, x & low_mask
+    low_bits = bits // 2
+    low = (x & ((1 << low_bits) - 1)).astype(np.uint32)
+    high = (x >> low_bits).astype(np.uint32)
+    low_shift, high_shift = np.uint32(32 - low_bits), np.uint32(32 - (bits - low_bits))
     for number, key in enumerate(keys):
         if number % 2:
-            low = low ^ (_scramble(high, key) & low_mask)
+            low ^= _scramble(high, key) >> low_shift
         else:
-            high = high ^ (_scramble(low, key) & high_mask)
-    return (high << low_bits) | low
+            high ^= _scramble(low, key) >> high_shift
+    return (high.astype(np.int64) << low_bits) | low
 
 
-_M1, _M2, _S32 = np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB), np.uint64(32)
+_M1, _M2, _S15 = np.uint32(0x2C1B3C6D), np.uint32(0x297A2D39), np.uint32(15)
 
 
-def _scramble(x: npt.NDArray[np.uint64], key: np.uint64) -> npt.NDArray[np.uint64]:
+def _scramble(x: npt.NDArray[np.uint32], key: np.uint32) -> npt.NDArray[np.uint32]:
+    """A 32-bit hash whose high bits depend on every bit of `x`."""
     y = (x ^ key) * _M1
-    y ^= y >> _S32
+    y ^= y >> _S15
     y *= _M2
-    return y >> _S32
+    return y
 
 
 @dataclass(frozen=True)
@@ -159,7 +164,7 @@ class BatchOrder:
         return np.concatenate([empty, *windows]), np.concatenate([empty, *epochs])
 
     def _block(self, stream: int, epoch: int, block: int) -> Int:
-        """Windows at positions [4096 block, ...) of an epoch. Kept for speed only: a pure function."""
+        """Windows at positions [1024 block, ...) of an epoch. Kept for speed only: a pure function."""
         name = (stream, epoch, block)
         found = self._blocks.get(name)
         if found is None:

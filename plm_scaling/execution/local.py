@@ -13,6 +13,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import TracebackType
@@ -32,6 +33,8 @@ _THREAD_VARIABLES: Final = (
     "NUMEXPR_NUM_THREADS",
     "VECLIB_MAXIMUM_THREADS",
 )
+_PATIENCE_S = 5.0
+"""Beyond the tasks' grace period, for the server itself to end."""
 _SERVER: Final = (
     "import json, sys; sys.path[:] = json.loads(sys.argv[1]); "
     "from plm_scaling.execution import task_server; task_server.main()"
@@ -100,6 +103,7 @@ def run_tasks(
     on_event: Callable[[TaskEvent], None] | None = None,
     threads: int = 1,
     preload: Sequence[str] = (),
+    max_starts: int = 1,
     grace_s: float = 10.0,
 ) -> list[TaskResult]:
     """Run tasks in their order, at most `workers` at a time; one result per task, in the order given.
@@ -108,9 +112,10 @@ def run_tasks(
     ----------
     tasks : what to run; `after` may name any other task of the list.
     workers : processes at a time.
-    on_event : called in this process when a task starts and when it has a result.
+    on_event : called in this process whenever a task starts and when it has a result.
     threads : threads of numerical libraries in each task.
     preload : modules the server imports once, before any task is forked.
+    max_starts : a task that is killed (not one that fails by itself) is started again, up to so many starts in all.
     grace_s : seconds between SIGTERM and SIGKILL when the caller stops (Ctrl-C, an exception in `on_event`).
 
     Raises
@@ -119,7 +124,7 @@ def run_tasks(
     """
     if workers < 1 or threads < 1:
         raise ConfigError(f"{workers} workers of {threads} threads", hint="give at least one of each")
-    board = _Board(tasks, on_event)
+    board = _Board(tasks, on_event, max_starts)
     while not board.finished:
         with _Server(threads, preload, grace_s) as server:
             _drive(board, server, workers)
@@ -150,8 +155,10 @@ class _Board:
 
     tasks: Sequence[Task]
     on_event: Callable[[TaskEvent], None] | None
+    max_starts: int
     _waiting: dict[str, Task] = field(default_factory=dict)
     _started: dict[str, float] = field(default_factory=dict)
+    _n_starts: Counter[str] = field(default_factory=Counter)
     _results: dict[str, TaskResult] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -174,6 +181,7 @@ class _Board:
             if len(self._started) < workers and all(key in self._results for key in task.after):
                 del self._waiting[task.key]
                 self._started[task.key] = time.monotonic()
+                self._n_starts[task.key] += 1
                 taken.append(task)
         return taken
 
@@ -205,7 +213,12 @@ class _Board:
 
     def _end(self, key: str, status: TaskStatus, code: int | None, reason: str, detail: str) -> None:
         seconds = time.monotonic() - self._started.pop(key)
-        self._finish(TaskResult(key, status, code, "" if status == "done" else reason, detail, seconds))
+        result = TaskResult(key, status, code, "" if status == "done" else reason, detail, seconds)
+        if result.killed and self._n_starts[key] < self.max_starts:
+            again = next(task for task in self.tasks if task.key == key)
+            self._waiting = {key: again, **self._waiting}  # first in line, as others may wait for it
+        else:
+            self._finish(result)
 
     def _finish(self, result: TaskResult) -> None:
         self._results[result.key] = result
@@ -295,7 +308,7 @@ class _Server:
         with contextlib.suppress(BrokenPipeError):
             self._process.stdin.close()
         try:
-            self._process.wait(self._grace_s + 5.0)
+            self._process.wait(self._grace_s + _PATIENCE_S)
         except BaseException as trouble:  # out of patience, or a second Ctrl-C: no more grace
             self._kill()
             if not isinstance(trouble, subprocess.TimeoutExpired):

@@ -20,7 +20,7 @@ SENTENCES: Final[dict[str, str]] = {
     "COLLINEAR_DESIGN": "ln N and ln D move together in these runs: the effects of size and data cannot be separated.",
     "MULTIMODAL": "Several different surfaces fit almost equally well, or few starts agree on the best one.",
     "INFLUENTIAL_ROWS": "Leaving out a single run moves the exponent of N_opt by more than its standard error.",
-    "OUT_OF_HULL": "The surface's own optimum at the largest compute lies outside the sizes or tokens that were run.",
+    "OUT_OF_HULL": "The surface's own optimum at the larger computes lies outside the sizes or tokens that were run.",
     "TOO_FEW_RUNS": "Too few runs for a five-parameter surface: only the isoFLOP minima are reported.",
     # isoFLOP
     "TOO_FEW_MINIMA": "Fewer than two budgets have a minimum inside the sizes tried: no exponents are given.",

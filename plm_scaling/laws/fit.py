@@ -221,8 +221,8 @@ def _flags(
 
 
 def _outside(theta: FloatArray, problem: HuberProblem) -> bool:
-    """Whether the optimum at the largest compute lies outside the sizes or tokens seen (centred logs)."""
-    log_ND = float((problem.x + problem.y).max())
+    """Whether the optimum at the upper quartile of compute lies outside the sizes or tokens seen (centred logs)."""
+    log_ND = float(np.quantile(problem.x + problem.y, 0.75))
     total = theta[3] + theta[4]
     x = (theta[1] + math.log(theta[3]) - theta[2] - math.log(theta[4])) / total + log_ND * theta[4] / total
     y = log_ND - x

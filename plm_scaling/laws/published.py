@@ -79,7 +79,8 @@ class PublishedLaw(Record):
     def loss(self, N: float, D: float, unique_tokens: float | None = None) -> float | None:
         """Loss in nats per token of N parameters after D tokens; None for a law that states no loss.
 
-        Only the form `repeats` knows what repeated tokens are worth; others read D as unique tokens.
+        Only the form `repeats` knows what repeated tokens are worth, and parameters beyond the best size for the
+        unique tokens; others, and this one without `unique_tokens`, read D as drawn from unlimited data.
 
         **Source:** Hoffmann et al. 2022, eq. 2; Kaplan et al. 2020, eq. 1.5; Muennighoff et al. 2023, eq. 5-6.
         """
@@ -90,8 +91,8 @@ class PublishedLaw(Record):
             inside = (p["N_c"] / N) ** (p["a_N"] / p["a_D"]) + p["D_c"] / D
             return float(inside ** p["a_D"])
         if self.form == "repeats":
-            if unique_tokens is not None and unique_tokens < D:
-                N, D = self._effective(N, D, unique_tokens)
+            if unique_tokens is not None:
+                N, D = self._effective(N, D, min(unique_tokens, D))
             E, power = math.exp(p["log_E"]), 1.0
         else:
             E, power = p["E"], p.get("gamma", 1.0)

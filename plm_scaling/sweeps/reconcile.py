@@ -101,8 +101,8 @@ def run_plan(
 ) -> SweepOutcome:
     """Train the runs of a plan that are not complete. Calling it again does what is left, and nothing twice.
 
-    A run whose process is killed is resumed in the same call, up to `max_attempts` times; a run that fails by
-    itself is not. Neither stops the others; runs that start from it are skipped with the reason.
+    A run whose process is killed is resumed in the same call, up to `max_attempts` starts in all; a run that fails
+    by itself is not. Neither stops the others; runs that start from it are skipped with the reason.
 
     Parameters
     ----------
@@ -129,8 +129,16 @@ def run_plan(
         for run in to_start:
             _write_order(folders[run.run_id], run, corpus, threads, device, checkpoint_every_s)
         _pack_windows(corpus, to_start)
-        pool = workers or default_workers(threads)
-        results = _train(to_start, folders, pool, threads, max_attempts, on_event)
+        ids = {run.run_id for run in to_start}
+        done = run_tasks(
+            [_task(run, folders[run.run_id], ids) for run in to_start],
+            workers=workers or default_workers(threads),
+            threads=threads,
+            preload=(TRAINER.partition(":")[0],),
+            max_starts=max_attempts,
+            on_event=on_event,
+        )
+        results = {result.key: result for result in done}
     if not dry_run:
         _unite_roles(chosen, folders, decisions)
     lines = (_outcome(decisions[run.run_id], folders[run.run_id], results.get(run.run_id)) for run in chosen)
@@ -233,33 +241,6 @@ def _pack_windows(corpus: Corpus, runs: Sequence[PlannedRun]) -> None:
     }.values()
     for c in configs:
         validation_sets(corpus, c.context, c.validation_tokens, c.objective, c.mask_rate)
-
-
-def _train(
-    runs: Sequence[PlannedRun],
-    folders: Mapping[str, RunFolder],
-    workers: int,
-    threads: int,
-    max_attempts: int,
-    on_event: Callable[[TaskEvent], None] | None,
-) -> dict[str, TaskResult]:
-    """Run the tasks; those that were killed, and those that needed them, again while attempts are left."""
-    results: dict[str, TaskResult] = {}
-    pending = list(runs)
-    for attempt in range(1, max_attempts + 1):
-        ids = {run.run_id for run in pending}
-        tasks = [_task(run, folders[run.run_id], ids) for run in pending]
-        preload = (TRAINER.partition(":")[0],)
-        done = run_tasks(tasks, workers=workers, threads=threads, preload=preload, on_event=on_event)
-        results |= {result.key: result for result in done}
-        again = {result.key for result in done if result.killed}
-        for run in pending:  # sources come first, so one pass finds whole chains
-            if results[run.run_id].status == "skipped" and run.config.init_from in again:
-                again.add(run.run_id)
-        pending = [run for run in pending if run.run_id in again]
-        if not pending or attempt == max_attempts:
-            break
-    return results
 
 
 def _task(run: PlannedRun, folder: RunFolder, started: set[str]) -> Task:

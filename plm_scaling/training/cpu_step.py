@@ -170,12 +170,12 @@ class CpuStep:
         return log_p_SV.gather(1, batch.target_S[:, None])[:, 0].neg_()
 
     @torch.inference_mode()
-    def gradients(self, batch: PackedInput) -> float:
+    def gradients(self, batch: PackedInput) -> Tensor:
         """Write the gradient of the mean loss into the parameters' `.grad`; returns the summed loss in nats."""
         S = len(batch.target_S)
         self._blocks_forward(batch)
         normed, d_logit_SV = self._head_forward(batch)
-        loss = -float(d_logit_SV.gather(1, batch.target_S[:, None]).sum())
+        loss = d_logit_SV.gather(1, batch.target_S[:, None]).sum().neg_()
         # d loss / d logits = (softmax - one hot) / S
         d_logit_SV.exp_().sub_(self.one_hot_VV.index_select(0, batch.target_S)).mul_(1.0 / max(S, 1))
         self._blocks_backward(batch, self._head_backward(batch, normed, d_logit_SV))
@@ -198,7 +198,7 @@ class CpuStep:
                 x_PD = torch.addmm(x_PD, head.mixed_PK, head.out_KD, out=layer.mid_PD)
             layer.normed2 = torch.native_layer_norm(layer.mid_PD, self.dims, layer.norm2_D, None, NORM_EPS)
             torch.mm(layer.normed2[0], layer.mlp_in_D4D, out=layer.mlp_P4D)
-            _gelu(layer.mlp_P4D, out=layer.gelu_P4D)
+            _gelu(layer.mlp_P4D, out=layer.gelu_P4D)  # type: ignore[call-arg]
             torch.addmm(layer.mid_PD, layer.gelu_P4D, layer.mlp_out_4DD, out=layer.out_PD)
 
     def _head_forward(self, batch: PackedInput) -> tuple[_Normed, Tensor]:

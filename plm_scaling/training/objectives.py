@@ -5,7 +5,9 @@ Shapes: B windows, T positions per window, P = B * T, S scored positions.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -16,9 +18,10 @@ from plm_scaling.core.run import Objective
 from plm_scaling.corpus.batches import Batch
 from plm_scaling.corpus.masks import mlm_mask
 
-__all__ = ["PackedInput", "clm_scored", "packed_input"]
+__all__ = ["PackedInput", "clm_scored", "packed_input", "packed_inputs"]
 
 Int = npt.NDArray[np.int64]
+T_ = TypeVar("T_", bound=np.generic)
 
 
 @dataclass(frozen=True)
@@ -62,7 +65,14 @@ def clm_scored(segment: npt.NDArray[np.int32]) -> Int:
 def packed_input(
     batch: Batch, objective: Objective, *, mask_seed: int, mask_rate: float, mask_refresh: bool = True
 ) -> PackedInput:
-    """Inputs and targets of a batch.
+    """Inputs and targets of one batch; see `packed_inputs`."""
+    return packed_inputs([batch], objective, mask_seed=mask_seed, mask_rate=mask_rate, mask_refresh=mask_refresh)[0]
+
+
+def packed_inputs(
+    batches: Sequence[Batch], objective: Objective, *, mask_seed: int, mask_rate: float, mask_refresh: bool = True
+) -> list[PackedInput]:
+    """Inputs and targets of batches of equal shape; made together, since small arrays cost as much as large ones.
 
     CLM: position t predicts token t + 1 of the same document. MLM: masked residues are predicted where they stand.
 
@@ -70,30 +80,37 @@ def packed_input(
     ----------
     mask_seed, mask_rate : of the MLM masks, which also depend on each window's epoch unless `mask_refresh` is off.
     """
-    tokens, segment = batch.tokens, batch.segment
-    B, T = tokens.shape
-    place = np.arange(B * T, dtype=np.int64)
-    within = place.reshape(B, T) % T
-    position = batch.position.astype(np.int64)
+    tokens, segment = _joined([b.tokens for b in batches]), _joined([b.segment for b in batches])
+    position = _joined([b.position for b in batches]).astype(np.int64)
+    B, T = batches[0].tokens.shape
+    within = np.arange(T, dtype=np.int64)[None].repeat(len(tokens), axis=0)
     if objective == "clm":
         shown, last = tokens, within.reshape(-1)
         scored = clm_scored(segment)
         target = tokens.reshape(-1)[scored + 1]
     else:
-        epoch = batch.epoch[:, None] if mask_refresh else 0
-        shown, is_target = mlm_mask(batch.row, batch.residue, epoch, tokens, mask_seed, mask_rate)
+        row, residue = _joined([b.row for b in batches]), _joined([b.residue for b in batches])
+        epoch = _joined([b.epoch for b in batches])[:, None] if mask_refresh else 0
+        shown, is_target = mlm_mask(row, residue, epoch, tokens, mask_seed, mask_rate)
         scored = np.flatnonzero(is_target)
         target = tokens.reshape(-1)[scored]
         last = _last_of_document(segment)
-    return PackedInput(
-        tokens_BT=torch.from_numpy(shown.astype(np.int64)),
-        segment_BT=torch.from_numpy(segment),
-        position_BT=torch.from_numpy(position),
-        first_P=torch.from_numpy((within - position).reshape(-1)),
-        last_P=torch.from_numpy(last),
-        scored_S=torch.from_numpy(scored),
-        target_S=torch.from_numpy(target.astype(np.int64)),
+    counts = np.diff(np.searchsorted(scored, np.arange(len(batches) + 1) * B * T)).tolist()
+    scored %= B * T
+    parts = (
+        torch.split(torch.from_numpy(shown.astype(np.int64)), B),
+        torch.split(torch.from_numpy(segment), B),
+        torch.split(torch.from_numpy(position), B),
+        torch.split(torch.from_numpy((within - position).reshape(-1)), B * T),
+        torch.split(torch.from_numpy(last), B * T),
+        torch.split(torch.from_numpy(scored), counts),
+        torch.split(torch.from_numpy(target.astype(np.int64)), counts),
     )
+    return [PackedInput(*tensors) for tensors in zip(*parts, strict=True)]
+
+
+def _joined(parts: list[npt.NDArray[T_]]) -> npt.NDArray[T_]:
+    return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
 
 def _last_of_document(segment: npt.NDArray[np.int32]) -> Int:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from dataclasses import dataclass
 
 import numpy as np
@@ -58,9 +57,9 @@ class ScratchCurve:
         On a flat stretch, its middle.
         """
         level = self.monotone(self.loss if loss is None else loss)
-        if wanted > level[0]:
+        if wanted > level[0] * (1 + 1e-12):
             return float("-inf")
-        if wanted < level[-1]:
+        if wanted < level[-1] * (1 - 1e-12):
             return float("inf")
         # np.interp wants rising abscissae; reading from both sides and averaging takes the middle of a flat stretch.
         down = np.log(level)[::-1]
@@ -72,10 +71,13 @@ class ScratchCurve:
 
 def curve_of(runs: RunTable) -> ScratchCurve:
     """Mean losses of runs of one size by D (tokens within 1 % count as equal)."""
-    by_D: defaultdict[int, list[tuple[float, float]]] = defaultdict(list)
-    for row in runs:
-        by_D[round(float(np.log(row.D)) / 0.01)].append((row.D, row.loss))
-    groups = [np.array(by_D[key]) for key in sorted(by_D)]
+    points: list[list[tuple[float, float]]] = []
+    for row in sorted(runs, key=lambda row: row.D):
+        if points and row.D <= 1.01 * points[-1][0][0]:
+            points[-1].append((row.D, row.loss))
+        else:
+            points.append([(row.D, row.loss)])
+    groups = [np.array(point) for point in points]
     return ScratchCurve(
         log_D=np.array([float(np.log(g[:, 0]).mean()) for g in groups]),
         loss=np.array([float(g[:, 1].mean()) for g in groups]),

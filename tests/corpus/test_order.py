@@ -10,8 +10,8 @@ from plm_scaling.corpus import order as order_module
 from plm_scaling.corpus.mixing import mix64, mix_key
 from plm_scaling.corpus.order import BatchOrder, feistel
 
-GOLDEN_FEISTEL = [7, 0, 6, 8, 1, 3, 2, 9, 5, 4]
-GOLDEN_BATCH = [[0, 1, 1, 1], [0, 2, 0, 4], [2, 3, 3, 3]]
+GOLDEN_FEISTEL = [8, 6, 7, 0, 2, 5, 4, 9, 3, 1]
+GOLDEN_BATCH = [[0, 1, 1, 1], [2, 1, 3, 4], [2, 3, 3, 3]]
 GOLDEN_KEY = 7702586659592502839
 
 weights = st.lists(st.floats(0.01, 10), min_size=1, max_size=4)

@@ -16,7 +16,7 @@ from plm_scaling.corpus.validation import validation_sets
 
 pipeline = pytest.importorskip("data_prep.pipeline")
 
-REAL_FILES = ("fungidb-M_leidyi", "ncbi-M_arthritidis", "ncbi-Mycoplasma_genitalium", "prokka-Mitochondria_sprot")
+REAL_FILES = ("UP000000625-E.coli", "prokka-Viruses_sprot")
 
 
 @pytest.fixture(scope="module")

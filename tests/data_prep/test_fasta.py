@@ -211,7 +211,7 @@ _LINES = st.lists(st.text("ACDEFGHIKLMNPQRSTVWYXBUZOJacdkvx*-. ", max_size=25), 
     st.booleans(),
     st.integers(64, 200),
 )
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_same_records_as_biopython_for_any_block_size(
     write: Write, raw: list[tuple[str, list[str]]], end: str, last_end: bool, block_bytes: int
 ) -> None:

@@ -36,6 +36,11 @@ def killed(number):
     os.kill(os.getpid(), number)
     time.sleep(60)
 
+def killed_twice(path):
+    append(path, "start")
+    if len(Path(path).read_text().split()) < 3:
+        killed(signal.SIGKILL)
+
 def meet(folder, name, others):
     """Succeeds only if the named others run at the same time."""
     Path(folder, name).touch()

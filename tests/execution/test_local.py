@@ -78,6 +78,38 @@ def test_a_killed_task_stops_no_other(targets: str, tmp_path: Path) -> None:
     assert all(results[f"t{i}"].ok and (tmp_path / f"t{i}").exists() for i in range(4))
 
 
+def test_a_killed_task_is_started_again_before_others_and_its_dependents_wait(targets: str, tmp_path: Path) -> None:
+    tasks = [
+        Task("victim", f"{targets}:killed_twice", (str(tmp_path / "n"),)),
+        Task("dependent", f"{targets}:exit_code", (0,), after=("victim",)),
+        Task("other", f"{targets}:exit_code", (0,)),
+    ]
+    events: list[TaskEvent] = []
+    results = run_tasks(tasks, workers=1, max_starts=3, on_event=events.append)
+    assert all(r.ok for r in results)
+    assert [(e.key, e.kind) for e in events] == [
+        *[("victim", "started")] * 3,
+        ("victim", "done"),
+        *[(key, kind) for key in ("dependent", "other") for kind in ("started", "done")],
+    ]
+
+
+def test_starts_are_limited_and_failures_are_final(targets: str, tmp_path: Path) -> None:
+    tasks = [
+        Task("killed", f"{targets}:killed_twice", (str(tmp_path / "n"),)),
+        Task("failed", f"{targets}:exit_code", (1,)),
+    ]
+    started: list[str] = []
+
+    def watch(event: TaskEvent) -> None:
+        if event.kind == "started":
+            started.append(event.key)
+
+    results = run_tasks(tasks, workers=1, max_starts=2, on_event=watch)
+    assert [r.status for r in results] == ["failed", "failed"]
+    assert started == ["killed", "killed", "failed"]
+
+
 def test_dependents_of_a_failed_task_are_skipped_with_the_first_cause(targets: str, tmp_path: Path) -> None:
     mark = tmp_path / "ran"
     tasks = [
@@ -189,6 +221,22 @@ def test_a_task_that_ignores_sigterm_is_killed_after_the_grace_period(targets: s
     assert not alive(int(mark.read_text()))
 
 
+def test_a_server_that_does_not_end_is_killed_with_its_tasks(
+    targets: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("plm_scaling.execution.local._PATIENCE_S", 0.1)
+    mark = tmp_path / "pid"
+
+    def stop(event: TaskEvent) -> None:
+        wait_for(mark.exists)
+        psutil.Process(int(mark.read_text())).parent().suspend()
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run_tasks([Task("t", f"{targets}:sleep_for_ever", (str(mark), True))], workers=1, on_event=stop, grace_s=0.1)
+    wait_for(lambda: not alive(int(mark.read_text())))
+
+
 CALLER = """
 import sys
 sys.path.append({folder!r})
@@ -253,3 +301,6 @@ def test_default_workers_fill_the_processors() -> None:
 def test_result_ok_and_killed() -> None:
     assert TaskResult("k", "done", 0).ok
     assert not TaskResult("k", "failed", 1).killed
+    assert TaskResult("k", "failed", -9).killed
+    assert TaskResult("k", "failed", None).killed  # its server went away
+    assert not TaskResult("k", "skipped").killed

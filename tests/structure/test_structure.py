@@ -38,7 +38,7 @@ def test_bars_can_fail(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
     (tmp_path / "plm_scaling").mkdir()
     (tmp_path / "data_prep").mkdir()
-    body = "\n".join(["def f(x):"] + ["    x = 1"] * 130)
+    body = "\n".join(["def f(x):"] + ["    x = 1"] * 130 + ["def g(): ..."])
     (tmp_path / "plm_scaling" / "long.py").write_text(body + "\n" * 700)
     monkeypatch.setattr(bars, "ROOT", tmp_path)
     text = "\n".join(bars.problems())

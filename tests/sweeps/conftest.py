@@ -78,79 +78,60 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Corpus:
 
 
 FAKE_TRAINER = '''
-import json, math, os, signal, time
+# Standard library only: a process of it starts in no time.
+import fcntl, json, os, signal, time
 from pathlib import Path
-
-import pyarrow as pa
-import pyarrow.parquet as pq
-
-from plm_scaling.core.errors import RunError
-from plm_scaling.core.run import LedgerRow, RunRecord, ValidationLoss
-from plm_scaling.core.run_folder import RunFolder
-from plm_scaling.core.run_order import StatusFile
-
-N_ROWS = 6
 
 def run_one(run_dir):
     """What `run_dir`/behave says, one word per attempt: ok, fail, kill, stop, diverge, vanish, wait."""
-    folder = RunFolder(Path(run_dir))
-    behave = folder.path / "behave"
-    with folder.locked():
-        attempt = folder.new_attempt()
-        words = behave.read_text().split() if behave.exists() else []
-        word = words[attempt.number - 1] if attempt.number <= len(words) else "ok"
-        say = lambda **kw: StatusFile(n_steps=100, pid=os.getpid(), host="here", **kw).write(attempt.status_path)
-        say(status="running", step=40, loss=2.5)
-        if word == "wait":
-            (folder.path / "waiting").write_text(str(os.getpid()))
-            time.sleep(60)
-        if word == "kill":
-            os.kill(os.getpid(), signal.SIGKILL)
-        if word == "fail":
-            say(status="failed", step=40, reason="no such thing")
-            return 1
-        if word == "diverge":
-            say(status="diverged", step=40, reason="the loss is nan")
-            return 1
-        if word == "stop":
-            say(status="interrupted", step=40, reason="SIGTERM")
-            return 3
-        if word == "vanish":
-            return 0
-        write_record(folder, attempt.number)
-        say(status="complete", step=100, loss=2.0)
-    return 0
+    run = Path(run_dir)
+    lock = os.open(run / "lock", os.O_RDWR | os.O_CREAT)
+    fcntl.flock(lock, fcntl.LOCK_EX)
+    number = len(list((run / "attempts").glob("*"))) + 1
+    attempt = run / "attempts" / f"{number:04d}"
+    attempt.mkdir(parents=True)
+    words = (run / "behave").read_text().split() if (run / "behave").exists() else []
+    word = words[number - 1] if number <= len(words) else "ok"
 
-def write_record(folder, attempts=1, sets=("val_iid",)):
-    order = folder.order()
-    config = order.config
-    source = folder.sibling(config.init_from).record() if config.init_from else None
-    if config.init_from and source is None:
-        raise RunError("the source is not complete")
-    base = 1.5 + 1e5 / config.N / 1e3 + 0.01 * config.seed
-    values = {name: [] for name in ("set", "row", "loss_sum", "n_targets", "residue_loss_sum", "n_residue_targets")}
-    losses = []
-    for number, name in enumerate(sets):
-        n_targets = [10 + 3 * i for i in range(N_ROWS)]
-        sums = [n * (base + number + 0.1 * math.sin(i)) for i, n in enumerate(n_targets)]
-        values["set"] += [name] * N_ROWS
-        values["row"] += list(range(N_ROWS))[::-1]  # readers must not rely on the order
-        for key, column in (("loss_sum", sums), ("n_targets", n_targets)):
-            values[key] += column[::-1]
-            values["residue_" + key if key == "loss_sum" else "n_residue_targets"] += column[::-1]
-        losses.append(ValidationLoss(
-            set_name=name, validation_id=f"{name}-{config.objective}-{config.context}", per_token=sum(sums) / sum(n_targets),
-            per_residue=sum(sums) / sum(n_targets), se=0.01, n_targets=sum(n_targets), n_sequences=N_ROWS))
-    pq.write_table(pa.table(values), folder.val_path)
-    seen = config.D // 4 if source else 0
-    RunRecord(
-        config=config, roles=order.roles, status="complete", steps=100, D=config.D, D_unique=config.D // 2 - seen,
-        ledger=(LedgerRow(source="*", tokens=config.D, residues=config.D, unique=config.D // 2 - seen,
-                          repeated_epoch=config.D - config.D // 2, repeated_duplicate=0, seen_earlier=seen),),
-        C_6nd=config.C_6nd, C_exact=1.5 * config.C_6nd, device_s=1.0, tokens_per_s=1e5, attempts=attempts, threads=1,
-        validation=tuple(losses), source_run_id=config.init_from,
-        source_objective=source.config.objective if source else None, flags=("TEST",),
-    ).write(folder.record_path)
+    def say(status, step=40, **more):
+        values = {"schema_version": 1, "status": status, "step": step, "n_steps": 100, "pid": os.getpid(), **more}
+        (attempt / "tmp").write_text(json.dumps({**values, "host": "here", "loss": 2.5}))
+        (attempt / "tmp").rename(attempt / "status.json")
+
+    say("running")
+    if word == "wait":
+        (run / "waiting").write_text(str(os.getpid()))
+        time.sleep(60)
+    if word == "kill":
+        os.kill(os.getpid(), signal.SIGKILL)
+    if word == "fail":
+        say("failed", reason="no such thing")
+        return 1
+    if word == "diverge":
+        say("diverged", reason="the loss is nan")
+        return 1
+    if word == "stop":
+        say("interrupted", reason="SIGTERM")
+        return 3
+    if word == "vanish":
+        return 0
+    write_record(run)
+    say("complete", step=100)
+
+def write_record(run):
+    order = json.loads((run / "run.json").read_text())
+    config = order["config"]
+    if config["init_from"]:
+        assert (run.parent / config["init_from"] / "record.json").exists(), "the source is not complete"
+    n_layers, d = config["n_layers"], config["d_model"]
+    C = 6.0 * n_layers * (12 * d * d + 2 * d) * config["D"]
+    (run / "record.json").write_text(json.dumps({
+        "schema_version": 1, "config": config, "roles": order["roles"], "status": "complete", "steps": 100,
+        "D": config["D"], "D_unique": config["D"], "ledger": [], "C_6nd": C, "C_exact": 1.5 * C, "device_s": 1.0,
+        "tokens_per_s": 1e5, "attempts": 1, "threads": 1, "validation": [{
+            "set_name": "val_iid", "validation_id": "v", "per_token": 2.0, "per_residue": 2.0, "se": 0.01,
+            "n_targets": 100, "n_sequences": 6}],
+    }))
 '''
 
 

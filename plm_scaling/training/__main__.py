@@ -1,0 +1,106 @@
+"""`python -m plm_scaling.training RUN_DIR`: one run in this process. Also the entry for a pool of processes."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import traceback
+from collections.abc import Sequence
+from contextlib import ExitStack
+from pathlib import Path
+
+from plm_scaling.core.errors import PlmScalingError
+from plm_scaling.core.run_folder import Attempt
+from plm_scaling.core.run_order import StatusFile
+from plm_scaling.training.attempt_log import Progress
+from plm_scaling.training.loop import train
+
+__all__ = ["main", "run_one"]
+
+
+def run_one(run_dir: str) -> int:
+    """Carry out one run as a task of a pool; everything printed goes to the attempt's log.
+
+    Returns
+    -------
+    exit code : 0 complete, 3 interrupted (start it again), else a fault; `status.json` says which.
+    """
+    try:
+        train(Path(run_dir), on_attempt=_redirect_to_log)
+    except PlmScalingError as error:
+        print(error, file=sys.stderr, flush=True)
+        return error.exit_code
+    except BaseException:
+        traceback.print_exc()
+        sys.stderr.flush()
+        raise
+    return 0
+
+
+def _redirect_to_log(attempt: Attempt) -> None:
+    """Point this process' standard output and error, those of libraries in C included, to the log."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    descriptor = os.open(attempt.log_path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+    os.dup2(descriptor, 1)
+    os.dup2(descriptor, 2)
+    os.close(descriptor)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Parse arguments, train with a progress bar on standard error, return the exit code."""
+    parser = argparse.ArgumentParser(prog="python -m plm_scaling.training", description="Train, or continue, one run.")
+    parser.add_argument("run_dir", type=Path, metavar="RUN_DIR", help="folder that holds run.json")
+    parser.add_argument("--threads", type=int, default=None, help="CPU threads (default: the order's)")
+    parser.add_argument("--time-limit", type=float, default=None, metavar="S", help="stop with a checkpoint after S s")
+    parser.add_argument("--force-resume", action="store_true", help="continue a checkpoint made under other conditions")
+    parser.add_argument("--quiet", action="store_true", help="no progress bar")
+    given = parser.parse_args(argv)
+    with ExitStack() as stack:
+        try:
+            record = train(
+                given.run_dir,
+                on_progress=None if given.quiet else _progress_bar(stack),
+                threads=given.threads,
+                time_limit_s=given.time_limit,
+                force_resume=given.force_resume,
+            )
+        except PlmScalingError as error:
+            stack.close()
+            print(error, file=sys.stderr)
+            return error.exit_code
+    losses = ", ".join(f"{v.set_name} {v.per_token:.4f}" for v in record.validation)
+    print(f"run {record.config.run_id} complete: {record.D} tokens, {losses} nats/token")
+    return 0
+
+
+def _progress_bar(stack: ExitStack) -> Progress:
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+    bar = stack.enter_context(
+        Progress(
+            TextColumn("step {task.completed:.0f}/{task.total:.0f}"),
+            BarColumn(),
+            TextColumn("{task.fields[speed]} tokens/s  loss {task.fields[loss]}"),
+            TimeRemainingColumn(),
+            console=Console(stderr=True),
+        )
+    )
+    task = bar.add_task("train", total=None, start=True, speed="-", loss="-")
+
+    def show(status: StatusFile) -> None:
+        bar.update(
+            task,
+            total=status.n_steps or None,
+            completed=status.step,
+            speed=f"{status.tokens_per_s:,.0f}" if status.tokens_per_s else "-",
+            loss=f"{status.loss:.3f}" if status.loss is not None else "-",
+        )
+
+    return show
+
+
+if __name__ == "__main__":
+    sys.exit(main())

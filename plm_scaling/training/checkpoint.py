@@ -1,0 +1,142 @@
+"""Checkpoints: one safetensors file each, whole or absent, checked when read. Never pickle.
+
+step-0000001200.safetensors   weights, both AdamW moments, and the loop's state as metadata; the last two are kept
+final.safetensors             weights of a complete run
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Final
+
+import torch
+from pydantic import ValidationError
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+from plm_scaling.core.errors import CheckpointError
+from plm_scaling.core.files import canonical_json, writing_atomic
+from plm_scaling.core.records import Record
+
+__all__ = ["LoopState", "load_newest", "load_weights", "remove_checkpoints", "save_checkpoint", "save_weights"]
+
+KEPT: Final = 2
+_STATE, _CHECKSUM = "plm_scaling", "sha256"
+
+
+class LoopState(Record):
+    """Where the loop stood, and what has to be the same for a resume to be bit-exact."""
+
+    run_id: str
+    step: int
+    """Steps completed."""
+    loss_sum: float = 0.0
+    """Summed loss since the last logged step."""
+    n_targets: int = 0
+    norm_sum: float = 0.0
+    n_summed: int = 0
+    """Steps in these sums."""
+    threads: int
+    device: str
+    dtype: str
+    torch: str
+
+    def conditions(self) -> dict[str, Any]:
+        """The part that a resume has to share."""
+        return self.model_dump(include={"threads", "device", "dtype", "torch"})
+
+
+def _checksum(tensors: Mapping[str, Tensor], state: str) -> str:
+    digest = hashlib.sha256(state.encode())
+    for name in sorted(tensors):
+        tensor = tensors[name]
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.contiguous().numpy().data.cast("B") if tensor.numel() else b"")
+    return digest.hexdigest()
+
+
+def _write(path: Path, tensors: Mapping[str, Tensor], state: str) -> None:
+    # Views of one storage are saved as tensors of their own.
+    whole = {
+        name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format) for name, tensor in tensors.items()
+    }
+    data = save(whole, metadata={_STATE: state, _CHECKSUM: _checksum(whole, state)})
+    with writing_atomic(path) as handle:
+        handle.write(data)
+
+
+def _read(path: Path) -> tuple[dict[str, Tensor], str]:
+    try:
+        with safe_open(path, framework="pt", device="cpu") as handle:
+            metadata = handle.metadata() or {}
+            tensors = {name: handle.get_tensor(name) for name in handle.keys()}  # noqa: SIM118
+    except (OSError, SafetensorError, ValueError) as error:
+        raise CheckpointError("a checkpoint that cannot be read", where=str(path), why=str(error)) from None
+    state = metadata.get(_STATE, "")
+    if metadata.get(_CHECKSUM) != _checksum(tensors, state):
+        raise CheckpointError(
+            "a checkpoint whose content does not match its checksum",
+            where=str(path),
+            why="the file was damaged after it was written",
+        )
+    return tensors, state
+
+
+def save_checkpoint(folder: Path, state: LoopState, tensors: Mapping[str, Tensor]) -> Path:
+    """Write a checkpoint, then delete all but the last two."""
+    path = folder / f"step-{state.step:010d}.safetensors"
+    _write(path, tensors, canonical_json(state.model_dump(mode="json")))
+    for old in _files(folder)[:-KEPT]:
+        old.unlink(missing_ok=True)
+    return path
+
+
+def _files(folder: Path) -> list[Path]:
+    return sorted(folder.glob("step-*.safetensors"))
+
+
+def load_newest(
+    folder: Path, on_damage: Callable[[CheckpointError], None]
+) -> tuple[LoopState, dict[str, Tensor]] | None:
+    """The newest checkpoint that is whole; None if there is none.
+
+    Parameters
+    ----------
+    on_damage : called with the error of every newer one that had to be passed over.
+    """
+    for path in reversed(_files(folder)):
+        try:
+            tensors, text = _read(path)
+            return LoopState.model_validate(json.loads(text)), tensors
+        except CheckpointError as error:
+            on_damage(error)
+        except (ValidationError, ValueError) as error:
+            on_damage(CheckpointError("a checkpoint without a readable state", where=str(path), why=str(error)))
+    return None
+
+
+def remove_checkpoints(folder: Path) -> None:
+    """Delete all checkpoints but the final weights."""
+    for path in _files(folder):
+        path.unlink(missing_ok=True)
+
+
+def save_weights(path: Path, weights: Mapping[str, Tensor], run_id: str) -> None:
+    """Write the weights of a complete run."""
+    _write(path, weights, canonical_json({"run_id": run_id}))
+
+
+def load_weights(path: Path) -> dict[str, Tensor]:
+    """Weights of a complete run by parameter name (`init_from`).
+
+    Raises
+    ------
+    CheckpointError : missing, damaged.
+    """
+    if not path.is_file():
+        raise CheckpointError("no weights here", where=str(path), hint="the run that makes them is not complete")
+    return _read(path)[0]

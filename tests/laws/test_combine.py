@@ -1,0 +1,111 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from plm_scaling.core.errors import FitError
+from plm_scaling.core.run_table import RunTable
+from plm_scaling.laws.combine import fit_laws
+from plm_scaling.laws.doubts import SENTENCES
+from plm_scaling.laws.law_fit import LawFit
+
+Simulate = Callable[..., RunTable]
+
+
+def test_everything_is_fitted_and_survives_the_disk(truth: Any, simulate: Simulate, tmp_path: Path) -> None:
+    fit = fit_laws(simulate(truth, sd=0.003, seeds=2, sizes=5), "clm", draws=100)
+    assert fit.isoflop is not None
+    assert fit.isoflop.a_N is not None
+    assert fit.surface is not None
+    assert fit.isoflop_other_currency is not None
+    assert fit.isoflop.currency == "C_exact"
+    assert fit.isoflop_other_currency.currency == "C_6nd"
+    assert fit.n_runs == 30
+    assert fit.validation_id == "v"
+    assert fit.noise_sd == pytest.approx(0.003, rel=0.5)
+    assert fit.range_C == pytest.approx((1.5e11, 2.4e12))
+    assert LawFit.read(fit.write(tmp_path / "fit.json")) == fit
+
+
+def test_every_flag_has_its_sentence(truth: Any, simulate: Simulate) -> None:
+    fit = fit_laws(simulate(truth, sd=0.02, seeds=1, sizes=4), "clm", draws=20)
+    assert fit.flags
+    assert {note.split(":")[0] for note in fit.notes} == set(fit.flags)
+
+
+def test_a_row_note_names_its_budget_and_the_edge(truth: Any, simulate: Simulate) -> None:
+    table = simulate(truth, seeds=2, sizes=4, sd=1e-4)
+    lowest = min(table, key=lambda r: r.C_6nd or 0.0).C_6nd
+    small = sorted({r.N for r in table if r.C_6nd == lowest})[:2]
+    cut = table.where(lambda r: r.C_6nd != lowest or r.N not in small)
+    wide = simulate(truth, seeds=2, sizes=7, sd=1e-4, budgets=(1.25e11,))
+    above = wide.where(lambda r: 1.4 * truth.N_opt(1.25e11) < r.N)
+    fit = fit_laws(RunTable((*cut.where(lambda r: r.C_6nd != lowest), *above)), "clm", draws=50)
+    note = next(note for note in fit.notes if note.startswith("NO_INTERIOR_MINIMUM"))
+    assert "1.5e+11 FLOPs" in note
+    assert "smaller sizes" in note
+
+
+def test_the_other_currency_moves_the_optimum_the_right_way(truth: Any, simulate: Simulate) -> None:
+    # Small models pay relatively more than 6 N D, so equal exact compute favours larger ones.
+    table = simulate(truth, sd=1e-5, seeds=2, sizes=5, exact=lambda N: (N / 4e4) ** -0.2)
+    fit = fit_laws(table, "clm", currency="C_6nd", draws=50)
+    assert fit.isoflop is not None
+    assert fit.isoflop_other_currency is not None
+    for row, moved in zip(fit.isoflop.rows, fit.isoflop_other_currency.rows, strict=True):
+        assert row.N_opt is not None
+        assert moved.N_opt is not None
+        N = np.geomspace(1e3, 1e7, 20_001)
+        D = moved.C * (N / 4e4) ** 0.2 / 6 / N
+        expected = N[int(np.argmin(truth.E + truth.A * N**-truth.alpha + truth.B * D**-truth.beta))]
+        assert row.N_opt.value < moved.N_opt.value
+        assert moved.N_opt.value == pytest.approx(expected, rel=0.15)
+    assert "CURRENCY_SHIFT" in fit.flags
+
+
+def test_equal_currencies_up_to_a_factor_do_not_shift(truth: Any, simulate: Simulate) -> None:
+    assert "CURRENCY_SHIFT" not in fit_laws(simulate(truth, sd=1e-4, seeds=2, sizes=5), "clm", draws=50).flags
+
+
+def test_missing_exact_flops_fall_back_with_a_flag(truth: Any, simulate: Simulate) -> None:
+    table = RunTable(tuple(r.model_copy(update={"C_exact": None}) for r in simulate(truth, seeds=2)))
+    fit = fit_laws(table, "clm", draws=20)
+    assert fit.currency == "C_6nd"
+    assert "CURRENCY_MISSING" in fit.flags
+    assert fit.isoflop_other_currency is None
+
+
+def test_budgets_on_the_other_currency_are_suspected(truth: Any, simulate: Simulate) -> None:
+    fit = fit_laws(simulate(truth, seeds=2, exact=lambda N: (N / 4e4) ** -0.5), "clm", draws=20)
+    assert "NO_ISOFLOP" in fit.flags
+    assert any("other compute currency" in note for note in fit.notes)
+
+
+def test_doubtful_tables_are_named(truth: Any, simulate: Simulate) -> None:
+    table = simulate(truth, seeds=2)
+    odd = [table.rows[0].model_copy(update={"run_id": "cut", "schedule_complete": False})]
+    wrong = RunTable(tuple(r.model_copy(update={"N": r.N * 1.05}) for r in table))
+    assert "TRUNCATED_SCHEDULE" in fit_laws(RunTable((*table, *odd)), "clm", draws=20).flags
+    assert "FLOPS_MISMATCH" in fit_laws(wrong, "clm", draws=20).flags
+
+
+def test_few_runs_have_minima_but_no_surface(truth: Any, simulate: Simulate) -> None:
+    fit = fit_laws(simulate(truth, sizes=3, budgets=(5e11, 2e12)), "clm", draws=20)
+    assert fit.surface is None
+    assert "TOO_FEW_RUNS" in fit.flags
+    assert fit.isoflop is not None
+    assert fit.isoflop.a_N is not None
+    assert "TWO_MINIMA" in fit.flags
+
+
+def test_no_run_of_the_objective(truth: Any, simulate: Simulate) -> None:
+    with pytest.raises(FitError, match="mlm"):
+        fit_laws(simulate(truth), "mlm")
+
+
+def test_sentences_are_plain_ascii() -> None:
+    assert all(text.isascii() and text.endswith((".", "?")) for text in SENTENCES.values())
