@@ -84,9 +84,7 @@ def main() -> None:
     print(f"table {name}, {len(N)} runs")
     print(f"objective       ours {alone.objective_value:.13g}   recipe ({args.starts} starts) {reached:.13g}")
     print(f"one fit         ours {one:8.3f} s   recipe {recipe_one:8.1f} s   ratio {recipe_one / one:8.0f}")
-    print(
-        f"+ {args.resamples} resamples ours {full:6.3f} s   recipe {recipe_full:8.1f} s   ratio {recipe_full / full:8.0f}"
-    )
+    print(f"+{args.resamples} draws ours {full:6.3f} s   recipe {recipe_full:8.1f} s   ratio {recipe_full / full:8.0f}")
 
 
 if __name__ == "__main__":

@@ -106,8 +106,12 @@ class Record(BaseModel):
 
 
 def config_error(error: ValidationError, model: type[BaseModel], where: str, text: str = "") -> ConfigError:
-    """The first complaint of pydantic as an error a user can act on: key, line, reason, suggestion."""
-    first = error.errors()[0]
+    """One complaint of pydantic as an error a user can act on: key, line, reason, suggestion.
+
+    An unknown key comes first: a misspelt key is also a missing one, and the spelling is what to mend.
+    """
+    complaints = error.errors()
+    first = next((c for c in complaints if c["type"] == "extra_forbidden"), complaints[0])
     key = ".".join(str(part) for part in first["loc"])
     line = _line_of(str(first["loc"][-1]), text) if first["loc"] else 0
     place = f"{where}:{line}" if line else where

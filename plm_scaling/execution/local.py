@@ -6,39 +6,19 @@ interrupted or dies, its tasks end with it.
 
 from __future__ import annotations
 
-import contextlib
-import json
-import os
-import signal
-import subprocess
-import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from types import TracebackType
-from typing import Any, Final, Literal, Self
+from typing import Any, Literal
 
 from plm_scaling.core.errors import ConfigError, RunError
 from plm_scaling.core.processor import cpu_count
+from plm_scaling.execution.server_process import ServerProcess, exit_text
 
 __all__ = ["Task", "TaskEvent", "TaskResult", "default_workers", "run_tasks"]
 
 TaskStatus = Literal["done", "failed", "skipped"]
-
-_THREAD_VARIABLES: Final = (
-    "OMP_NUM_THREADS",
-    "MKL_NUM_THREADS",
-    "OPENBLAS_NUM_THREADS",
-    "NUMEXPR_NUM_THREADS",
-    "VECLIB_MAXIMUM_THREADS",
-)
-_PATIENCE_S = 5.0
-"""Beyond the tasks' grace period, for the server itself to end."""
-_SERVER: Final = (
-    "import json, sys; sys.path[:] = json.loads(sys.argv[1]); "
-    "from plm_scaling.execution import task_server; task_server.main()"
-)
 
 
 @dataclass(frozen=True)
@@ -126,7 +106,7 @@ def run_tasks(
         raise ConfigError(f"{workers} workers of {threads} threads", hint="give at least one of each")
     board = _Board(tasks, on_event, max_starts)
     while not board.finished:
-        with _Server(threads, preload, grace_s) as server:
+        with ServerProcess(threads, preload, grace_s) as server:
             _drive(board, server, workers)
             ended = server.exit_text() if server.gone else ""
         if not board.finished:
@@ -136,11 +116,11 @@ def run_tasks(
     return board.results()
 
 
-def _drive(board: _Board, server: _Server, workers: int) -> None:
+def _drive(board: _Board, server: ServerProcess, workers: int) -> None:
     """Feed the server until every task has its result, or the server is gone."""
     while True:
         for task in board.take_ready(workers):
-            server.start(task)
+            server.start(task.key, task.target, task.args)
         if board.finished:
             return
         event = server.next_event()
@@ -203,7 +183,7 @@ class _Board:
             self._tell(TaskEvent(event["started"], "started", len(self.tasks), pid=event["pid"]))
             return
         code = int(event["code"])
-        reason = str(event.get("error") or _code_text(code))
+        reason = str(event.get("error") or exit_text(code))
         self._end(event["ended"], "done" if code == 0 else "failed", code, reason, str(event.get("detail", "")))
 
     def fail_running(self, reason: str) -> None:
@@ -244,82 +224,3 @@ def _check_graph(tasks: Sequence[Task], by_key: Mapping[str, Task]) -> None:
             raise RunError(f"tasks wait for each other: {', '.join(task.key for task in left)}")
         done.update(task.key for task in waiting if done.issuperset(task.after))
         waiting = left
-
-
-def _code_text(code: int) -> str:
-    if code >= 0:
-        return f"exit code {code}"
-    name = signal.Signals(-code).name if -code in set(signal.Signals) else f"signal {-code}"
-    return f"killed by {name}" + (" (by hand, or out of memory)" if -code == signal.SIGKILL else "")
-
-
-class _Server:
-    """The task server's process, its commands and events; a context that leaves no process behind."""
-
-    def __init__(self, threads: int, preload: Sequence[str], grace_s: float) -> None:
-        self._grace_s = grace_s
-        self._pids: dict[str, int] = {}
-        self.gone = self.answered = False
-        path = [entry or os.getcwd() for entry in sys.path]
-        command = [sys.executable, "-c", _SERVER, json.dumps(path), json.dumps(list(preload)), str(grace_s)]
-        self._process = subprocess.Popen(
-            command,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            env=os.environ | dict.fromkeys(_THREAD_VARIABLES, str(threads)),
-            start_new_session=True,  # the terminal's Ctrl-C reaches the caller alone, who then ends the tasks in order
-        )
-
-    def start(self, task: Task) -> None:
-        """Ask for a task; a server that is gone is noticed by `next_event`."""
-        assert self._process.stdin is not None
-        line = json.dumps({"start": task.key, "target": task.target, "args": list(task.args)})
-        with contextlib.suppress(BrokenPipeError):
-            self._process.stdin.write(line.encode() + b"\n")
-            self._process.stdin.flush()
-
-    def next_event(self) -> dict[str, Any] | None:
-        """The next event, waiting for it; None when the server is gone."""
-        assert self._process.stdout is not None
-        line = self._process.stdout.readline()
-        if not line.endswith(b"\n"):
-            self.gone = True
-            return None
-        self.answered = True
-        event: dict[str, Any] = json.loads(line)
-        if "started" in event:
-            self._pids[event["started"]] = event["pid"]
-        else:
-            self._pids.pop(event["ended"], None)
-        return event
-
-    def exit_text(self) -> str:
-        """How the server's process ended."""
-        return _code_text(self._process.wait())
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        assert self._process.stdin is not None
-        assert self._process.stdout is not None
-        with contextlib.suppress(BrokenPipeError):
-            self._process.stdin.close()
-        try:
-            self._process.wait(self._grace_s + _PATIENCE_S)
-        except BaseException as trouble:  # out of patience, or a second Ctrl-C: no more grace
-            self._kill()
-            if not isinstance(trouble, subprocess.TimeoutExpired):
-                raise
-        finally:
-            self._process.stdout.close()
-
-    def _kill(self) -> None:
-        # The server alone reaps the tasks, so while it lives their ids are theirs.
-        for pid in self._pids.values():
-            with contextlib.suppress(ProcessLookupError, PermissionError):
-                os.killpg(pid, signal.SIGKILL)
-        self._process.kill()
-        self._process.wait()

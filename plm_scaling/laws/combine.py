@@ -55,8 +55,9 @@ def fit_laws(
     noise = pooled_seed_noise(runs)
     parts = (*flags, *isoflop.flags, *(surface.flags if surface else ("TOO_FEW_RUNS",)))
     notes = [*explain(parts)]
-    if "NO_ISOFLOP" not in flags:
-        notes += [note for row in isoflop.rows for note in explain_row(row)]
+    # Without a single row of three sizes one sentence says it all.
+    rows = () if "NO_ISOFLOP" in flags else isoflop.rows
+    notes += [note for row in rows for note in explain_row(row)]
     return LawFit(
         objective="mlm" if objective == "mlm" else "clm",
         currency=currency,
@@ -67,7 +68,7 @@ def fit_laws(
         isoflop_other_currency=other if other and other.rows else None,
         surface=surface,
         range_C=(min(compute), max(compute)),
-        flags=tuple(dict.fromkeys((*parts, *(flag for row in isoflop.rows for flag in row.flags)))),
+        flags=tuple(dict.fromkeys((*parts, *(flag for row in rows for flag in row.flags)))),
         notes=tuple(notes),
         data_hash=runs.content_hash(),
     )

@@ -29,7 +29,7 @@ SENTENCES: Final[dict[str, str]] = {
     "about the parabolas, or left out.",
     "NO_NOISE_ESTIMATE": "Nothing in the table says how noisy a loss is: an interval of N_opt is only the bracket of "
     "the sizes next to the lowest loss.",
-    "POOR_PARABOLA": "The losses scatter about the parabolas more than twice as widely as the seeds explain: "
+    "POOR_PARABOLA": "The losses scatter about the parabolas more widely than the seeds explain (F test, 5 %): "
     "intervals are widened.",
     "NO_ISOFLOP": "No group of runs at equal compute with several sizes, so there are no isoFLOP minima; were the "
     "budgets placed on the other compute currency?",

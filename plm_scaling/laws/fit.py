@@ -170,8 +170,9 @@ def _starts(problem: HuberProblem, w: FloatArray) -> FloatArray:
 
 def _non_negative(columns: FloatArray, target: FloatArray, weights: FloatArray) -> FloatArray:
     """Weighted least squares with coefficients >= 0, by trying every subset of the three, float64[G, 3]."""
-    gram = np.einsum("gnk,n,gnl->gkl", columns, weights, columns)
-    right = np.einsum("gnk,n->gk", columns, weights * target)
+    transposed = columns.transpose(0, 2, 1)
+    gram = (transposed * weights) @ columns
+    right = transposed @ (weights * target)
     best = np.zeros((len(columns), 3))
     lowest = np.full(len(columns), np.inf)
     for size in (1, 2, 3):

@@ -125,9 +125,12 @@ def _parabola(budget: Budget, loss: FloatArray) -> tuple[FloatArray, FloatArray]
 def _add_scatter(
     budgets: list[Budget], noise: LossNoise | None
 ) -> tuple[list[Budget], LossNoise | None, tuple[str, ...]]:
-    """Widen the errors to the scatter about the parabolas: all there is without replicates, a check with them.
+    """Bring in the scatter about the parabolas: all there is without replicates, more evidence on the noise with them.
 
-    **Source:** the scale factor of the Particle Data Group: errors times sqrt(chi2/df) where that exceeds 1.
+    Where an F test finds the scatter no larger than the seeds explain, both estimates are pooled by their degrees of
+    freedom; where it is larger, the errors grow to the scatter.
+
+    **Source:** pooled variance; else the scale factor sqrt(chi2/df) of the Particle Data Group.
     """
     fitted = [b for b in budgets if len(b.N) >= 4]
     df = sum(len(b.N) - 3 for b in fitted)
@@ -147,9 +150,20 @@ def _add_scatter(
     if not df or not known:
         return budgets, noise, ()
     chi2 = sum(float(((r / b.se) ** 2).sum()) for r, b in zip(residuals, fitted, strict=True))
-    scale = math.sqrt(max(1.0, chi2 / df))
-    flags = ("POOR_PARABOLA",) if chi2 / df > 4.0 else ()
-    return [replace(b, se=b.se * scale) for b in budgets], noise, flags
+    poor = _tail(chi2 / df, df, noise.df) < 0.05
+    pooled = (1.0 + chi2 / noise.df) / (1.0 + df / noise.df)  # (df_seeds + chi2) / (df_seeds + df), also for inf
+    scale = math.sqrt(max(chi2 / df, 1.0) if poor else pooled)
+    widened = [replace(b, se=b.se * scale) for b in budgets]
+    return widened, LossNoise(noise.sd * scale, noise.df + df), ("POOR_PARABOLA",) if poor else ()
+
+
+def _tail(ratio: float, df: float, df_below: float) -> float:
+    """Probability that a variance ratio of equal variances exceeds `ratio` (chi-squared where `df_below` is inf)."""
+    from scipy import stats  # here: the import takes longer than answering a sizing question
+
+    if math.isinf(df_below):
+        return float(stats.chi2.sf(ratio * df, df))
+    return float(stats.f.sf(ratio, df, df_below))
 
 
 def _minimum(budget: Budget, noise: LossNoise | None, draws: int, rng: np.random.Generator) -> _Minimum:

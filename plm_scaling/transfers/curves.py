@@ -73,7 +73,7 @@ def curve_of(runs: RunTable) -> ScratchCurve:
     """Mean losses of runs of one size by D (tokens within 1 % count as equal)."""
     points: list[list[tuple[float, float]]] = []
     for row in sorted(runs, key=lambda row: row.D):
-        if points and row.D <= 1.01 * points[-1][0][0]:
+        if points and row.D / points[-1][0][0] <= 1.01:
             points[-1].append((row.D, row.loss))
         else:
             points.append([(row.D, row.loss)])

@@ -224,7 +224,7 @@ def test_a_task_that_ignores_sigterm_is_killed_after_the_grace_period(targets: s
 def test_a_server_that_does_not_end_is_killed_with_its_tasks(
     targets: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("plm_scaling.execution.local._PATIENCE_S", 0.1)
+    monkeypatch.setattr("plm_scaling.execution.server_process._PATIENCE_S", 0.1)
     mark = tmp_path / "pid"
 
     def stop(event: TaskEvent) -> None:

@@ -82,6 +82,7 @@ def test_missing_exact_flops_fall_back_with_a_flag(truth: Any, simulate: Simulat
 def test_budgets_on_the_other_currency_are_suspected(truth: Any, simulate: Simulate) -> None:
     fit = fit_laws(simulate(truth, seeds=2, exact=lambda N: (N / 4e4) ** -0.5), "clm", draws=20)
     assert "NO_ISOFLOP" in fit.flags
+    assert "TOO_FEW_SIZES" not in fit.flags
     assert any("other compute currency" in note for note in fit.notes)
 
 

@@ -1,0 +1,69 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+
+from plm_scaling.core.run import RunConfig
+from plm_scaling.training.cpu_step import CpuStep
+from plm_scaling.training.model import FlatParameters, Transformer
+from plm_scaling.training.objectives import packed_input
+from plm_scaling.training.speed import random_batch
+from plm_scaling.training.steps import AdamW, AutogradStep, gradient_step
+
+
+@pytest.mark.parametrize("clip", [1e-3, 1e3])
+def test_updates_are_those_of_torch(make_config: Callable[..., RunConfig], clip: float) -> None:
+    config = make_config(grad_clip=clip)
+    ours, theirs = (Transformer(2, 16, causal=True, context=8, seed=1) for _ in range(2))
+    flat = FlatParameters.of(ours)
+    optimiser = AdamW(flat, config)
+    matrices = [p for p in theirs.parameters() if p.dim() == 2]
+    gains = [p for p in theirs.parameters() if p.dim() == 1]
+    reference = torch.optim.AdamW(
+        [{"params": matrices, "weight_decay": config.weight_decay}, {"params": gains, "weight_decay": 0.0}],
+        lr=1.0,
+        betas=(config.beta1, config.beta2),
+    )
+    generator = torch.Generator().manual_seed(0)
+    for step in range(4):
+        lr = 1e-2 / (step + 1)
+        for mine, other in zip(ours.parameters(), theirs.parameters(), strict=True):
+            gradient = torch.randn(mine.shape, generator=generator)
+            assert mine.grad is not None
+            mine.grad.copy_(gradient)
+            other.grad = gradient
+        norm = torch.nn.utils.clip_grad_norm_(theirs.parameters(), clip)
+        for group in reference.param_groups:
+            group["lr"] = lr
+        reference.step()
+        assert optimiser.update(step, lr).item() == pytest.approx(norm.item(), rel=1e-5)
+    for mine, other in zip(ours.parameters(), theirs.parameters(), strict=True):
+        torch.testing.assert_close(mine, other, rtol=1e-5, atol=1e-6)
+
+
+def test_the_step_by_hand_is_for_float32_on_a_cpu() -> None:
+    for dtype, kind in ((torch.float32, CpuStep), (torch.bfloat16, AutogradStep)):
+        model = Transformer(1, 16, causal=True, context=8, dtype=dtype)
+        assert type(gradient_step(model, FlatParameters.of(model), 2, 8)) is kind
+
+
+def test_bf16_is_near_float32() -> None:
+    inputs = packed_input(random_batch(2, 30), "clm", mask_seed=0, mask_rate=0.15)
+    losses, gradients = [], []
+    for dtype in (torch.float32, torch.bfloat16):
+        model = Transformer(2, 32, causal=True, context=30, seed=1, dtype=dtype)
+        flat = FlatParameters.of(model)
+        losses.append(AutogradStep(model, flat).gradients(inputs).item())
+        gradients.append(flat.grad)
+    assert losses[1] == pytest.approx(losses[0], rel=1e-2)
+    assert torch.nn.functional.cosine_similarity(*gradients, dim=0).item() > 0.99
+
+
+def test_autograd_without_targets() -> None:
+    model = Transformer(1, 16, causal=False, context=20)
+    flat = FlatParameters.of(model)
+    inputs = packed_input(random_batch(2, 20), "mlm", mask_seed=0, mask_rate=1e-9)
+    assert AutogradStep(model, flat).gradients(inputs).item() == 0.0
+    assert flat.grad.abs().sum().item() == 0.0
