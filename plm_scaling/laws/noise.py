@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-from collections import defaultdict
 from collections.abc import Hashable
 from dataclasses import dataclass
 from typing import Final
@@ -20,6 +19,9 @@ PAIRED_SHARE: Final = 0.4
 """Share of a run's validation standard error that remains between two runs scored on the same sequences.
 
 Measured on a simulated corpus: .2-.3 for CLM, .3-.45 for MLM; the upper end is used."""
+
+SAME_D: Final = 0.02
+"""Replicates' numbers of tokens differ by less than this share."""
 
 _LAW_ROLES: Final = ("isoflop", "grid", "replicate", "transfer_scratch")
 
@@ -70,8 +72,20 @@ def law_runs(table: RunTable, objective: str) -> RunTable:
 
 
 def _setting(row: RunRow) -> Hashable:
-    """Everything but the seed that a run's loss depends on."""
-    return (row.N, row.D, row.batch_tokens, row.peak_lr, row.streams, row.validation_id, row.corpus_id)
+    """Everything but the seed and D that a run's loss depends on."""
+    return (row.objective, row.N, row.batch_tokens, row.peak_lr, row.streams, row.validation_id, row.corpus_id)
+
+
+def _replicates(table: RunTable) -> list[list[RunRow]]:
+    """Runs that differ by the seed alone; their D differ a little, since each seed draws other windows."""
+    groups: list[list[RunRow]] = []
+    for row in sorted(table, key=lambda r: (repr(_setting(r)), r.D)):
+        last = groups[-1] if groups else []
+        if last and _setting(last[0]) == _setting(row) and row.D <= last[0].D * (1 + SAME_D):
+            last.append(row)
+        else:
+            groups.append([row])
+    return groups
 
 
 def pooled_seed_noise(table: RunTable) -> LossNoise | None:
@@ -79,10 +93,8 @@ def pooled_seed_noise(table: RunTable) -> LossNoise | None:
 
     **Source:** pooled variance, sum of squares within settings over the sum of their degrees of freedom.
     """
-    groups: defaultdict[Hashable, dict[int | None, float]] = defaultdict(dict)
-    for row in table:
-        groups[(row.objective, _setting(row))][row.seed] = row.loss
-    replicated = [np.array(list(losses.values())) for losses in groups.values() if len(losses) > 1]
+    by_seed = ({row.seed: row.loss for row in group} for group in _replicates(table))
+    replicated = [np.array(list(losses.values())) for losses in by_seed if len(losses) > 1]
     df = sum(len(losses) - 1 for losses in replicated)
     if not df:
         return None

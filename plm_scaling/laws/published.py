@@ -1,4 +1,4 @@
-"""Published scaling laws as values: the zoo that answers sizing questions before any run is trained. No numpy."""
+"""Published scaling laws as values: the zoo that answers sizing questions before any run is trained."""
 
 from __future__ import annotations
 

@@ -77,11 +77,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _progress_bar(stack: ExitStack) -> Progress:
     from rich.console import Console
-    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     bar = stack.enter_context(
         Progress(
-            TextColumn("step {task.completed:.0f}/{task.total:.0f}"),
+            MofNCompleteColumn(),
             BarColumn(),
             TextColumn("{task.fields[speed]} tokens/s  loss {task.fields[loss]}"),
             TimeRemainingColumn(),

@@ -28,7 +28,7 @@ _ALIGN: Final = 16
 
 
 def head_dim_for(d_model: int) -> int:
-    """Width of a head: 64 where it divides `d_model`, else the largest of 48, 32, 24, 16, 8, 4, 2 that does.
+    """Width of a head: 64 where it divides `d_model`, one head below 64, else the largest of 48, 32, ... that divides.
 
     Raises
     ------
@@ -36,6 +36,8 @@ def head_dim_for(d_model: int) -> int:
     """
     if d_model % 64 == 0:
         return 64
+    if d_model < 64 and d_model % 2 == 0:
+        return d_model
     for head_dim in _HEAD_DIMS:
         if d_model % head_dim == 0:
             return head_dim

@@ -83,7 +83,7 @@ def test_a_law_needs_the_parameters_of_its_form() -> None:
         PublishedLaw.model_validate(law.model_dump() | {"params": {"k_N": 1.0}})
 
 
-def test_the_zoo_loads_without_numpy_or_scipy() -> None:
+def test_the_zoo_loads_without_scipy() -> None:
     code = (
         "import sys; from plm_scaling.laws.published import load_zoo; load_zoo(); "
         "print([m for m in ('scipy', 'torch', 'pandas') if m in sys.modules])"

@@ -75,7 +75,8 @@ def make_run(corpus: Corpus, make_config: MakeConfig, tmp_path: Path) -> MakeRun
     def make(*, parent: str = "runs", order: dict[str, Any] | None = None, **changes: Any) -> RunFolder:
         config = make_config(**changes)
         folder = RunFolder(tmp_path / parent / config.run_id)
-        RunOrder(config=config, corpus=str(corpus.path), device="cpu", **(order or {})).write(folder.order_path)
+        values = {"config": config, "corpus": str(corpus.path), "device": "cpu"} | (order or {})
+        RunOrder.model_validate(values).write(folder.order_path)
         return folder
 
     return make

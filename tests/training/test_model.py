@@ -47,9 +47,7 @@ def test_packed_logits_are_those_of_each_document_alone(causal: bool, d_model: i
     packed = model(tokens(), TWO_DOCUMENTS, POSITIONS)[0]
     for begin, end in ((0, 5), (5, 11)):
         length = end - begin
-        alone = model(
-            tokens()[:, begin:end], torch.zeros(1, length, dtype=torch.long), torch.arange(length)[None]
-        )[0]
+        alone = model(tokens()[:, begin:end], torch.zeros(1, length, dtype=torch.long), torch.arange(length)[None])[0]
         torch.testing.assert_close(packed[begin:end], alone, rtol=0, atol=2e-6)
 
 

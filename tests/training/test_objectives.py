@@ -83,11 +83,12 @@ def test_an_epoch_scores_every_token_once(corpus: Corpus, make_config: Callable[
     """CLM over one pass of real windows: all tokens of the pool, less one per continued piece."""
     batches = Batches(corpus, make_config(batch_tokens=64, context=64))
     windows = batches.windows[0]
-    counts: Counter[int] = Counter()
+    counts: Counter[tuple[int, int]] = Counter()
     for step in range(windows.n_windows):
         batch = batches.at(step)
         scored = clm_scored(batch.segment)
-        counts.update(zip(batch.row.reshape(-1)[scored + 1].tolist(), batch.residue.reshape(-1)[scored + 1].tolist()))  # type: ignore[arg-type]
+        tokens = (batch.row.reshape(-1)[scored + 1].tolist(), batch.residue.reshape(-1)[scored + 1].tolist())
+        counts.update(zip(*tokens, strict=True))
     continued = int((windows.doc_begin > 0).sum())
     assert continued > 0
     assert set(counts.values()) == {1}

@@ -1,0 +1,56 @@
+from __future__ import annotations
+
+import json
+import multiprocessing
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from plm_scaling.core.run_folder import RunFolder
+from plm_scaling.training.__main__ import main, run_one
+from plm_scaling.training.speed import time_steps
+
+MakeRun = Callable[..., RunFolder]
+
+PROCESSES = multiprocessing.get_context("forkserver")
+PROCESSES.set_forkserver_preload(["plm_scaling.training.__main__"])  # before anything starts the server
+
+
+def test_main_trains_and_says_what_came_out(make_run: MakeRun, capfd: pytest.CaptureFixture[str]) -> None:
+    folder = make_run(D=2000)
+    assert main([str(folder.path), "--threads", "1"]) == 0
+    out, err = capfd.readouterr()
+    assert f"run {folder.path.name} complete" in out
+    assert "val_iid" in out
+    assert "tokens/s" in err
+
+
+def test_main_reports_a_fault(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    assert main([str(tmp_path), "--quiet"]) == 1
+    assert "no RunOrder here" in capfd.readouterr().err
+
+
+def test_main_leaves_work_for_later(make_run: MakeRun, capfd: pytest.CaptureFixture[str]) -> None:
+    assert main([str(make_run().path), "--time-limit", "0"]) == 3
+    assert "time limit" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize(("peak_lr", "code", "text"), [(1e-2, 0, ""), (1e30, 1, "not finite")])
+def test_a_task_writes_to_the_attempts_log(make_run: MakeRun, peak_lr: float, code: int, text: str) -> None:
+    folder = make_run(D=2000, peak_lr=peak_lr, grad_clip=1e30)
+    process = PROCESSES.Process(target=_exit_with_run_one, args=(str(folder.path),))
+    process.start()
+    process.join(60)
+    assert process.exitcode == code
+    assert text in folder.attempts()[0].log_path.read_text()
+
+
+def _exit_with_run_one(run_dir: str) -> None:
+    raise SystemExit(run_one(run_dir))
+
+
+def test_a_step_is_timed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("plm_scaling.training.speed._SECONDS", 0.01)
+    assert time_steps(1, 16, 32, 64, "mlm", "fp32", str(tmp_path / "t.json")) == 0
+    assert 0 < json.loads((tmp_path / "t.json").read_text()) < 10
