@@ -115,20 +115,20 @@ def simulate(out: Path, *, residues: int = 8_000_000, seed: int = 0) -> Simulati
     return simulate_corpus(out, residues=residues, seed=seed)
 
 
-def plan(spec: Path, out: Path | None = None, *, scale: float = 1.0) -> SweepPlan:
+def plan(spec: Path, out: Path | None = None, *, corpus: Path | None = None, scale: float = 1.0) -> SweepPlan:
     """Turn a sweep spec (TOML) into a plan; written to `out` if given.
 
-    `scale` multiplies every budget and every number of tokens.
+    `corpus` replaces the spec's; `scale` multiplies every budget and every number of tokens.
     """
     from plm_scaling.core.processor import has_bf16
     from plm_scaling.corpus.reader import Corpus
     from plm_scaling.sweeps.plan import plan_sweep, read_spec
 
     wanted = read_spec(spec)
-    corpus = Corpus.open(Path(wanted.corpus))
-    made = plan_sweep(wanted, corpus, scale=scale, dtype="bf16" if has_bf16() else "fp32")
+    found = Corpus.open(Path(wanted.corpus) if corpus is None else corpus)
+    made = plan_sweep(wanted, found, scale=scale, dtype="bf16" if has_bf16() else "fp32")
     if out is not None:
-        made = made.model_copy(update={"corpus": _relative(corpus.path, out.resolve().parent)})
+        made = made.model_copy(update={"corpus": _relative(found.path.resolve(), out.resolve().parent)})
         made.write(out)
     return made
 

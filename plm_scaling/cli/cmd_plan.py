@@ -12,18 +12,21 @@ from plm_scaling.core.units import format_count
 __all__ = ["command"]
 
 
-@click.command("plan", epilog="Example: plm-scaling plan configs/real_small.toml -o study/plan.json")
+@click.command(
+    "plan", epilog="Example: plm-scaling plan configs/real_small.toml --corpus study/corpus -o study/plan.json"
+)
 @click.argument("spec", type=click.Path(path_type=Path))
 @click.option("-o", "--out", type=click.Path(path_type=Path), help="Where to write; default plan.json beside SPEC.")
+@click.option("--corpus", type=click.Path(path_type=Path), help="Prepared corpus, instead of the spec's.")
 @click.option("--scale", default=1.0, show_default=True, help="Multiply all budgets and tokens.")
 @DryRun
 @OutputFormat
-def command(spec: Path, out: Path | None, scale: float, dry_run: bool, output: str) -> None:
+def command(spec: Path, out: Path | None, corpus: Path | None, scale: float, dry_run: bool, output: str) -> None:
     """Lay out the runs of SPEC (TOML): shape, N, D, epochs, FLOPs, notes on what will not work."""
     from plm_scaling import api
 
     target = None if dry_run else out or spec.parent / "plan.json"
-    made = api.plan(spec, target, scale=scale)
+    made = api.plan(spec, target, corpus=corpus, scale=scale)
     rows = [
         {
             "run": r.run_id,

@@ -70,9 +70,7 @@ def test_every_exported_name_exists() -> None:
 
 def test_every_module_says_what_it_exports() -> None:
     silent = [
-        module.__name__
-        for module in modules()
-        if not hasattr(module, "__path__") and not hasattr(module, "__all__")
+        module.__name__ for module in modules() if not hasattr(module, "__path__") and not hasattr(module, "__all__")
     ]
     assert silent == []
 
