@@ -38,7 +38,7 @@ def take_turns(steps: dict[str, Step], seconds: float) -> dict[str, float]:
     for step in steps.values():
         step()
     begin = time.perf_counter()
-    while time.perf_counter() - begin < seconds * len(steps) or len(next(iter(times.values()))) < 3:
+    while time.perf_counter() - begin < seconds * len(steps) or len(next(iter(times.values()))) < 7:
         for name, step in steps.items():
             start = time.process_time()
             step()

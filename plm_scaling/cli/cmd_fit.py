@@ -32,9 +32,13 @@ def command(
     out: Path | None,
     dry_run: bool,
     output: str,
-) -> None:
-    """Fit IsoFLOP minima and L(N, D) to TABLE: a runs folder, a CSV or a Parquet file."""
+) -> int:
+    """Fit IsoFLOP minima and L(N, D) to TABLE: a runs folder, a CSV or a Parquet file.
+
+    Exit code 4 if the exponents are refused; the fit is written all the same and says why.
+    """
     from plm_scaling import api
+    from plm_scaling.cli.main import EXIT_REFUSED
     from plm_scaling.cli.fit_screen import law_rows
 
     fitted = api.fit(
@@ -46,6 +50,7 @@ def command(
     target = out or table.parent / f"fit-{fitted.objective}.json"
     if dry_run:
         say(f"would write {target}")
-        return
-    fitted.write(target)
-    next_command(f"plm-scaling report {table.parent}" if table.is_dir() else f"see {target}")
+    else:
+        fitted.write(target)
+        next_command(f"plm-scaling report {table.parent}" if table.is_dir() else f"less {target}")
+    return 0 if fitted.isoflop and fitted.isoflop.a_N else EXIT_REFUSED

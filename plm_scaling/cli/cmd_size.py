@@ -25,6 +25,8 @@ def _quantity(ctx: click.Context, param: click.Parameter, value: str | None) -> 
 @click.option("--gpu", default="a100", show_default=True, help="GPU of configs/hardware.toml.")
 @click.option("--gpus", "n_gpus", default=1, show_default=True, type=click.IntRange(1), help="GPUs used at a time.")
 @click.option("--unique-tokens", callback=_quantity, help="Distinct training tokens you have, e.g. 15e9.")
+@click.option("--mfu", type=click.FloatRange(0, 1, min_open=True), help="Model FLOP utilisation, if you measured it.")
+@click.option("--usd-per-gpu-hour", callback=_quantity, help="Your price, instead of the table's low, mid and high.")
 @click.option("--objective", type=click.Choice(["clm", "mlm"]), required=True)
 @click.option("--force", is_flag=True, help="Answer even far outside the range of every law.")
 @OutputFormat
@@ -35,6 +37,8 @@ def command(
     gpu: str,
     n_gpus: int,
     unique_tokens: float | None,
+    mfu: float | None,
+    usd_per_gpu_hour: float | None,
     objective: str,
     force: bool,
     output: str,
@@ -53,6 +57,8 @@ def command(
         gpu=gpu,
         n_gpus=n_gpus,
         unique_tokens=unique_tokens,
+        mfu=mfu,
+        usd_per_gpu_hour=usd_per_gpu_hour,
         force=force,
     )
     if output == "human":

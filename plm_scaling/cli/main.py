@@ -10,9 +10,10 @@ import click
 from plm_scaling import __version__
 from plm_scaling.core.errors import PlmScalingError
 
-__all__ = ["EXIT_INCOMPLETE", "VERBS", "main"]
+__all__ = ["EXIT_INCOMPLETE", "EXIT_REFUSED", "VERBS", "main"]
 
 EXIT_INCOMPLETE = 3
+EXIT_REFUSED = 4
 
 VERBS = {
     "size": "What should I train with this budget? Answered from published laws, no runs needed.",

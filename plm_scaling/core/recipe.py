@@ -28,18 +28,18 @@ def default_recipe(N: float) -> RecipeName:
     return "small" if N < SMALL_MODEL_LIMIT else "cheng"
 
 
-def peak_lr_for(N: float, D: float, recipe: RecipeName) -> float:
-    """Peak learning rate of a model with N block parameters trained on D tokens.
+def peak_lr_for(N: float, batch_tokens: int, recipe: RecipeName) -> float:
+    """Peak learning rate of a model with N block parameters and a batch of `batch_tokens` positions.
 
     `cheng`: 0.030 N^-0.221, a least-squares line through the study's chosen settings (not optima).
-    `small`: 6e-3 (N/24576)^-0.3, times 1.3 where the batch is 2,048 tokens (D > 5e6); checked on 25k-332k
+    `small`: 6e-3 (N/24576)^-0.3, times 1.3 from a batch of 2,048 on; checked on 25k-332k
     parameters, where the published line is 1.5-1.9 times too low.
 
     **Source:** Cheng et al. 2024, run names of the released logs; `small`: docs/decisions.md.
     """
     if recipe == "cheng":
         return 0.030 * math.pow(N, -0.221)
-    return 6e-3 * math.pow(N / 24_576, -0.3) * (1.3 if D > 5e6 else 1.0)
+    return 6e-3 * math.pow(N / 24_576, -0.3) * (1.3 if batch_tokens >= 2048 else 1.0)
 
 
 def batch_tokens_for(N: float, D: float, recipe: RecipeName) -> int:

@@ -29,7 +29,12 @@ class Record(BaseModel):
 
     def identity(self) -> dict[str, Any]:
         """The fields that differ from their defaults: a new field's default must mean the old behaviour."""
-        return self.model_dump(mode="json", exclude_defaults=True, exclude=set(self.NOT_IDENTITY) or None)
+        return self._plain(exclude_defaults=True, exclude=set(self.NOT_IDENTITY) or None)
+
+    def _plain(self, **choice: Any) -> dict[str, Any]:
+        """What JSON can hold; only pydantic's own JSON writes inf and nan as strings, `model_dump` leaves them."""
+        plain: dict[str, Any] = json.loads(self.model_dump_json(**choice))
+        return plain
 
     def content_hash(self) -> str:
         """Hex SHA-256 of the canonical JSON of `identity()`."""
@@ -37,7 +42,7 @@ class Record(BaseModel):
 
     def to_json(self) -> str:
         """Indented JSON with the schema version first."""
-        data = {"schema_version": self.SCHEMA_VERSION, **self.model_dump(mode="json")}
+        data = {"schema_version": self.SCHEMA_VERSION, **self._plain()}
         return json.dumps(data, indent=1, allow_nan=False) + "\n"
 
     def write(self, path: Path) -> Path:
@@ -94,6 +99,8 @@ class Record(BaseModel):
             text = path.read_text()
         except OSError as error:
             raise ConfigError(f"cannot read the config: {error.strerror}", where=str(path)) from None
+        except UnicodeDecodeError as error:
+            raise ConfigError(f"not valid TOML, which is UTF-8 text: {error}", where=str(path)) from None
         try:
             data = tomllib.loads(text)
         except tomllib.TOMLDecodeError as error:

@@ -113,13 +113,7 @@ class RunTable:
         """
         if not path.is_file():
             raise RecordError("no run table here", where=str(path), hint="give a CSV, a Parquet file or a runs folder")
-        if path.suffix == ".parquet":
-            import pyarrow.parquet as pq
-
-            data: list[dict[str, Any]] = pq.read_table(path).to_pylist()
-        else:
-            with path.open(newline="") as handle:
-                data = [{k: v for k, v in row.items() if v != ""} for row in csv.DictReader(handle)]
+        data = _read_parquet(path) if path.suffix == ".parquet" else _read_csv(path)
         rows = []
         for number, values in enumerate(data, start=2):
             try:
@@ -128,6 +122,35 @@ class RunTable:
                 problem = config_error(error, RunRow, f"{path}:{number}")
                 raise RecordError(problem.what, where=problem.where, why=problem.why, hint=problem.hint) from None
         return cls(tuple(rows))
+
+
+def _read_parquet(path: Path) -> list[dict[str, Any]]:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        data: list[dict[str, Any]] = pq.read_table(path).to_pylist()
+    except (OSError, pa.ArrowException) as error:
+        raise RecordError(f"not a readable Parquet table: {error}", where=str(path)) from None
+    return [_present(row) for row in data]
+
+
+def _read_csv(path: Path) -> list[dict[str, Any]]:
+    try:
+        # Spreadsheets put a byte-order mark first.
+        with path.open(newline="", encoding="utf-8-sig") as handle:
+            data: list[dict[str | None, Any]] = list(csv.DictReader(handle))
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise RecordError(f"not a readable CSV table: {error}", where=str(path)) from None
+    for number, row in enumerate(data, start=2):
+        if None in row:
+            raise RecordError("this row has more fields than the header", where=f"{path}:{number}")
+    return [_present({str(key): value for key, value in row.items()}) for row in data]
+
+
+def _present(row: dict[str, Any]) -> dict[str, Any]:
+    """A row without the known columns it leaves empty: they stand at their defaults."""
+    return {key: value for key, value in row.items() if value not in (None, "") or key not in RunRow.model_fields}
 
 
 def _csv_text(data: list[dict[str, Any]]) -> str:

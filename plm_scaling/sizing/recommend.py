@@ -295,7 +295,7 @@ def _assemble(asked: _Asked, law: SizingLaw, answers: tuple[LawAnswer, ...], C: 
         mfu=throughput.mfu,
         C_exact=C * throughput.exact_over_6nd,
         recipe=recipe,
-        peak_lr=peak_lr_for(shape.N, D_built, recipe),
+        peak_lr=peak_lr_for(shape.N, batch, recipe),
         batch_tokens=batch,
         n_steps=max(1, round(D_built / batch)),
         state_gb=_state_gb(shape),

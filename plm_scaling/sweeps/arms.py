@@ -175,6 +175,7 @@ class ArmExpander:
     ) -> RunConfig:
         spec, N = self.spec, block_parameters(*shape)
         recipe = spec.recipe or default_recipe(N)
+        batch = self._batch_tokens(spec.batch_tokens or batch_tokens_for(N, D, recipe))
         return RunConfig(
             corpus_id=self.corpus.corpus_id,
             objective=objective,
@@ -182,8 +183,8 @@ class ArmExpander:
             d_model=shape[1],
             context=spec.context,
             D=D,
-            batch_tokens=self._batch_tokens(spec.batch_tokens or batch_tokens_for(N, D, recipe)),
-            peak_lr=_rounded(peak_lr_for(N, D, recipe) * spec.lr_factor),
+            batch_tokens=batch,
+            peak_lr=_rounded(peak_lr_for(N, batch, recipe) * spec.lr_factor),
             recipe=recipe,
             streams=streams,
             seed=seed,

@@ -15,6 +15,7 @@ from typing import Final
 import torch
 from torch import Tensor
 
+from plm_scaling.training.cpu_attention import AttentionSpace, attention_for
 from plm_scaling.training.model import NORM_EPS, Block, Transformer
 from plm_scaling.training.objectives import PackedInput
 
@@ -23,58 +24,26 @@ __all__ = ["CpuStep"]
 _aten = torch.ops.aten
 _norm_backward = _aten.native_layer_norm_backward.default
 _gelu_backward = _aten.gelu_backward.grad_input
-_softmax_backward = torch._softmax_backward_data
 _gelu = torch._C._nn.gelu  # F.gelu that can write into a given tensor
 _WANTED: Final = [True, True, False]
 """Gradients of a norm: of its input and its gain; there is no bias."""
 _Normed = tuple[Tensor, Tensor, Tensor, Tensor]
 
 
-class _Head:
-    """Views of one head: queries, keys and values of all windows, and the places of what follows from them."""
-
-    def __init__(self, layer: _Layer, block: Block, shared: _Shared, h: int) -> None:
-        B, T, K = shared.B, shared.T, block.head_dim
-        H = layer.H
-        qkv = layer.qkv_P3D.view(B, T, 3 * H, K)
-        here = slice(h * K, (h + 1) * K)
-        out, d_out = block.attention_out.detach(), _grad(block.attention_out)
-        self.q_BTK, k_BTK, v_BTK = qkv[:, :, h], qkv[:, :, H + h], qkv[:, :, 2 * H + h]
-        self.k_BTK, self.k_BKT, self.v_BTK, self.v_BKT = k_BTK, k_BTK.mT, v_BTK, v_BTK.mT
-        self.score_BTT, self.a_BTT, self.aT_BTT = shared.score_HBTT[h], layer.a_HBTT[h], layer.a_HBTT[h].mT
-        self.mixed_BTK = layer.mixed_HBTK[h]
-        self.mixed_PK = self.mixed_BTK.view(B * T, K)
-        self.out_DK, self.out_KD, self.d_out_DK = out[:, here], out[:, here].T, d_out[:, here]
-        if shared.backward:
-            self.d_mixed_BTK = shared.d_mixed_HBTK[h]
-            self.d_mixed_PK = self.d_mixed_BTK.view(B * T, K)
-            self.d_a_BTT, self.d_score_BTT = shared.d_a_HBTT[h], shared.d_score_HBTT[h]
-            self.d_scoreT_BTT = self.d_score_BTT.mT
-            self.d_q_BTK, self.d_k_BTK, self.d_v_BTK = (shared.d_qkv_3HBTK[i, h] for i in range(3))
-
-
 class _Shared:
     """Scratch space that all layers use in turn."""
 
-    def __init__(self, model: Transformer, B: int, T: int, *, backward: bool) -> None:
+    def __init__(self, model: Transformer, P: int, *, backward: bool) -> None:
         D, K = model.d_model, model.head_dim
-        H, P = D // K, B * T
-        self.B, self.T, self.backward = B, T, backward
-        self.score_HBTT = torch.empty(H, B, T, T)
+        H = D // K
+        self.backward = backward
+        self.mlp_P4D, self.gelu_P4D = torch.empty(P, 4 * D), torch.empty(P, 4 * D)
         if not backward:
-            self.a_HBTT, self.mlp_P4D, self.gelu_P4D = (
-                torch.empty(H, B, T, T),
-                torch.empty(P, 4 * D),
-                torch.empty(P, 4 * D),
-            )
             return
-        self.d_a_HBTT, self.d_score_HBTT = torch.empty(H, B, T, T), torch.empty(H, B, T, T)
-        self.d_mixed_HBTK = torch.empty(H, B, T, K)
-        self.d_qkv_3HBTK = torch.empty(3, H, B, T, K)
+        self.d_mixed_HPK, self.d_qkv_3HPK = torch.empty(H, P, K), torch.empty(3, H, P, K)
         # Turning by a position and turning back are products of complex numbers, for queries and keys at once.
-        pairs = self.d_qkv_3HBTK[:2].view(2, H, P, K // 2, 2)
-        self.d_qk_2HPK = torch.view_as_complex(pairs)
-        self.d_qkv_PHK = self.d_qkv_3HBTK.view(3 * H, P, K).transpose(0, 1)
+        self.d_qk_2HPK = torch.view_as_complex(self.d_qkv_3HPK[:2].view(2, H, P, K // 2, 2))
+        self.d_qkv_PHK = self.d_qkv_3HPK.view(3 * H, P, K).transpose(0, 1)
         self.d_qkv_P3D = torch.empty(P, 3 * D)
         self.d_qkv_to_PHK = self.d_qkv_P3D.view(P, 3 * H, K)
         self.d_qkv_3DP = self.d_qkv_P3D.T
@@ -88,23 +57,24 @@ class _Layer:
 
     def __init__(self, block: Block, shared: _Shared, x_PD: Tensor) -> None:
         P, D = x_PD.shape
-        B, T, K = shared.B, shared.T, block.head_dim
+        K = block.head_dim
         H = D // K
-        keep = shared.backward
-        self.H, self.x_PD = H, x_PD
+        self.x_PD = x_PD
         self.qkv_P3D = torch.empty(P, 3 * D)
         self.qk_PD = torch.view_as_complex(self.qkv_P3D.view(P, 3 * D // 2, 2))[:, :D]
-        self.a_HBTT = torch.empty(H, B, T, T) if keep else shared.a_HBTT
-        self.mixed_HBTK = torch.empty(H, B, T, K)
+        self.mixed_HPK = torch.empty(H, P, K)
         self.mid_PD, self.out_PD = torch.empty(P, D), torch.empty(P, D)
+        keep = shared.backward
         self.mlp_P4D = torch.empty(P, 4 * D) if keep else shared.mlp_P4D
         self.gelu_P4D = torch.empty(P, 4 * D) if keep else shared.gelu_P4D
-        self.heads = [_Head(self, block, shared, h) for h in range(H)]
         self.norm1_D, self.norm2_D = block.attention_norm.detach(), block.mlp_norm.detach()
         self.qkv_3DD, self.mlp_in_4DD, self.mlp_out_D4D = (p.detach() for p in (block.qkv, block.mlp_in, block.mlp_out))
         self.qkv_D3D, self.mlp_in_D4D, self.mlp_out_4DD = self.qkv_3DD.T, self.mlp_in_4DD.T, self.mlp_out_D4D.T
         self.d_norm1_D, self.d_norm2_D = _grad(block.attention_norm), _grad(block.mlp_norm)
         self.d_qkv_3DD, self.d_mlp_in_4DD, self.d_mlp_out_D4D = map(_grad, (block.qkv, block.mlp_in, block.mlp_out))
+        # The projection of the mixed values, one head at a time: no head has to be copied to where others are.
+        out_DHK, d_out_DHK = block.attention_out.detach().view(D, H, K), _grad(block.attention_out).view(D, H, K)
+        self.heads = [(self.mixed_HPK[h], out_DHK[:, h], out_DHK[:, h].T, d_out_DHK[:, h]) for h in range(H)]
         self.normed1: tuple[Tensor, Tensor, Tensor]
         self.normed2: tuple[Tensor, Tensor, Tensor]
 
@@ -124,43 +94,39 @@ class CpuStep:
     """
 
     def __init__(self, model: Transformer, windows: int, context: int, *, backward: bool = True) -> None:
-        self.B, self.T, self.D = windows, context, model.d_model
-        self.P, self.dims = windows * context, [model.d_model]
-        self.shared = _Shared(model, windows, context, backward=backward)
-        self.x_PD = torch.empty(self.P, self.D)
+        self.T, self.D, self.P = context, model.d_model, windows * context
+        self.dims = [model.d_model]
+        self.shared = _Shared(model, self.P, backward=backward)
+        self.x_PD = x_PD = torch.empty(self.P, self.D)
         self.layers: list[_Layer] = []
-        x_PD = self.x_PD
         for block in model.blocks:
             assert isinstance(block, Block)
             self.layers.append(_Layer(block, self.shared, x_PD))
             x_PD = self.layers[-1].out_PD
         self.last_PD = x_PD
-        self.embedding_VD, self.head_VD, self.norm_D = (
-            p.detach() for p in (model.embedding, model.head, model.final_norm)
+        self.attention = attention_for(
+            AttentionSpace(
+                windows=windows,
+                context=context,
+                causal=model.causal,
+                qkv_P3D=[layer.qkv_P3D for layer in self.layers],
+                mixed_HPK=[layer.mixed_HPK for layer in self.layers],
+                d_mixed_HPK=self.shared.d_mixed_HPK if backward else None,
+                d_qkv_3HPK=self.shared.d_qkv_3HPK if backward else None,
+            )
         )
-        self.d_embedding_VD, self.d_head_VD, self.d_norm_D = map(_grad, (model.embedding, model.head, model.final_norm))
+        ends = (model.embedding, model.head, model.final_norm)
+        self.embedding_VD, self.head_VD, self.norm_D = (p.detach() for p in ends)
+        self.d_embedding_VD, self.d_head_VD, self.d_norm_D = map(_grad, ends)
         self.head_DV = self.head_VD.T
         self.one_hot_VV = torch.eye(len(self.embedding_VD))
         self._rotary_tables(model)
-        self._bias_tables(causal=model.causal)
 
     def _rotary_tables(self, model: Transformer) -> None:
         """Factors for queries (with the 1 / sqrt(K) of attention) and keys; their conjugates turn gradients back."""
         turn_TK, scale, H = model.turn_TK[: self.T], 1.0 / math.sqrt(model.head_dim), self.D // model.head_dim
         self.turn_TD = torch.cat([turn_TK.repeat(1, H) * scale, turn_TK.repeat(1, H)], dim=1)
         self.turn_back_2TK = torch.stack([turn_TK.conj() * scale, turn_TK.conj()]).resolve_conj()
-
-    def _bias_tables(self, *, causal: bool) -> None:
-        """Row i of one table hides the keys before i, of the other those after i: two rows make a query's mask."""
-        hidden_TT = torch.full((self.T, self.T), -math.inf)
-        self.hide_before_TT, self.hide_after_TT = hidden_TT.tril(-1), hidden_TT.triu(1)
-        self.causal = causal
-
-    def _bias(self, batch: PackedInput) -> Tensor:
-        bias_BTT = self.hide_before_TT.index_select(0, batch.first_P).view(self.B, self.T, self.T)
-        if self.causal:
-            return bias_BTT.add_(self.hide_after_TT)
-        return bias_BTT.add_(self.hide_after_TT.index_select(0, batch.last_P).view(self.B, self.T, self.T))
 
     @torch.inference_mode()
     def losses(self, batch: PackedInput) -> Tensor:
@@ -182,20 +148,17 @@ class CpuStep:
         return loss
 
     def _blocks_forward(self, batch: PackedInput) -> None:
-        bias_BTT = self._bias(batch)
+        self.attention.prepare(batch)
         turn_PD = self.turn_TD.index_select(0, batch.position_BT.view(-1))
         torch.index_select(self.embedding_VD, 0, batch.tokens_BT.view(-1), out=self.x_PD)
-        for layer in self.layers:
+        for number, layer in enumerate(self.layers):
             layer.normed1 = torch.native_layer_norm(layer.x_PD, self.dims, layer.norm1_D, None, NORM_EPS)
             torch.mm(layer.normed1[0], layer.qkv_D3D, out=layer.qkv_P3D)
             layer.qk_PD.mul_(turn_PD)
-            for head in layer.heads:
-                torch.baddbmm(bias_BTT, head.q_BTK, head.k_BKT, out=head.score_BTT)
-            torch.softmax(self.shared.score_HBTT, -1, out=layer.a_HBTT)
+            self.attention.forward(number)
             x_PD = layer.x_PD
-            for head in layer.heads:
-                torch.bmm(head.a_BTT, head.v_BTK, out=head.mixed_BTK)
-                x_PD = torch.addmm(x_PD, head.mixed_PK, head.out_KD, out=layer.mid_PD)
+            for mixed_PK, _, out_KD, _ in layer.heads:
+                x_PD = torch.addmm(x_PD, mixed_PK, out_KD, out=layer.mid_PD)
             layer.normed2 = torch.native_layer_norm(layer.mid_PD, self.dims, layer.norm2_D, None, NORM_EPS)
             torch.mm(layer.normed2[0], layer.mlp_in_D4D, out=layer.mlp_P4D)
             _gelu(layer.mlp_P4D, out=layer.gelu_P4D)  # type: ignore[call-arg]
@@ -221,9 +184,9 @@ class CpuStep:
         position_P = batch.position_BT.view(-1)
         turn_back_2PK = self.turn_back_2TK.index_select(1, position_P)[:, None]
         d_DP = d_PD.T
-        for layer in reversed(self.layers):
-            self._mlp_backward(layer, d_PD, d_DP)
-            self._attention_backward(layer, d_PD, d_DP, turn_back_2PK)
+        for number in reversed(range(len(self.layers))):
+            self._mlp_backward(self.layers[number], d_PD, d_DP)
+            self._attention_backward(number, d_PD, d_DP, turn_back_2PK)
         one_hot_PV = self.one_hot_VV.index_select(0, batch.tokens_BT.view(-1))
         torch.mm(one_hot_PV.T, d_PD, out=self.d_embedding_VD)
 
@@ -241,17 +204,12 @@ class CpuStep:
         layer.d_norm2_D.copy_(d_gain_D)
         d_PD.add_(d_x_PD)
 
-    def _attention_backward(self, layer: _Layer, d_PD: Tensor, d_DP: Tensor, turn_back_2PK: Tensor) -> None:
-        shared = self.shared
-        for head in layer.heads:
-            torch.mm(d_DP, head.mixed_PK, out=head.d_out_DK)
-            torch.mm(d_PD, head.out_DK, out=head.d_mixed_PK)
-            torch.bmm(head.aT_BTT, head.d_mixed_BTK, out=head.d_v_BTK)
-            torch.bmm(head.d_mixed_BTK, head.v_BKT, out=head.d_a_BTT)
-        _softmax_backward(shared.d_a_HBTT, layer.a_HBTT, -1, torch.float32, grad_input=shared.d_score_HBTT)
-        for head in layer.heads:
-            torch.bmm(head.d_score_BTT, head.k_BTK, out=head.d_q_BTK)
-            torch.bmm(head.d_scoreT_BTT, head.q_BTK, out=head.d_k_BTK)
+    def _attention_backward(self, number: int, d_PD: Tensor, d_DP: Tensor, turn_back_2PK: Tensor) -> None:
+        shared, layer = self.shared, self.layers[number]
+        for d_mixed_PK, (mixed_PK, out_DK, _, d_out_DK) in zip(shared.d_mixed_HPK, layer.heads, strict=True):
+            torch.mm(d_DP, mixed_PK, out=d_out_DK)
+            torch.mm(d_PD, out_DK, out=d_mixed_PK)
+        self.attention.backward(number)
         shared.d_qk_2HPK.mul_(turn_back_2PK)
         shared.d_qkv_to_PHK.copy_(shared.d_qkv_PHK)
         torch.mm(shared.d_qkv_3DP, layer.normed1[0], out=layer.d_qkv_3DD)

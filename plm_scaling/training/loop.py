@@ -7,97 +7,41 @@ that was never stopped, on a CPU with the same number of threads.
 
 from __future__ import annotations
 
-import math
 import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
 import torch
-from torch import Tensor
 
-from plm_scaling.core.errors import CheckpointError, Diverged, RunError
+from plm_scaling.core.errors import Diverged, RunError
 from plm_scaling.core.recipe import learning_rate_at
-from plm_scaling.core.run import RunConfig, RunRecord
+from plm_scaling.core.run import RunRecord
 from plm_scaling.core.run_folder import Attempt, RunFolder
-from plm_scaling.core.run_order import RunOrder
-from plm_scaling.corpus.batches import Batches
 from plm_scaling.corpus.format import VAL_IID
-from plm_scaling.corpus.reader import Corpus
-from plm_scaling.corpus.validation import ValidationSet, validation_sets
+from plm_scaling.corpus.validation import ValidationSet
 from plm_scaling.training.attempt_log import AttemptLog, Progress
-from plm_scaling.training.checkpoint import (
-    LoopState,
-    load_newest,
-    load_weights,
-    remove_checkpoints,
-    save_checkpoint,
-    save_weights,
-)
-from plm_scaling.training.finish import lineage, write_metrics, write_record, write_val
-from plm_scaling.training.model import FlatParameters, Transformer
+from plm_scaling.training.checkpoint import remove_checkpoints, save_weights
+from plm_scaling.training.finish import write_metrics, write_record, write_val
+from plm_scaling.training.live_run import LiveRun, check_finite, prepare_run, resume_run, save_run
 from plm_scaling.training.objectives import PackedInput, packed_inputs
-from plm_scaling.training.steps import AdamW, gradient_step
-from plm_scaling.training.validate import SetScores, score_set, scoring_windows
+from plm_scaling.training.steps import gradient_step
+from plm_scaling.training.validate import SetScores, score_set, scores_by_source, scoring_windows
 
 __all__ = ["Interrupted", "train"]
 
 _LOG_POINTS: Final = 300
 _PREPARED: Final = 8192
 """Positions whose inputs are made at once."""
-_DTYPES: Final = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
 class Interrupted(RunError):
     """The run was asked to stop before its end. Its checkpoint is written; starting it again continues it."""
 
     exit_code = 3
-
-
-@dataclass
-class _Sums:
-    """Sums since the last logged step. They stay on the device until then."""
-
-    loss: Tensor
-    norm: Tensor
-    n_targets: int = 0
-    n_steps: int = 0
-
-
-@dataclass
-class _Run:
-    """Everything of a run that is alive."""
-
-    folder: RunFolder
-    order: RunOrder
-    batches: Batches
-    model: Transformer
-    flat: FlatParameters
-    optimiser: AdamW
-    sets: list[ValidationSet]
-    conditions: LoopState
-    step: int = 0
-    sums: _Sums = field(init=False)
-
-    def __post_init__(self) -> None:
-        self.reset_sums()
-
-    @property
-    def config(self) -> RunConfig:
-        return self.order.config
-
-    def reset_sums(self) -> None:
-        zero = torch.zeros((), dtype=torch.float64, device=self.flat.value.device)
-        self.sums = _Sums(zero, zero.clone())
-
-    def tensors(self) -> dict[str, Tensor]:
-        """The state beside the step."""
-        moments = {"exp_avg": self.optimiser.exp_avg, "exp_avg_sq": self.optimiser.exp_avg_sq}
-        return {**{f"model.{name}": p.detach() for name, p in self.model.named_parameters()}, **moments}
 
 
 def train(
@@ -140,8 +84,8 @@ def train(
             on_attempt(attempt)
         with AttemptLog(attempt, 0, on_progress) as log:
             try:
-                run = _prepare(folder, order)
-                flags = _resume(run, log, force=force_resume)
+                run = prepare_run(folder, order)
+                flags = resume_run(run, log, force=force_resume)
                 with _stop_on_signal() as stop:
                     _steps(run, log, stop, time_limit_s)
                 return _finish(run, log, flags)
@@ -156,91 +100,7 @@ def train(
                 raise
 
 
-def _prepare(folder: RunFolder, order: RunOrder) -> _Run:
-    """Open the data, build the model as it is at step 0."""
-    config = order.config
-    corpus = Corpus.open(order.corpus_path(folder.path))
-    batches = Batches(corpus, config)
-    device = _device(order)
-    model = Transformer(
-        config.n_layers,
-        config.d_model,
-        causal=config.objective == "clm",
-        context=config.context,
-        seed=config.seed,
-        dtype=_DTYPES[config.dtype],
-    ).to(device)
-    if config.init_from:
-        lineage(folder, config)  # refuses an unfinished source
-        _load(model, load_weights(folder.sibling(config.init_from).weights_path), config.init_from)
-    flat = FlatParameters.of(model)
-    conditions = LoopState(
-        run_id=config.run_id,
-        step=0,
-        threads=torch.get_num_threads(),
-        device=device.type,
-        dtype=config.dtype,
-        torch=torch.__version__.partition("+")[0],
-    )
-    sets = validation_sets(corpus, config.context, config.validation_tokens, config.objective, config.mask_rate)
-    return _Run(folder, order, batches, model, flat, AdamW(flat, config), sets, conditions)
-
-
-def _device(order: RunOrder) -> torch.device:
-    wanted = order.device
-    if wanted == "auto":
-        wanted = "cuda" if torch.cuda.is_available() else "cpu"
-    if wanted == "cuda" and not torch.cuda.is_available():
-        raise RunError("the order asks for a CUDA device, torch sees none", hint='set device = "auto" or "cpu"')
-    return torch.device(wanted)
-
-
-@torch.no_grad()
-def _load(model: Transformer, weights: dict[str, Tensor], origin: str) -> None:
-    own = dict(model.named_parameters())
-    if {n: p.shape for n, p in own.items()} != {n: w.shape for n, w in weights.items()}:
-        raise CheckpointError(
-            f"the weights of {origin} do not fit this model", why="another number of layers or another width"
-        )
-    for name, parameter in own.items():
-        parameter.copy_(weights[name])
-
-
-def _resume(run: _Run, log: AttemptLog, *, force: bool) -> tuple[str, ...]:
-    """Continue from the newest good checkpoint, if there is one; returns flags for the record."""
-    log.status = log.status.model_copy(update={"n_steps": run.batches.n_steps})
-    for stray in run.folder.checkpoint_path.glob(".*.tmp"):  # left by a process that was killed while it wrote
-        stray.unlink(missing_ok=True)
-    flags: list[str] = []
-    found = load_newest(run.folder.checkpoint_path, on_damage=lambda error: flags.append("DAMAGED_CHECKPOINT"))
-    if found is None:
-        return tuple(flags)
-    state, tensors = found
-    where = str(run.folder.checkpoint_path)
-    if state.run_id != run.config.run_id:
-        raise CheckpointError(f"a checkpoint of run {state.run_id}, not of {run.config.run_id}", where=where)
-    old, new = state.conditions(), run.conditions.conditions()
-    if old != new:
-        changed = ", ".join(f"{key} {old[key]} -> {new[key]}" for key in old if old[key] != new[key])
-        if not force:
-            raise CheckpointError(
-                "the checkpoint was made under other conditions, so the result would differ",
-                where=where,
-                why=changed,
-                hint="resume under the same conditions, force it, or delete the run's folder",
-            )
-        flags.append("FORCED_RESUME")
-    moments = {name: tensors.pop(name) for name in ("exp_avg", "exp_avg_sq")}
-    _load(run.model, {name.removeprefix("model."): tensor for name, tensor in tensors.items()}, "the checkpoint")
-    run.optimiser.exp_avg.copy_(moments["exp_avg"])
-    run.optimiser.exp_avg_sq.copy_(moments["exp_avg_sq"])
-    run.sums.loss += state.loss_sum
-    run.sums.norm += state.norm_sum
-    run.sums.n_targets, run.sums.n_steps, run.step = state.n_targets, state.n_summed, state.step
-    return tuple(flags)
-
-
-def _steps(run: _Run, log: AttemptLog, stop: list[str], time_limit_s: float | None) -> None:
+def _steps(run: LiveRun, log: AttemptLog, stop: list[str], time_limit_s: float | None) -> None:
     """The loop."""
     config, batches, n_steps = run.config, run.batches, run.batches.n_steps
     model_step = gradient_step(run.model, run.flat, config.windows_per_batch, config.context)
@@ -269,13 +129,13 @@ def _steps(run: _Run, log: AttemptLog, stop: list[str], time_limit_s: float | No
         if time_limit_s is not None and log.seconds > time_limit_s:
             stop.append(f"the time limit of {time_limit_s:g} s")
         if stop or time.perf_counter() >= checkpoint_at or run.step == n_steps:
-            _save(run, log)
+            save_run(run, log)
             checkpoint_at = time.perf_counter() + run.order.checkpoint_every_s
         if stop and run.step < n_steps:
             raise Interrupted(f"stopped by {stop[0]} after step {run.step} of {n_steps}", hint="start it again")
 
 
-def _inputs(run: _Run) -> Iterator[PackedInput]:
+def _inputs(run: LiveRun) -> Iterator[PackedInput]:
     """What the model is shown at every step from the current one on."""
     config, n_steps = run.config, run.batches.n_steps
     ahead = max(1, _PREPARED // config.batch_tokens)
@@ -289,18 +149,8 @@ def _inputs(run: _Run) -> Iterator[PackedInput]:
         )
 
 
-def _check_finite(run: _Run) -> None:
-    """A NaN stays in the sums and in the weights, so that looking now and then finds it."""
-    if not (math.isfinite(run.sums.loss.item()) and math.isfinite(run.sums.norm.item())):
-        raise Diverged(
-            f"loss or gradient is not finite at step {run.step} of {run.batches.n_steps}",
-            where=str(run.folder.path),
-            hint="lower the learning rate (lr_factor)",
-        )
-
-
-def _log(run: _Run, log: AttemptLog, lr: float, val_loss: float | None) -> None:
-    _check_finite(run)
+def _log(run: LiveRun, log: AttemptLog, lr: float, val_loss: float | None) -> None:
+    check_finite(run)
     sums, D = run.sums, run.batches.tokens_at(run.step)
     loss = sums.loss.item() / max(1, sums.n_targets)
     log.metrics(step=run.step, D=D, loss=loss, lr=lr, grad_norm=sums.norm.item() / sums.n_steps, val_loss=val_loss)
@@ -308,23 +158,7 @@ def _log(run: _Run, log: AttemptLog, lr: float, val_loss: float | None) -> None:
     run.reset_sums()
 
 
-def _save(run: _Run, log: AttemptLog) -> None:
-    _check_finite(run)  # never keep a state that is already lost
-    log.sync()
-    sums = run.sums
-    state = run.conditions.model_copy(
-        update={
-            "step": run.step,
-            "loss_sum": sums.loss.item(),
-            "norm_sum": sums.norm.item(),
-            "n_targets": sums.n_targets,
-            "n_summed": sums.n_steps,
-        }
-    )
-    save_checkpoint(run.folder.checkpoint_path, state, run.tensors())
-
-
-def _score(run: _Run, log: AttemptLog, sets: list[ValidationSet]) -> tuple[SetScores, ...]:
+def _score(run: LiveRun, log: AttemptLog, sets: list[ValidationSet]) -> tuple[SetScores, ...]:
     begin = time.perf_counter()
     context = run.config.context
     step = gradient_step(run.model, run.flat, scoring_windows(context), context, backward=False)
@@ -333,14 +167,15 @@ def _score(run: _Run, log: AttemptLog, sets: list[ValidationSet]) -> tuple[SetSc
     return scored
 
 
-def _score_val_iid(run: _Run, log: AttemptLog) -> float | None:
+def _score_val_iid(run: LiveRun, log: AttemptLog) -> float | None:
     sets = [validation for validation in run.sets if validation.name == VAL_IID]
     return _score(run, log, sets)[0].per_token if sets else None
 
 
-def _finish(run: _Run, log: AttemptLog, flags: tuple[str, ...]) -> RunRecord:
+def _finish(run: LiveRun, log: AttemptLog, flags: tuple[str, ...]) -> RunRecord:
     """Score every set, write weights and tables, and the record last."""
     scored = _score(run, log, run.sets)
+    scored += tuple(part for scores in scored for part in scores_by_source(scores, run.batches.corpus))
     val_loss = next((s.per_token for s in scored if s.name == VAL_IID), None)
     last = run.folder.latest_metrics() or {}
     log.metrics(**{**last, "val_loss": val_loss})

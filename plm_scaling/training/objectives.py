@@ -18,7 +18,7 @@ from plm_scaling.core.run import Objective
 from plm_scaling.corpus.batches import Batch
 from plm_scaling.corpus.masks import mlm_mask
 
-__all__ = ["PackedInput", "clm_scored", "packed_input", "packed_inputs"]
+__all__ = ["PackedInput", "clm_scored", "document_ends", "packed_input", "packed_inputs"]
 
 Int = npt.NDArray[np.int64]
 T_ = TypeVar("T_", bound=np.generic)
@@ -113,10 +113,14 @@ def _joined(parts: list[npt.NDArray[T_]]) -> npt.NDArray[T_]:
     return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
 
+def document_ends(segment: npt.NDArray[np.int32]) -> Int:
+    """int64[n]: flat index after the last position of each document, padding counted as a document."""
+    ends = np.ones(segment.shape, dtype=np.bool_)
+    np.not_equal(segment[:, 1:], segment[:, :-1], out=ends[:, :-1])
+    return np.flatnonzero(ends) + 1
+
+
 def _last_of_document(segment: npt.NDArray[np.int32]) -> Int:
     """int64[P]: place within its window of the last position of each position's document."""
-    B, T = segment.shape
-    ends = np.ones((B, T), dtype=np.bool_)
-    np.not_equal(segment[:, 1:], segment[:, :-1], out=ends[:, :-1])
-    last = np.flatnonzero(ends)
-    return np.repeat(last % T, np.diff(last, prepend=-1))
+    ends = document_ends(segment)
+    return np.repeat((ends - 1) % segment.shape[1], np.diff(ends, prepend=0))

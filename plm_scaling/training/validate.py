@@ -17,15 +17,17 @@ import torch
 from plm_scaling.core.alphabet import EOS
 from plm_scaling.core.run import Objective, RunConfig, ValidationLoss
 from plm_scaling.corpus.batches import window_batch
+from plm_scaling.corpus.reader import Corpus
 from plm_scaling.corpus.validation import VALIDATION_MASK_SEED, ValidationSet
 from plm_scaling.training.objectives import packed_input
 from plm_scaling.training.steps import GradientStep
 
-__all__ = ["SetScores", "score_set", "scoring_windows", "summarise", "val_table"]
+__all__ = ["SetScores", "score_set", "scores_by_source", "scoring_windows", "summarise", "val_table"]
 
 Float = npt.NDArray[np.float64]
 Int = npt.NDArray[np.int64]
 
+_FEWEST_SEQUENCES: Final = 10
 _POSITIONS: Final = 2048
 """Positions scored at once: large enough to hide the cost of calls, small enough for the caches."""
 
@@ -97,6 +99,29 @@ def _by_sequence(validation: ValidationSet, row: Int, loss: Float, residue: npt.
         n_targets=np.bincount(place, minlength=n),
         residue_loss_sum=np.bincount(place, weights=loss * residue, minlength=n).astype(np.float64),
         n_residue_targets=np.bincount(place[residue], minlength=n),
+    )
+
+
+def scores_by_source(scores: SetScores, corpus: Corpus) -> tuple[SetScores, ...]:
+    """The part of each source of a set that holds several, named SET@SOURCE; handfuls of sequences are left out."""
+    source = corpus.source[scores.row]
+    present, counts = np.unique(source[scores.n_targets > 0], return_counts=True)
+    if len(present) < 2:
+        return ()
+    names = [stats.name for stats in corpus.manifest.sources]
+    kept = present[counts >= _FEWEST_SEQUENCES].tolist()
+    return tuple(_part(scores, names[number], source == number) for number in kept)
+
+
+def _part(scores: SetScores, source: str, here: npt.NDArray[np.bool_]) -> SetScores:
+    return SetScores(
+        name=f"{scores.name}@{source}",
+        validation_id=f"{scores.validation_id}@{source}",
+        row=scores.row[here],
+        loss_sum=scores.loss_sum[here],
+        n_targets=scores.n_targets[here],
+        residue_loss_sum=scores.residue_loss_sum[here],
+        n_residue_targets=scores.n_residue_targets[here],
     )
 
 

@@ -51,7 +51,7 @@ def test_the_question_of_the_readme_by_hand() -> None:
 def test_the_recipe_is_that_of_the_buildable_shape() -> None:
     answer = recommend(Budget(flops=1e20), "clm")
     assert answer.D_built == pytest.approx(1e20 / (6 * answer.N_built))
-    assert answer.peak_lr == peak_lr_for(answer.N_built, answer.D_built or 0, "cheng")
+    assert answer.peak_lr == peak_lr_for(answer.N_built, answer.batch_tokens or 0, "cheng")
     assert answer.batch_tokens == batch_tokens_for(answer.N_built, answer.D_built or 0, "cheng") == 512 * 1024
     assert answer.n_steps == round((answer.D_built or 0) / (512 * 1024))
     assert answer.state_gb == pytest.approx(16 * answer.N_built / 1e9, rel=0.01)

@@ -114,7 +114,9 @@ def test_recipe_sets_rate_and_batch(corpus: Corpus) -> None:
     assert {run.config.recipe for run in plan.runs} == {"small", "cheng"}  # 8x128 has 1.6M parameters
     for run in plan.runs:
         config = run.config
-        assert config.peak_lr == pytest.approx(0.5 * peak_lr_for(config.N, config.D, config.recipe), rel=1e-5)
+        assert config.peak_lr == pytest.approx(
+            0.5 * peak_lr_for(config.N, config.batch_tokens, config.recipe), rel=1e-5
+        )
         assert config.batch_tokens == batch_tokens_for(config.N, config.D, config.recipe)
         assert config.peak_lr == float(f"{config.peak_lr:.6g}")  # the id must not depend on the C library
 

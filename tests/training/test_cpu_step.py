@@ -27,8 +27,12 @@ def padded_batch(windows: int, context: int) -> Batch:
 
 
 @pytest.mark.parametrize("objective", ["clm", "mlm"])
+@pytest.mark.parametrize("document_wise", [False, True])
 @pytest.mark.parametrize(("n_layers", "d_model"), [(2, 16), (1, 24), (2, 96)])
-def test_loss_and_gradients_are_those_of_autograd(objective: Objective, n_layers: int, d_model: int) -> None:
+def test_loss_and_gradients_are_those_of_autograd(
+    objective: Objective, n_layers: int, d_model: int, document_wise: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("plm_scaling.training.cpu_attention._DOCUMENT_WISE_FROM", 1 if document_wise else 10_000)
     model = Transformer(n_layers, d_model, causal=objective == "clm", context=40, seed=2)
     flat = FlatParameters.of(model)
     with torch.no_grad():  # norm gains away from their start

@@ -29,7 +29,8 @@ def test_parameter_counts_are_those_of_units(n_layers: int, d_model: int) -> Non
 
 
 @pytest.mark.parametrize(
-    ("d_model", "head_dim"), [(16, 16), (24, 24), (32, 32), (48, 48), (64, 64), (96, 48), (160, 32), (320, 64), (10, 2)]
+    ("d_model", "head_dim"),
+    [(16, 16), (24, 24), (32, 32), (48, 48), (64, 64), (96, 48), (160, 32), (320, 64), (40, 40), (100, 4)],
 )
 def test_head_dim(d_model: int, head_dim: int) -> None:
     assert head_dim_for(d_model) == head_dim
