@@ -257,11 +257,14 @@ def transfer(
     return fitted
 
 
-def report(study: Path, out: Path | None = None) -> Path:
-    """Write the offline report of a study's folder; returns its path (default: `report.html` in the folder)."""
+def report(study: Path, out: Path | None = None, *, validation: str = "val_iid") -> Path:
+    """Write the offline report of a study's folder; returns its path (default: `report.html` in the folder).
+
+    `validation` is the set whose losses the page shows; fits made on another set are marked as such.
+    """
     from plm_scaling.reporting.page import write_report
 
-    return write_report(study, study / "report.html" if out is None else out)
+    return write_report(study, study / "report.html" if out is None else out, validation=validation)
 
 
 def doctor() -> MachineReport:
@@ -274,7 +277,7 @@ def doctor() -> MachineReport:
 def demo(
     out: Path,
     *,
-    minutes: float = 5.0,
+    minutes: float = 4.0,
     seed: int = 0,
     workers: int | None = None,
     on_stage: Callable[[str], None] | None = None,

@@ -38,8 +38,8 @@ def command(
     Exit code 4 if the exponents are refused; the fit is written all the same and says why.
     """
     from plm_scaling import api
-    from plm_scaling.cli.main import EXIT_REFUSED
     from plm_scaling.cli.fit_screen import law_rows
+    from plm_scaling.cli.main import EXIT_REFUSED
 
     fitted = api.fit(
         table, objective=objective, validation=validation, currency=currency, draws=draws, seed=seed, out=None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,6 +15,8 @@ from plm_scaling.core.errors import ConfigError
 from plm_scaling.core.units import format_count, parse_quantity
 
 __all__ = ["command"]
+
+_ENDING = re.compile(r"(\.(fasta|faa|fas|fa))?(\.(gz|zst))?$", re.IGNORECASE)
 
 
 class FilesOrSubcommand(click.Group):
@@ -42,7 +45,7 @@ def source_of(word: str) -> tuple[str, Path]:
     """NAME=FILE, or FILE whose name is the source's name."""
     name, separator, path = word.partition("=")
     if not separator:
-        name, path = Path(word).name.split(".fa")[0].split(".faa")[0], word
+        name, path = _ENDING.sub("", Path(word).name), word
     if not Path(path).is_file():
         raise ConfigError("no such file", where=path, hint="give FASTA files, or NAME=FILE to name their source")
     return name, Path(path)
@@ -166,9 +169,14 @@ def verify(corpus: Path) -> int:
 @click.option("-o", "--out", type=click.Path(path_type=Path), required=True, help="Folder of the FASTA files.")
 @click.option("--residues", default="8e6", show_default=True, help="Residues of the two sources together.")
 @click.option("--seed", default=0, show_default=True)
-def simulate(out: Path, residues: str, seed: int) -> None:
+@DryRun
+def simulate(out: Path, residues: str, seed: int, dry_run: bool) -> None:
     """Write two protein-like sources whose families, trees and entropy are known (no download needed)."""
     from plm_scaling import api
 
-    api.simulate(out, residues=int(parse_quantity(residues, what="--residues")), seed=seed)
+    wanted = int(parse_quantity(residues, what="--residues"))
+    if dry_run:
+        say(f"would write {wanted:,} residues as {out}/uniref_like.fasta and {out}/metagenome_like.fasta")
+        return
+    api.simulate(out, residues=wanted, seed=seed)
     next_command(f"plm-scaling prep {out}/uniref_like.fasta {out}/metagenome_like.fasta -o corpus/")

@@ -14,12 +14,15 @@ __all__ = ["command"]
 @click.command("report", epilog="Example: plm-scaling report study/ -o report.html")
 @click.argument("study", type=click.Path(path_type=Path, exists=True, file_okay=False))
 @click.option("-o", "--out", type=click.Path(path_type=Path), help="Default: STUDY/report.html.")
+@click.option(
+    "--validation", default="val_iid", show_default=True, help="Validation set of the page (heldout_NAME, SET@SOURCE)."
+)
 @DryRun
-def command(study: Path, out: Path | None, dry_run: bool) -> None:
+def command(study: Path, out: Path | None, validation: str, dry_run: bool) -> None:
     """Write the report of STUDY: verdict first, then the pictures, the runs and their provenance."""
     from plm_scaling import api
 
     if dry_run:
         say(f"would write {out or study / 'report.html'}")
         return
-    click.echo(api.report(study, out))
+    click.echo(api.report(study, out, validation=validation))

@@ -47,7 +47,8 @@ def command(
         return 0
     say(f"{outcome.n_complete} of {len(outcome.lines)} runs complete")
     if not outcome.all_complete:
-        say(f"see why: plm-scaling status {runs}; then plm-scaling run {plan} --retry-failed")
+        retry = " --retry-failed" if outcome.failed else ""
+        say(f"see why: plm-scaling status {runs}; then: plm-scaling run {plan}{retry}")
         return EXIT_INCOMPLETE
     next_command(f"plm-scaling fit {runs} --objective clm")
     return 0

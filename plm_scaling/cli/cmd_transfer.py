@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from plm_scaling.cli.render import DryRun, OutputFormat, emit, next_command, say, warn
 from plm_scaling.core.units import format_count, format_with_error
+
+if TYPE_CHECKING:
+    from plm_scaling.transfers.transfer_fit import TransferPair
 
 __all__ = ["command"]
 
@@ -35,8 +39,8 @@ def command(table: Path, laws: tuple[Path, ...], validation: str, out: Path | No
             "target": pair.target_run_id,
             "N": format_count(pair.N),
             "D": format_count(pair.D),
-            "gap (nats)": format_with_error(pair.gap, pair.gap_se),
-            "D_t": format_count(pair.D_t) if pair.D_t is not None else "-",
+            "gap (nats)": format_with_error(pair.gap, pair.gap_total_se or pair.gap_se),
+            "D_t (95 %)": _tokens(pair),
             "D_t / D_source": f"{pair.D_t_per_source_token:.2f}" if pair.D_t_per_source_token is not None else "-",
             "net tokens": format_count(pair.net_tokens) if pair.net_tokens is not None else "-",
             "flags": ",".join(pair.flags),
@@ -50,3 +54,11 @@ def command(table: Path, laws: tuple[Path, ...], validation: str, out: Path | No
         say(f"would write {target}")
     else:
         next_command(f"plm-scaling report {table.parent}")
+
+
+def _tokens(pair: TransferPair) -> str:
+    """166k [131k, 205k]; an end the scratch runs leave open is "?", and D_t beyond them is only bounded."""
+    low, high = (None if end is None else format_count(end) for end in (pair.D_t_low, pair.D_t_high))
+    if pair.D_t is not None:
+        return format_count(pair.D_t) + (f" [{low or '?'}, {high or '?'}]" if low or high else "")
+    return f"at least {low}" if low else f"at most {high}" if high else "-"

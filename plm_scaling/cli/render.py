@@ -73,11 +73,15 @@ def _table(rows: Sequence[Row], title: str) -> None:
     from rich.table import Table
 
     # In a pipe there is no width to fit into: nothing is cut.
-    console = Console(file=sys.stdout, highlight=False, width=None if sys.stdout.isatty() else 1000)
+    width = None if sys.stdout.isatty() else 1000
+    # A path or a reason may hold brackets: no text of ours is markup.
+    console = Console(file=sys.stdout, highlight=False, markup=False, emoji=False, width=width)
     if not rows:
         console.print(f"{title}: nothing" if title else "nothing")
         return
-    table = Table(title=title or None, title_justify="left", box=None, pad_edge=False, header_style="bold")
+    if title:
+        console.print(title, style="italic")  # a table's own title is folded to the table's width
+    table = Table(box=None, pad_edge=False, header_style="bold")
     for name, example in rows[0].items():
         numeric = isinstance(example, int | float) or _looks_numeric(example)
         table.add_column(name, justify="right" if numeric else "left", no_wrap=True)

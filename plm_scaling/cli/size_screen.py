@@ -15,8 +15,9 @@ def recommendation_lines(answer: Recommendation) -> list[str]:
 
 def _headline(answer: Recommendation) -> list[str]:
     count = format_count
+    hours = f"{answer.gpu_hours:,.0f} {answer.gpu} hours{_cost(answer)}"
     lines = [
-        f"{answer.objective.upper()} for {answer.C:.2e} FLOPs: {answer.gpu_hours:,.0f} {answer.gpu} hours{_cost(answer)}",
+        f"{answer.objective.upper()} for {answer.C:.2e} FLOPs: {hours}",
         "",
         f"  parameters N  {count(answer.N, 2):>6}   band {count(answer.N_low, 2)} to {count(answer.N_high, 2)}",
         f"  tokens D      {count(answer.D, 2):>6}   {answer.tokens_per_parameter:.0f} per parameter",

@@ -56,7 +56,8 @@ class SweepProgress:
         if event.kind == "started":
             self.running[event.key] = time.monotonic()
             return
-        took = time.monotonic() - self.running.pop(event.key, time.monotonic())
+        now = time.monotonic()
+        took = now - self.running.pop(event.key, now)
         self.done += 1
         line = self._line(event.key)
         text = f"[{self.done}/{event.total}] {event.key} {event.kind} after {took:.0f} s  {line}"

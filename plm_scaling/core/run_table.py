@@ -36,6 +36,8 @@ class RunRow(Record):
     loss_se: float | None = None
     D_unique: float | None = None
     epochs: float | None = None
+    seen_earlier: float | None = None
+    """Distinct tokens of this run that an earlier run of its lineage had been trained on."""
     C_6nd: float | None = None
     C_exact: float | None = None
     device_s: float | None = None
@@ -46,6 +48,8 @@ class RunRow(Record):
     streams: str | None = None
     """Canonical JSON of the run's streams; equal text means the same data pools."""
     seed: int | None = None
+    mask_refresh: bool = True
+    """Whether every epoch drew new MLM masks."""
     source_run_id: str | None = None
     source_objective: Objective | None = None
     N_source: float | None = None

@@ -74,7 +74,9 @@ def exact_training_flops(
     """C_exact: training FLOPs of packed documents, backward pass counted as twice the forward pass.
 
     Forward = positions (24 L d^2 + 2 d V) + 4 L d sum(len^2): every matrix product, nothing else. Causal and
-    bidirectional models are charged the same, since both compute the whole score matrix of a document.
+    bidirectional models are charged the same whole score matrix and the head at every position, so that equal C
+    means equal work for both; an MLM whose head is computed at its masked positions alone executes less, by 10 %
+    at width 8, 4 % at 16 and under 2 % from 64 on.
 
     Parameters
     ----------

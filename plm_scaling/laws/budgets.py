@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Final, Literal
 
@@ -12,14 +13,24 @@ import numpy as np
 from plm_scaling.core.errors import FitError
 from plm_scaling.core.run_table import RunRow, RunTable
 from plm_scaling.laws.forms import FloatArray
-from plm_scaling.laws.noise import LossNoise, loss_errors
+from plm_scaling.laws.noise import LossNoise, loss_errors, replicate_groups
 
-__all__ = ["Budget", "Currency", "check_runs", "compute_of", "gather_budgets"]
+__all__ = [
+    "Budget",
+    "Currency",
+    "batch_range",
+    "check_runs",
+    "compute_of",
+    "gather_budgets",
+    "noise_from_one_budget",
+]
 
 Currency = Literal["C_exact", "C_6nd"]
 
-_TOLERANCE: Final = 1.10
-"""Runs within 10 % of the smallest compute of a group share its budget."""
+_TOLERANCE: Final = math.log(1.03)
+"""Runs within 3 % of a row's compute share its budget: what rounding D to whole steps moves, and little more."""
+
+_ROW_ROLES: Final = ("isoflop", "grid", "replicate")
 
 
 def compute_of(row: RunRow, currency: Currency) -> float:
@@ -27,6 +38,12 @@ def compute_of(row: RunRow, currency: Currency) -> float:
     if currency == "C_6nd":
         return row.C_6nd if row.C_6nd is not None else 6.0 * row.N * row.D
     return row.C_exact if row.C_exact is not None else math.nan
+
+
+def batch_range(rows: Iterable[RunRow]) -> tuple[float, float] | None:
+    """Smallest and largest batch of some runs, tokens; None where the table does not state any."""
+    sizes = [row.batch_tokens for row in rows if row.batch_tokens is not None]
+    return (min(sizes), max(sizes)) if sizes else None
 
 
 @dataclass(frozen=True)
@@ -40,8 +57,10 @@ class Budget:
     D: FloatArray
     loss: FloatArray
     n_seeds: FloatArray
+    """Different seeds behind each mean."""
     se: FloatArray
     """Standard error of each mean loss against the others."""
+    batch_tokens: tuple[float, float] | None
     flags: tuple[str, ...]
 
 
@@ -55,7 +74,7 @@ def check_runs(runs: RunTable, objective: str, currency: Currency) -> None:
     if not len(runs):
         raise FitError(
             f"no run of the objective {objective!r} can be used for a law",
-            why="a law needs complete runs from scratch on uncut data, with the role isoflop, grid or replicate",
+            why="a law needs complete runs from scratch on uncut data, for an isoFLOP row, a grid or a transfer",
         )
     for name in ("validation_id", "corpus_id"):
         seen = {getattr(row, name) for row in runs} - {None}
@@ -70,20 +89,56 @@ def check_runs(runs: RunTable, objective: str, currency: Currency) -> None:
 
 
 def gather_budgets(runs: RunTable, currency: Currency, noise: LossNoise | None) -> list[Budget]:
-    """The budgets of an isoFLOP design in rising order; runs that meet no others at equal compute are left out."""
+    """The budgets of an isoFLOP design in rising order; runs that meet no others at equal compute are left out.
+
+    Only runs meant for a row, a grid or replication take part (all, in a table without roles): a transfer's scratch
+    partner at nearly the same compute would pass for another seed.
+    """
     return [_budget(group, currency, noise) for group in _groups(runs, currency)]
 
 
+def noise_from_one_budget(runs: RunTable, currency: Currency, budgets: list[Budget]) -> bool:
+    """Whether all replicates have the compute of one budget while there are several."""
+    compute = [compute_of(row, currency) for group in replicate_groups(runs) for row in group]
+    if len(budgets) < 2 or not compute or not min(compute) > 0:
+        return False
+    return math.log(max(compute) / min(compute)) <= 2.0 * _TOLERANCE
+
+
 def _groups(runs: RunTable, currency: Currency) -> list[list[RunRow]]:
-    """Runs of equal compute: at least three sizes, or meant as an isoFLOP row."""
-    rows = sorted((r for r in runs if compute_of(r, currency) > 0), key=lambda r: compute_of(r, currency))
+    """Runs of equal compute, in rising order: those meant as isoFLOP rows with what meets them, then three sizes."""
+
+    def log_C(row: RunRow) -> float:
+        return math.log(compute_of(row, currency))
+
+    def centre(group: list[RunRow]) -> float:
+        return float(np.median([log_C(row) for row in group]))
+
+    members = [r for r in runs if r.role == "" or any(r.has_role(role) for role in _ROW_ROLES)]
+    usable = sorted((r for r in members if compute_of(r, currency) > 0), key=log_C)
+    # Rows first, so that a grid run nearby cannot shift their borders.
+    groups = _clusters([r for r in usable if r.has_role("isoflop")], log_C)
+    centres = np.array([centre(group) for group in groups])
+    others = []
+    for row in (r for r in usable if not r.has_role("isoflop")):
+        distance = np.abs(centres - log_C(row))
+        if len(centres) and distance.min() <= _TOLERANCE:
+            groups[int(distance.argmin())].append(row)
+        else:
+            others.append(row)
+    groups += [group for group in _clusters(others, log_C) if len({r.N for r in group}) >= 3]
+    return sorted(groups, key=centre)
+
+
+def _clusters(rows: list[RunRow], log_C: Callable[[RunRow], float]) -> list[list[RunRow]]:
+    """Rising rows cut into groups whose members lie within the tolerance of their group's middle."""
     groups: list[list[RunRow]] = []
     for row in rows:
-        if groups and compute_of(row, currency) <= _TOLERANCE * compute_of(groups[-1][0], currency):
+        if groups and log_C(row) - log_C(groups[-1][0]) <= 2.0 * _TOLERANCE:
             groups[-1].append(row)
         else:
             groups.append([row])
-    return [g for g in groups if len({r.N for r in g}) >= 3 or any(r.has_role("isoflop") for r in g)]
+    return groups
 
 
 def _budget(group: list[RunRow], currency: Currency, noise: LossNoise | None) -> Budget:
@@ -91,10 +146,12 @@ def _budget(group: list[RunRow], currency: Currency, noise: LossNoise | None) ->
     for row in group:
         by_size[row.N].append(row)
     sizes = [by_size[N] for N in sorted(by_size)]
-    n_seeds = np.array([float(len(rows)) for rows in sizes])
+    n_seeds = np.array([float(len({r.seed for r in rows})) for rows in sizes])
     se = np.array([np.mean([math.nan if r.loss_se is None else r.loss_se for r in rows]) for rows in sizes])
     other: Currency = "C_6nd" if currency == "C_exact" else "C_exact"
+    batch = batch_range(group)
     flags = ["REPEATED_DATA"] if any((r.epochs or 0.0) > 4.0 for r in group) else []
+    flags += ["MIXED_BATCH"] if batch and batch[0] < batch[1] else []
     return Budget(
         C=float(np.median([compute_of(r, currency) for r in group])),
         other_C=np.array([np.mean([compute_of(r, other) for r in rows]) for rows in sizes]),
@@ -103,5 +160,6 @@ def _budget(group: list[RunRow], currency: Currency, noise: LossNoise | None) ->
         loss=np.array([np.mean([r.loss for r in rows]) for rows in sizes]),
         n_seeds=n_seeds,
         se=loss_errors(RunTable(tuple(group)), n_seeds, noise, se),
+        batch_tokens=batch,
         flags=tuple(flags),
     )

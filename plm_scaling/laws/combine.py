@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 from plm_scaling.core.run_table import RunTable
-from plm_scaling.laws.budgets import Currency, check_runs, compute_of
+from plm_scaling.laws.budgets import Currency, batch_range, check_runs, compute_of
 from plm_scaling.laws.doubts import explain, explain_row
 from plm_scaling.laws.fit import MIN_RUNS, fit_surface
 from plm_scaling.laws.isoflop import fit_isoflop_both
@@ -54,7 +54,7 @@ def fit_laws(
     flags += _flags_between(isoflop, other, surface)
     noise = pooled_seed_noise(runs)
     parts = (*flags, *isoflop.flags, *(surface.flags if surface else ("TOO_FEW_RUNS",)))
-    notes = [*explain(parts)]
+    notes = [*explain(parts, surface.batch_tokens if surface else None)]
     # Without a single row of three sizes one sentence says it all.
     rows = () if "NO_ISOFLOP" in flags else isoflop.rows
     notes += [note for row in rows for note in explain_row(row)]
@@ -78,7 +78,10 @@ def _surface(runs: RunTable, draws: int, seed: int) -> SurfaceFit | None:
     """The surface through all runs, None below the number of runs that one needs."""
     if len(runs) < MIN_RUNS:
         return None
-    return fit_surface(runs.column("N"), runs.column("D"), runs.column("loss"), draws=draws, seed=seed)
+    fit = fit_surface(runs.column("N"), runs.column("D"), runs.column("loss"), draws=draws, seed=seed)
+    batch = batch_range(runs)
+    mixed = ("MIXED_BATCH",) if batch and batch[0] < batch[1] else ()
+    return fit.model_copy(update={"batch_tokens": batch, "flags": (*fit.flags, *mixed)})
 
 
 def _flags_between(isoflop: IsoflopFit, other: IsoflopFit | None, surface: SurfaceFit | None) -> list[str]:
@@ -88,8 +91,9 @@ def _flags_between(isoflop: IsoflopFit, other: IsoflopFit | None, surface: Surfa
     shifts = [math.log(b.N_opt.value / a.N_opt.value) for a, b in pairs if a.N_opt and b.N_opt]
     if any(abs(shift) > math.log(1.1) for shift in shifts):
         flags.append("CURRENCY_SHIFT")
-    if isoflop.a_N and surface:
-        a, b = isoflop.a_N, surface.a_N
-        if a.high < b.low or b.high < a.low:
-            flags.append("ISOFLOP_SURFACE_DISAGREE")
+    # beta / (alpha + beta) is the exponent at 6 N D = C, so it is held against the minima in that currency.
+    a = next((fit.a_N for fit in (isoflop, other) if fit and fit.currency == "C_6nd"), None)
+    b = surface.a_N if surface else None
+    if a and b and (a.high < b.low or b.high < a.low):
+        flags.append("ISOFLOP_SURFACE_DISAGREE")
     return flags

@@ -21,12 +21,18 @@ SENTENCES: Final[dict[str, str]] = {
     "MULTIMODAL": "Several different surfaces fit almost equally well, or few starts agree on the best one.",
     "INFLUENTIAL_ROWS": "Leaving out a single run moves the exponent of N_opt by more than its standard error.",
     "OUT_OF_HULL": "The surface's own optimum at the larger computes lies outside the sizes or tokens that were run.",
+    "MIXED_BATCH": "The surface's runs were trained with batches of {batch}: part of the differences in loss "
+    "may be the batch's.",
     "TOO_FEW_RUNS": "Too few runs for a five-parameter surface: only the isoFLOP minima are reported.",
     # isoFLOP
     "TOO_FEW_MINIMA": "Fewer than two budgets have a minimum inside the sizes tried: no exponents are given.",
     "TWO_MINIMA": "The exponents rest on two budgets only: there is no check that a power law holds.",
+    "WEAK_MINIMA": "Fewer than two budgets have a minimum that is both deeper than the noise and bounded by the sizes "
+    "tried: the exponents rest on minima that noise may have placed.",
     "NO_REPLICATES": "No setting was run with more than one seed: the noise of the seeds is guessed from the scatter "
     "about the parabolas, or left out.",
+    "NOISE_FROM_ONE_BUDGET": "All replicates were run at one compute while there are several budgets: the noise of the "
+    "seeds is taken to be the same at the others.",
     "NO_NOISE_ESTIMATE": "Nothing in the table says how noisy a loss is: an interval of N_opt is only the bracket of "
     "the sizes next to the lowest loss.",
     "POOR_PARABOLA": "The losses scatter about the parabolas more widely than the seeds explain (F test, 5 %): "
@@ -39,8 +45,8 @@ SENTENCES: Final[dict[str, str]] = {
     "by more than 10 %.",
     "FLOPS_MISMATCH": "A stated C_6nd differs from 6 N D by more than 2 %: N or D may be counted in another way.",
     "TRUNCATED_SCHEDULE": "Runs whose learning rate was not decayed to the end were left out.",
-    "ISOFLOP_SURFACE_DISAGREE": "The exponent of N_opt from the minima and from the surface differ by more than both "
-    "intervals allow.",
+    "ISOFLOP_SURFACE_DISAGREE": "The exponents of N_opt from the minima and from the surface, both with compute as "
+    "6 N D, differ by more than both intervals allow.",
 }
 
 _ROW_SENTENCES: Final[dict[str, str]] = {
@@ -51,13 +57,18 @@ _ROW_SENTENCES: Final[dict[str, str]] = {
     "OPEN_INTERVAL": "the interval of N_opt ends at an edge of the sizes tried: the data do not bound it on that side.",
     "TOO_FEW_SIZES": "fewer than three sizes: no parabola.",
     "CONCAVE": "the losses bend downwards over the sizes: there is no minimum to speak of.",
+    "MIXED_BATCH": "the runs were trained with batches of {batch}: part of the differences in loss may be the batch's.",
     "REPEATED_DATA": "some runs pass more than four times over their data, so size and repetition are mixed.",
 }
 
 
-def explain(flags: Iterable[str]) -> tuple[str, ...]:
-    """One sentence per known flag of a fit, each once, in the order of the flags."""
-    return tuple(f"{flag}: {SENTENCES[flag]}" for flag in dict.fromkeys(flags) if flag in SENTENCES)
+def explain(flags: Iterable[str], batch_tokens: tuple[float, float] | None = None) -> tuple[str, ...]:
+    """One sentence per known flag of a fit, each once, in the order of the flags.
+
+    `batch_tokens` are the smallest and the largest batch of the runs behind the surface.
+    """
+    batch = _in_words(batch_tokens)
+    return tuple(f"{flag}: {SENTENCES[flag].format(batch=batch)}" for flag in dict.fromkeys(flags) if flag in SENTENCES)
 
 
 def explain_row(row: IsoflopRow) -> tuple[str, ...]:
@@ -69,7 +80,14 @@ def explain_row(row: IsoflopRow) -> tuple[str, ...]:
         low = row.curvature is not None and row.loss[0] < row.loss[-1]
         edge = f"{'or below' if low else 'or beyond'} N = {format_count(row.N[0 if low else -1])} by the parabola"
     numbers = {"edge": edge, "more": "smaller" if low else "larger", "depth": row.depth or 0.0}
+    numbers["batch"] = _in_words(row.batch_tokens)
     budget = f"C = {row.C:.3g} FLOPs"
     return tuple(
         f"{flag}: at {budget} {_ROW_SENTENCES[flag].format(**numbers)}" for flag in row.flags if flag in _ROW_SENTENCES
     )
+
+
+def _in_words(batch_tokens: tuple[float, float] | None) -> str:
+    if batch_tokens is None:
+        return "different sizes"
+    return f"{batch_tokens[0]:,.0f} to {batch_tokens[1]:,.0f} tokens"

@@ -1,4 +1,4 @@
-"""L(N, D) = E + A N^-alpha + B D^-beta in centred logs: values, gradients, optima. numpy only.
+"""L(N, D) = E + A N^-alpha + B D^-beta in centred logs: values and shares of the terms. numpy only.
 
 theta = (ln E, ln A0, ln B0, alpha, beta) with A = A0 N0^alpha, B = B0 D0^beta; x = ln(N/N0), y = ln(D/D0).
 Then ln L = logsumexp(theta_0, theta_1 - alpha x, theta_2 - beta y): each exponent is linear in theta.
@@ -13,18 +13,9 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from plm_scaling.laws.law_fit import IsoflopFit, SurfaceFit
+from plm_scaling.laws.law_fit import SurfaceFit
 
-__all__ = [
-    "PARAMETER_NAMES",
-    "FloatArray",
-    "isoflop_optimum",
-    "log_loss_gradient",
-    "log_loss_terms",
-    "predict_log_loss",
-    "surface_loss",
-    "surface_optimum",
-]
+__all__ = ["PARAMETER_NAMES", "FloatArray", "log_loss_terms", "surface_loss"]
 
 FloatArray = npt.NDArray[np.float64]
 PARAMETER_NAMES: Final = ("E", "A0", "B0", "alpha", "beta")
@@ -55,20 +46,6 @@ def log_loss_terms(theta: FloatArray, x: FloatArray, y: FloatArray) -> tuple[Flo
     return top + np.log(total), terms
 
 
-def predict_log_loss(theta: FloatArray, x: FloatArray, y: FloatArray) -> FloatArray:
-    """Log loss ln L, float64[B, n]. **Source:** Hoffmann et al. 2022, eq. 2."""
-    return log_loss_terms(theta, x, y)[0]
-
-
-def log_loss_gradient(theta: FloatArray, x: FloatArray, y: FloatArray) -> FloatArray:
-    """Derivative of ln L by theta, float64[B, n, 5]: the shares of the terms, times -x and -y for the exponents.
-
-    **Source:** derivative of Hoffmann et al. 2022, eq. 2, in the centred parameters.
-    """
-    shares = log_loss_terms(theta, x, y)[1]
-    return np.stack([shares[0], shares[1], shares[2], -shares[1] * x, -shares[2] * y], axis=-1)
-
-
 def _theta(fit: SurfaceFit) -> FloatArray:
     values = [fit.parameters[name].value for name in PARAMETER_NAMES]
     logs = [math.log(max(value, 1e-300)) for value in values[:3]]
@@ -82,25 +59,5 @@ def surface_loss(fit: SurfaceFit, N: npt.ArrayLike, D: npt.ArrayLike) -> FloatAr
     """
     n, d = np.broadcast_arrays(np.asarray(N, dtype=np.float64), np.asarray(D, dtype=np.float64))
     x, y = np.log(n / fit.N0).ravel(), np.log(d / fit.D0).ravel()
-    loss: FloatArray = np.exp(predict_log_loss(_theta(fit), x, y))[0].reshape(n.shape)
+    loss: FloatArray = np.exp(log_loss_terms(_theta(fit), x, y)[0][0]).reshape(n.shape)
     return loss
-
-
-def surface_optimum(fit: SurfaceFit, C: float) -> tuple[float, float]:
-    """(N, D) of least loss on 6 N D = C FLOPs. **Source:** Hoffmann et al. 2022, eq. 4."""
-    _, a, b, alpha, beta = _theta(fit)[0]
-    log_G = (a + math.log(alpha) - b - math.log(beta) + alpha * math.log(fit.N0) - beta * math.log(fit.D0)) / (
-        alpha + beta
-    )
-    log_N = log_G + math.log(C / 6.0) * beta / (alpha + beta)
-    return math.exp(log_N), C / 6.0 / math.exp(log_N)
-
-
-def isoflop_optimum(fit: IsoflopFit, C: float) -> tuple[float, float] | None:
-    """(N, D) at C FLOPs of the fit's currency by the power laws through the minima; None if they were refused.
-
-    **Source:** Hoffmann et al. 2022, section 3.2.
-    """
-    if fit.a_N is None or fit.a_D is None or fit.k_N is None or fit.k_D is None:
-        return None
-    return float(fit.k_N * C**fit.a_N.value), float(fit.k_D * C**fit.a_D.value)

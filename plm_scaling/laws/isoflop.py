@@ -12,17 +12,16 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 import numpy as np
-import numpy.typing as npt
 
-from plm_scaling.core.errors import FitError
 from plm_scaling.core.run_table import RunTable
-from plm_scaling.laws.budgets import Budget, Currency, check_runs, gather_budgets
+from plm_scaling.laws.budgets import Budget, Currency, check_runs, gather_budgets, noise_from_one_budget
 from plm_scaling.laws.fit import percentile_interval
 from plm_scaling.laws.forms import FloatArray, surface_loss
 from plm_scaling.laws.law_fit import Interval, IsoflopFit, IsoflopRow, SurfaceFit
 from plm_scaling.laws.noise import LossNoise, law_runs, pooled_seed_noise
+from plm_scaling.laws.power_laws import log_lines
 
-__all__ = ["fit_isoflop", "fit_isoflop_both", "fit_power_law"]
+__all__ = ["fit_isoflop", "fit_isoflop_both"]
 
 _VALLEY: Final = 0.01
 """nats above the minimum that `N_band` allows."""
@@ -31,6 +30,8 @@ _SD_FLOOR: Final = 0.1
 _ASYMMETRY: Final = 0.005
 """Error in ln N of a parabola's vertex per squared span of ln N: a Chinchilla valley with exponents .15 apart is that
 much steeper on one side. It is common to all rows, so it widens each N_opt but not the exponents."""
+_WEAK: Final = frozenset({"SHALLOW_MINIMUM", "OPEN_INTERVAL"})
+"""Row flags of a minimum that the noise may have made."""
 
 
 @dataclass(frozen=True)
@@ -88,7 +89,9 @@ def fit_isoflop_both(
     check_runs(runs, objective, currency)
     noise = LossNoise(noise_sd) if noise_sd is not None else pooled_seed_noise(runs)
     budgets = gather_budgets(runs, currency, noise)
+    from_one = noise_sd is None and noise_from_one_budget(runs, currency, budgets)
     budgets, noise, flags = _add_scatter(budgets, noise)
+    flags = (*flags, "NOISE_FROM_ONE_BUDGET") if from_one else flags
     main = _power_laws(_minima(budgets, noise, draws, seed), currency, flags)
     if surface is None or any(np.isnan(budget.other_C).any() for budget in budgets):
         return main, None
@@ -174,6 +177,7 @@ def _minimum(budget: Budget, noise: LossNoise | None, draws: int, rng: np.random
         D=tuple(budget.D.tolist()),
         loss=tuple(budget.loss.tolist()),
         n_seeds=tuple(int(n) for n in budget.n_seeds),
+        batch_tokens=budget.batch_tokens,
         flags=budget.flags,
     )
     if len(budget.N) < 3:
@@ -216,7 +220,8 @@ def _doubts(budget: Budget, curvature: float, vertex: float) -> tuple[float, lis
     outside = not budget.N[0] <= math.exp(vertex) <= budget.N[-1] if curvature > 0 else False
     if best in (0, len(budget.N) - 1) or outside:
         flags.append("NO_INTERIOR_MINIMUM")
-    if depth < 2.0 * math.hypot(budget.se[edge], budget.se[best]):
+    # Where there is no minimum, its depth says nothing.
+    if not flags and depth < 2.0 * math.hypot(budget.se[edge], budget.se[best]):
         flags.append("SHALLOW_MINIMUM")
     return depth, flags
 
@@ -251,6 +256,8 @@ def _power_laws(minima: list[_Minimum], currency: Currency, flags: tuple[str, ..
         return IsoflopFit(currency=currency, rows=rows, flags=(*flags, "TOO_FEW_MINIMA"))
     if len(interior) == 2:
         flags = (*flags, "TWO_MINIMA")
+    if sum(not _WEAK.intersection(m.row.flags) for m in interior) < 2:
+        flags = (*flags, "WEAK_MINIMA")
     log_C = np.array([math.log(m.row.C) for m in interior])
     log_N = np.log([m.row.N_opt.value for m in interior if m.row.N_opt])
     log_N_draws = np.stack([m.log_N_draws for m in interior if m.log_N_draws is not None], axis=1)
@@ -264,30 +271,6 @@ def _power_laws(minima: list[_Minimum], currency: Currency, flags: tuple[str, ..
 
 def _line(log_C: FloatArray, value: FloatArray, draws: FloatArray, root: FloatArray) -> tuple[Interval, float]:
     """Exponent with its interval, and coefficient, of a power law by weighted log-log least squares."""
-    slope, level = _log_line(log_C, value[None], root)
-    drawn, _ = _log_line(log_C, draws, root)
+    slope, level = log_lines(log_C, value[None], root)
+    drawn, _ = log_lines(log_C, draws, root)
     return percentile_interval(float(slope[0]), drawn), math.exp(float(level[0]))
-
-
-def _log_line(log_x: FloatArray, log_y: FloatArray, root: FloatArray) -> tuple[FloatArray, FloatArray]:
-    """Slopes and intercepts float64[m] of lines through log_y float64[m, k], rows weighted by root squared."""
-    centre = float(np.average(log_x, weights=root**2))
-    design = np.stack([np.ones_like(log_x), log_x - centre], axis=1) * root[:, None]
-    level, slope = np.linalg.pinv(design) @ (log_y * root).T
-    return slope, level - slope * centre
-
-
-def fit_power_law(x: npt.ArrayLike, y: npt.ArrayLike, weights: npt.ArrayLike | None = None) -> tuple[float, float]:
-    """(a, k) of y = k x^a by least squares in log space; in linear space the largest point would decide alone.
-
-    Raises
-    ------
-    FitError : fewer than two different x, or values that are not positive.
-    """
-    xs, ys = np.asarray(x, dtype=np.float64), np.asarray(y, dtype=np.float64)
-    if not ((xs > 0).all() and (ys > 0).all()) or len(np.unique(xs)) < 2:
-        raise FitError("a power law needs positive values at two or more different x")
-    log_x, log_y = np.log(xs), np.log(ys)
-    root = np.ones_like(log_x) if weights is None else np.sqrt(np.asarray(weights, dtype=np.float64))
-    slope, level = _log_line(log_x, log_y[None], root)
-    return float(slope[0]), math.exp(float(level[0]))

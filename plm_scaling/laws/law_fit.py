@@ -31,6 +31,9 @@ class IsoflopRow(Record):
     loss: tuple[float, ...]
     """Mean over seeds, one entry per size."""
     n_seeds: tuple[int, ...]
+    """Different seeds behind each mean."""
+    batch_tokens: tuple[float, float] | None = None
+    """Smallest and largest batch of the row's runs, tokens."""
     curvature: float | None = None
     """a of L = a (ln N - ln N_opt)^2 + L_opt."""
     N_opt: Interval | None = None
@@ -41,7 +44,7 @@ class IsoflopRow(Record):
     depth: float | None = None
     """How far the shallower edge of the row lies above its lowest loss, nats."""
     flags: tuple[str, ...] = ()
-    """NO_INTERIOR_MINIMUM, SHALLOW_MINIMUM (depth below 2x the noise), TOO_FEW_SIZES, CONCAVE."""
+    """NO_INTERIOR_MINIMUM, SHALLOW_MINIMUM (depth below 2x the noise), TOO_FEW_SIZES, CONCAVE, MIXED_BATCH, ..."""
 
 
 class IsoflopFit(Record):
@@ -81,6 +84,8 @@ class SurfaceFit(Record):
     """Exponent of N_opt(C) = beta / (alpha + beta)."""
     range_N: tuple[float, float]
     range_D: tuple[float, float]
+    batch_tokens: tuple[float, float] | None = None
+    """Smallest and largest batch of the runs, tokens."""
     flags: tuple[str, ...] = ()
 
 

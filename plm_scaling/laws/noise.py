@@ -13,7 +13,15 @@ import numpy as np
 from plm_scaling.core.run_table import RunRow, RunTable
 from plm_scaling.laws.forms import FloatArray
 
-__all__ = ["PAIRED_SHARE", "LossNoise", "law_runs", "loss_errors", "pooled_seed_noise", "unlimited_streams"]
+__all__ = [
+    "PAIRED_SHARE",
+    "LossNoise",
+    "law_runs",
+    "loss_errors",
+    "pooled_seed_noise",
+    "replicate_groups",
+    "unlimited_streams",
+]
 
 PAIRED_SHARE: Final = 0.4
 """Share of a run's validation standard error that remains between two runs scored on the same sequences.
@@ -23,7 +31,7 @@ Measured on a simulated corpus: .2-.3 for CLM, .3-.45 for MLM; the upper end is 
 SAME_D: Final = 0.02
 """Replicates' numbers of tokens differ by less than this share."""
 
-_LAW_ROLES: Final = ("isoflop", "grid", "replicate", "transfer_scratch")
+_LAW_ROLES: Final = ("isoflop", "grid", "replicate", "transfer_scratch", "transfer_source")
 
 
 @dataclass(frozen=True)
@@ -54,8 +62,8 @@ def unlimited_streams(row: RunRow) -> bool:
 def law_runs(table: RunTable, objective: str) -> RunTable:
     """The runs a law of compute, size and tokens is about: trained from scratch to the end on uncut data.
 
-    Repeat, diversity and transfer-target runs answer other questions and stay out; a table without roles is taken
-    as it is.
+    Repeat, diversity and transfer-target runs answer other questions and stay out; the scratch partners and sources
+    of transfers are runs like any other. A table without roles is taken as it is.
     """
 
     def belongs(row: RunRow) -> bool:
@@ -73,11 +81,12 @@ def law_runs(table: RunTable, objective: str) -> RunTable:
 
 def _setting(row: RunRow) -> Hashable:
     """Everything but the seed and D that a run's loss depends on."""
-    return (row.objective, row.N, row.batch_tokens, row.peak_lr, row.streams, row.validation_id, row.corpus_id)
+    recipe = (row.batch_tokens, row.peak_lr, row.mask_refresh)
+    return (row.objective, row.N, *recipe, row.streams, row.validation_id, row.corpus_id)
 
 
-def _replicates(table: RunTable) -> list[list[RunRow]]:
-    """Runs that differ by the seed alone; their D differ a little, since each seed draws other windows."""
+def replicate_groups(table: RunTable) -> list[list[RunRow]]:
+    """Runs of two or more seeds that differ by nothing else; each seed draws other windows, so D differs a little."""
     groups: list[list[RunRow]] = []
     for row in sorted(table, key=lambda r: (repr(_setting(r)), r.D)):
         last = groups[-1] if groups else []
@@ -85,7 +94,7 @@ def _replicates(table: RunTable) -> list[list[RunRow]]:
             last.append(row)
         else:
             groups.append([row])
-    return groups
+    return [group for group in groups if len({row.seed for row in group}) > 1]
 
 
 def pooled_seed_noise(table: RunTable) -> LossNoise | None:
@@ -93,8 +102,8 @@ def pooled_seed_noise(table: RunTable) -> LossNoise | None:
 
     **Source:** pooled variance, sum of squares within settings over the sum of their degrees of freedom.
     """
-    by_seed = ({row.seed: row.loss for row in group} for group in _replicates(table))
-    replicated = [np.array(list(losses.values())) for losses in by_seed if len(losses) > 1]
+    by_seed = ({row.seed: row.loss for row in group} for group in replicate_groups(table))
+    replicated = [np.array(list(losses.values())) for losses in by_seed]
     df = sum(len(losses) - 1 for losses in replicated)
     if not df:
         return None

@@ -1,4 +1,4 @@
-"""The experiments inside a run table: repeats at equal N and D, diversity at equal N and D, scratch curves in D."""
+"""Arms of an experiment inside a run table, their differences with errors, and the repeats at equal N and D."""
 
 from __future__ import annotations
 
@@ -9,22 +9,19 @@ from dataclasses import dataclass
 
 from plm_scaling.core.run import Objective, Stream
 from plm_scaling.core.run_table import RunRow
-from plm_scaling.core.units import format_count
+from plm_scaling.laws.noise import unlimited_streams
 from plm_scaling.reporting.study import OBJECTIVES, Study
-from plm_scaling.reporting.wording import percent
-from plm_scaling.transfers.transfer_fit import TransferPair
 
 __all__ = [
     "Arm",
-    "DiversityGroup",
     "Estimate",
     "RepeatSeries",
-    "comparison_pairs",
     "difference",
-    "diversity_groups",
+    "make_arm",
     "mean_loss",
     "repeat_series",
-    "scratch_curve",
+    "rows_alike",
+    "split_rows",
     "streams_of",
 ]
 
@@ -75,18 +72,6 @@ class RepeatSeries:
     """By growing number of epochs."""
 
 
-@dataclass(frozen=True)
-class DiversityGroup:
-    """One objective, N and D; the arms differ in where the tokens come from."""
-
-    objective: Objective
-    N: float
-    D: float
-    reference: Arm
-    """The first source alone, repeated."""
-    arms: tuple[Arm, ...]
-
-
 def mean_loss(rows: Sequence[RunRow]) -> float:
     """Mean loss, nats."""
     return sum(row.loss for row in rows) / len(rows)
@@ -108,7 +93,7 @@ def difference(study: Study, rows: Sequence[RunRow], reference: Sequence[RunRow]
     quadrature. Without a seed noise the error is unknown unless pairs give at least the validation part.
     """
     value = mean_loss(rows) - mean_loss(reference)
-    keys = [(a.run_id, b.run_id) for a in rows for b in reference]
+    keys = [(study.validation, a.run_id, b.run_id) for a in rows for b in reference]
     paired = [study.gaps[key][1] for key in keys if key in study.gaps]
     noise = study.noise_sd(rows[0].objective)
     variance = max(paired, default=0.0) ** 2
@@ -121,78 +106,33 @@ def repeat_series(study: Study) -> tuple[RepeatSeries, ...]:
     """The repeats arms, each with the unlimited runs of equal objective, N and D as reference."""
     rows = [row for row in study.table if row.has_role("repeats")]
     found = []
-    for group in _groups(rows):
+    for group in rows_alike(rows):
         first = group[0]
-        limited = [row for row in group if not _unlimited(study, row)]
+        limited = [row for row in group if not _unlimited(row)]
         pool = [row for row in study.table if _comparable(row, first) and row.source_run_id is None]
         pool = [row for row in pool if _sources(study, row) == _sources(study, first)]
-        unlimited = _same_batch(first, [row for row in pool if _unlimited(study, row)])
+        unlimited = _same_batch(first, [row for row in pool if _unlimited(row)])
         if not limited:
             continue
         reference = Arm("unlimited", tuple(unlimited), 1.0) if unlimited else None
         arms = [
-            _arm(study, members, _repeat_label(study, members), reference)
-            for members in _split(limited, lambda row: (round(math.log(_epochs(study, row)), 1), _static(study, row)))
+            make_arm(study, members, _repeat_label(study, members), reference)
+            for members in split_rows(
+                limited, lambda row: (round(math.log(_epochs(study, row)), 1), _static(study, row))
+            )
         ]
         ordered = tuple(sorted(arms, key=lambda arm: (arm.fixed_masks, arm.epochs)))
         found.append(RepeatSeries(first.objective, first.N, first.D, reference, ordered))
     return tuple(found)
 
 
-def diversity_groups(study: Study) -> tuple[DiversityGroup, ...]:
-    """The diversity arms. The reference is the run on a limited range of one source."""
-    rows = [row for row in study.table if row.has_role("diversity")]
-    found = []
-    for group in _groups(rows):
-        labelled = _split(group, lambda row: _mixture_label(streams_of(study, row)))
-        reference = next((m for m in labelled if _one_limited_source(streams_of(study, m[0]))), None)
-        if reference is None or len(labelled) < 2:
-            continue
-        base = _arm(study, reference, _mixture_label(streams_of(study, reference[0])), None)
-        others = [_arm(study, m, _mixture_label(streams_of(study, m[0])), base) for m in labelled if m is not reference]
-        others.sort(key=lambda arm: -len(streams_of(study, arm.rows[0])))
-        first = group[0]
-        found.append(DiversityGroup(first.objective, first.N, first.D, base, tuple(others)))
-    return tuple(found)
-
-
-def scratch_curve(study: Study, pair: TransferPair) -> tuple[tuple[float, float], ...]:
-    """(D, mean loss over seeds) of the scratch runs of a pair's target: equal N and sources, unlimited data."""
-    sources = next((_sources(study, row) for row in study.table if row.run_id == pair.scratch_run_id), None)
-    rows = [
-        row
-        for row in study.table.of(pair.objective)
-        if math.isclose(row.N, pair.N, rel_tol=1e-6)
-        and row.source_run_id is None
-        and _unlimited(study, row)
-        and sources in (None, _sources(study, row))
-    ]
-    groups = _groups(rows)
-    return tuple((sum(row.D for row in group) / len(group), mean_loss(group)) for group in groups)
-
-
-def comparison_pairs(study: Study) -> tuple[tuple[str, str], ...]:
-    """(run, reference run) of every difference the report states, for pairing over validation sequences."""
-    groups: list[tuple[Arm | None, tuple[Arm, ...]]] = []
-    groups += [(series.reference, series.arms) for series in repeat_series(study)]
-    groups += [(group.reference, group.arms) for group in diversity_groups(study)]
-    pairs = [
-        (row.run_id, other.run_id)
-        for reference, arms in groups
-        if reference is not None
-        for arm in arms
-        for row in arm.rows
-        for other in reference.rows
-    ]
-    return tuple(dict.fromkeys(pairs))
-
-
-def _arm(study: Study, rows: Sequence[RunRow], label: str, reference: Arm | None) -> Arm:
+def make_arm(study: Study, rows: Sequence[RunRow], label: str, reference: Arm | None) -> Arm:
+    """Runs of equal setting as an arm, with their difference from `reference` if there is one."""
     change = difference(study, rows, reference.rows) if reference else None
     return Arm(label, tuple(rows), _epochs(study, rows[0]), change, _static(study, rows[0]))
 
 
-def _groups(rows: Sequence[RunRow]) -> list[list[RunRow]]:
+def rows_alike(rows: Sequence[RunRow]) -> list[list[RunRow]]:
     """Rows of equal objective, N and (nearly) D; CLM first."""
     groups: list[list[RunRow]] = []
     for row in sorted(rows, key=lambda r: (OBJECTIVES.index(r.objective), r.N, r.D)):
@@ -213,18 +153,17 @@ def _same_batch(row: RunRow, others: list[RunRow]) -> list[RunRow]:
     return [other for other in others if other.batch_tokens == row.batch_tokens] or others
 
 
-def _split(rows: Iterable[RunRow], key: Callable[[RunRow], Hashable]) -> list[list[RunRow]]:
+def split_rows(rows: Iterable[RunRow], key: Callable[[RunRow], Hashable]) -> list[list[RunRow]]:
+    """Rows of equal key together, in the order in which the keys appear."""
     parts: dict[Hashable, list[RunRow]] = {}
     for row in rows:
         parts.setdefault(key(row), []).append(row)
     return list(parts.values())
 
 
-def _unlimited(study: Study, row: RunRow) -> bool:
-    streams = streams_of(study, row)
-    if streams:
-        return all(stream.unique_tokens is None for stream in streams)
-    return row.epochs is None or row.epochs <= 1.0
+def _unlimited(row: RunRow) -> bool:
+    """All data there are; a table without streams tells by its epochs."""
+    return unlimited_streams(row) and (bool(row.streams) or (row.epochs or 0.0) <= 1.0)
 
 
 def _sources(study: Study, row: RunRow) -> tuple[tuple[str, ...], ...]:
@@ -251,21 +190,3 @@ def _repeat_label(study: Study, rows: Sequence[RunRow]) -> str:
     whole = epochs >= 9.5 or abs(epochs - round(epochs)) < 0.05
     text = f"{epochs:.0f} epochs" if whole else f"{epochs:.1f} epochs"
     return f"{text}, fixed masks" if _static(study, rows[0]) else text
-
-
-def _one_limited_source(streams: Sequence[Stream]) -> bool:
-    return len(streams) == 1 and streams[0].unique_tokens is not None
-
-
-def _mixture_label(streams: Sequence[Stream]) -> str:
-    if not streams:
-        return "unknown mixture"
-    if len(streams) == 1:
-        return f"{_pool_label(streams[0])} alone"
-    total = sum(stream.weight for stream in streams)
-    return " + ".join(f"{percent(stream.weight / total)} {_pool_label(stream)}" for stream in streams)
-
-
-def _pool_label(stream: Stream) -> str:
-    name = "/".join(stream.sources) or "all sources"
-    return f"{name} ({format_count(stream.unique_tokens)} unique)" if stream.unique_tokens else name

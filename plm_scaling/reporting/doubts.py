@@ -2,38 +2,29 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections.abc import Iterable
 from typing import Final
 
 from plm_scaling.core.run import Objective
 from plm_scaling.core.units import format_count
+from plm_scaling.corpus.format import VAL_IID
+from plm_scaling.laws.doubts import explain, explain_row
 from plm_scaling.laws.law_fit import LawFit
 from plm_scaling.reporting.arms import repeat_series
-from plm_scaling.reporting.study import OBJECTIVES, Study
-from plm_scaling.reporting.wording import join_words, percent, power_of_ten
+from plm_scaling.reporting.study import OBJECTIVES, Study, fitted_set, is_on_page, pair_set
+from plm_scaling.reporting.wording import flag_words, join_words, percent, power_of_ten
 
-__all__ = ["FLAG_MEANING", "limits", "named_doubts"]
+__all__ = ["RUN_FLAGS", "limits", "merged", "named_doubts"]
 
-FLAG_MEANING: Final[dict[str, str]] = {
-    "NO_INTERIOR_MINIMUM": "the lowest loss stands at the edge of the sizes tried",
-    "SHALLOW_MINIMUM": "the row is so flat that noise decides where its minimum is",
-    "TOO_FEW_SIZES": "fewer than three sizes at this budget",
-    "TOO_FEW_MINIMA": "fewer than two budgets with a minimum inside, so exponents are refused",
-    "CONCAVE": "the parabola opens downwards",
-    "DATA_EXHAUSTED": "the run needs more passes over the corpus than the plan allows unmarked",
-    "FEW_WINDOWS": "few windows in the training pool",
-    "FEW_STEPS": "fewer than 200 optimiser steps",
-    "OUTSIDE_SCRATCH_RANGE": "the transferred loss lies outside the scratch runs",
-    "NO_SCRATCH_PARTNER": "no scratch run of equal setting",
-    "TOO_FEW_PAIRS_FOR_EXPONENTS": "too few pairs to fit how transfer scales",
-    "E_UNIDENTIFIED": "the irreducible loss is not determined by these runs",
-    "EXPONENT_AT_BOUND": "an exponent stands at the edge of its allowed range",
-    "COLLINEAR_DESIGN": "N and D vary together, so their effects cannot be told apart",
-    "MULTIMODAL": "several different laws fit about equally well",
-    "OUT_OF_HULL": "a statement beyond the runs' range of N and D",
-    "TOO_FEW_LEVELS": "too few different N or D for a surface",
+RUN_FLAGS: Final[dict[str, str]] = {
+    "DATA_EXHAUSTED": "more passes over the corpus than the plan allows unmarked",
+    "FEW_WINDOWS": "fewer windows in a training pool than one batch draws",
+    "FEW_STEPS": "fewer than 200 optimiser steps, so the schedule says more than the size",
+    "MEMORY": "an estimated peak above 80 % of the machine's memory",
+    "DAMAGED_CHECKPOINT": "resumed from an older checkpoint, the newest being damaged",
+    "FORCED_RESUME": "resumed by force under other threads, number format or versions",
 }
-"""Flags in words, for the marks in tables; the fits' own notes come first."""
+"""What a run's flag or a plan's note says of it; flags of fits have their sentences from the fits."""
 
 
 def limits(study: Study) -> tuple[str, ...]:
@@ -58,20 +49,77 @@ def limits(study: Study) -> tuple[str, ...]:
 
 def named_doubts(study: Study) -> tuple[str, ...]:
     """Every doubt the fits, runs and curves raise, without repetition."""
-    sentences = [sentence for objective in OBJECTIVES for sentence in _law_doubts(study, objective)]
+    sentences = _fit_doubts(study)
+    sentences += [sentence for objective in OBJECTIVES for sentence in _law_doubts(study, objective)]
     if study.transfer:
-        sentences += _noted("Transfer", study.transfer.notes, study.transfer.flags)
-        for pair in study.transfer.pairs:
-            sentences += _noted(f"Transfer at N = {format_count(pair.N)}", (), pair.flags)
+        flags = dict.fromkeys((*study.transfer.flags, *(flag for pair in study.transfer.pairs for flag in pair.flags)))
+        notes = study.transfer.notes or explain(flags) or tuple(f"{flag}: {flag_words((flag,))}." for flag in flags)
+        sentences += [_spoken("Transfer", note) for note in merged(notes)]
+        sets = sorted({pair_set(study, pair) for pair in study.transfer.pairs} - {study.validation})
+        sentences += [f"Transfer: judged on {name}, not on this page's {study.validation}." for name in sets]
     sentences += _repeat_doubts(study)
     sentences += _run_doubts(study)
     return tuple(dict.fromkeys(sentences))
 
 
-def _noted(what: str, notes: tuple[str, ...], flags: tuple[str, ...]) -> list[str]:
-    """The notes; where there are none, the flags in words."""
-    found = list(notes) or [FLAG_MEANING.get(flag, flag) for flag in flags]
-    return [f"{what}: {text.rstrip('.')}." for text in found]
+def merged(notes: Iterable[str]) -> tuple[str, ...]:
+    """Notes of the same flag as one sentence; where their words differ (budgets, runs, numbers), all stand in turn.
+
+    A note is "FLAG: sentence"; those without a flag, or that do not run word by word alike, stay as they are.
+    """
+    groups: list[list[list[str]]] = []
+    for note in dict.fromkeys(notes):
+        words = note.split()
+        alike = next((group for group in groups if _alike(group[0], words)), None)
+        if alike is None:
+            groups.append([words])
+        else:
+            alike.append(words)
+    return tuple(" ".join(_in_turn(column) for column in zip(*group, strict=True)) for group in groups)
+
+
+def _alike(first: list[str], words: list[str]) -> bool:
+    """Same flag, same length, and no more than two words in five differ."""
+    if not words or first[:1] != words[:1] or len(first) != len(words) or not _is_flag(words[0]):
+        return False
+    return sum(a != b for a, b in zip(first, words, strict=True)) <= 0.4 * len(words)
+
+
+def _is_flag(word: str) -> bool:
+    return word.endswith(":") and word[:-1].replace("_", "").isalnum() and word.isupper()
+
+
+def _in_turn(words: tuple[str, ...]) -> str:
+    """One word if all are equal, else each in the order of the notes: 1.5e+11 / 5.9e+11."""
+    if len(set(words)) == 1:
+        return words[0]
+    marks = words[-1][len(words[-1].rstrip(",;:.")) :]
+    return " / ".join(word.rstrip(",;:.") for word in words) + marks
+
+
+def _spoken(who: str, note: str) -> str:
+    """Who it is about, the sentence, the flag at its end."""
+    flag, _, text = note.partition(" ")
+    if not _is_flag(flag):
+        return f"{who}: {note.rstrip('.')}."
+    return f"{who}: {text.rstrip('.')} ({flag[:-1]})."
+
+
+def _fit_doubts(study: Study) -> list[str]:
+    """The fits' own notes; one that two objectives share is said once."""
+    who: dict[str, list[str]] = {}
+    for objective in OBJECTIVES:
+        law = study.laws.get(objective)
+        for note in merged(_notes(law)) if law else ():
+            if note.startswith("CURRENCY_SHIFT:") and law and _currency_doubt(law):
+                continue  # said with its size
+            who.setdefault(note, []).append(objective.upper())
+    return [_spoken(" and ".join(names), note) for note, names in who.items()]
+
+
+def _notes(law: LawFit) -> tuple[str, ...]:
+    rows = law.isoflop.rows if law.isoflop else ()
+    return law.notes or (*explain(law.flags), *(note for row in rows for note in explain_row(row)))
 
 
 def _law_doubts(study: Study, objective: Objective) -> list[str]:
@@ -79,11 +127,13 @@ def _law_doubts(study: Study, objective: Objective) -> list[str]:
     if law is None:
         return []
     name = objective.upper()
-    sentences = _noted(name, law.notes, law.flags)
-    if not law.notes and law.isoflop:
-        for row in law.isoflop.rows:
-            sentences += _noted(f"{name} at C = {power_of_ten(row.C)}", (), row.flags)
-    sentences += _currency_doubt(law)
+    sentences = _currency_doubt(law)
+    if not is_on_page(study, law):
+        made = fitted_set(study, law) or f"another validation set (id {law.validation_id})"
+        sentences.append(
+            f"{name}: the laws were fitted on {made}, while this page shows losses on {study.validation}: "
+            f"fit again with --validation {study.validation} before comparing."
+        )
     floor = study.floors.get(objective)
     above = [row for row in study.table.of(objective) if floor is not None and row.loss > floor]
     if above and floor is not None:
@@ -126,22 +176,33 @@ def _repeat_doubts(study: Study) -> list[str]:
                 continue
             lowest = int(curve.validation_loss.argmin())
             rise = float(curve.validation_loss[-1] - curve.validation_loss[lowest])
-            if rise > noise:
+            if rise > noise:  # curves are of val_iid, whatever set the page shows
                 share = float(curve.validation_D[lowest] / curve.validation_D[-1])
                 sentences.append(
-                    f"{series.objective.upper()}, {arm.label}: validation loss turned upwards during training, lowest "
-                    f"after {percent(share)} of the tokens and {rise:.2f} nats higher at the end."
+                    f"{series.objective.upper()}, {arm.label}: loss on {VAL_IID} turned upwards during training, "
+                    f"lowest after {percent(share)} of the tokens and {rise:.2f} nats higher at the end."
                 )
     return sentences
 
 
-def _run_doubts(study: Study) -> list[str]:
-    sentences = list(study.missing)
-    flags = Counter(flag for row in study.table for flag in row.flags.split(",") if flag)
-    sentences += [
-        f"{number} {'run' if number == 1 else 'runs'}: {FLAG_MEANING.get(flag, flag)} ({flag})."
-        for flag, number in sorted(flags.items())
+def _flagged(study: Study) -> list[str]:
+    """Flags of runs and notes of the plan, each with the number of its runs."""
+    runs: dict[str, set[str]] = {}
+    for row in study.table:
+        for flag in filter(None, row.flags.split(",")):
+            runs.setdefault(flag, set()).add(row.run_id)
+    for planned in study.plan.runs if study.plan else ():
+        for flag in planned.notes:
+            runs.setdefault(flag, set()).add(planned.run_id)
+    all_runs = {row.run_id for row in study.table} | {run.run_id for run in (study.plan.runs if study.plan else ())}
+    return [
+        f"{len(ids)} of {len(all_runs)} runs: {RUN_FLAGS.get(flag, flag_words((flag,)))} ({flag})."
+        for flag, ids in sorted(runs.items())
     ]
+
+
+def _run_doubts(study: Study) -> list[str]:
+    sentences = [*study.missing, *_flagged(study)]
     cut = [row.run_id for row in study.table if not row.schedule_complete]
     if cut:
         sentences.append(f"{len(cut)} runs stopped before their schedule's end and are no runs of smaller D.")

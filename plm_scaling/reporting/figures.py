@@ -9,13 +9,15 @@ from typing import TypeVar
 from markupsafe import Markup
 
 from plm_scaling.reporting.arm_figures import draw_diversity, draw_repeat_curves, draw_repeats, draw_transfer
-from plm_scaling.reporting.arms import diversity_groups, repeat_series
+from plm_scaling.reporting.arms import repeat_series
 from plm_scaling.reporting.law_figures import draw_data, draw_isoflop, draw_sizes, draw_surface
-from plm_scaling.reporting.study import OBJECTIVES, Study
+from plm_scaling.reporting.mixtures import diversity_views
+from plm_scaling.reporting.study import OBJECTIVES, Study, fitted_set, is_on_page
 from plm_scaling.reporting.tables import (
     Table,
     tabulate_exponents,
     tabulate_minima,
+    tabulate_parts,
     tabulate_surfaces,
     tabulate_transfer,
     tabulate_validation,
@@ -62,6 +64,14 @@ def _section(
     return Section(key, short, title, reading if kept else "", kept, _kept(tables), "" if kept else absent)
 
 
+def _elsewhere(study: Study) -> str:
+    """Said above pictures of laws that were not fitted on the page's validation set."""
+    others = sorted({fitted_set(study, law) or "another" for law in study.laws.values() if not is_on_page(study, law)})
+    if not others:
+        return ""
+    return f" The laws were fitted on the validation set {' and '.join(others)}, not on this page's {study.validation}."
+
+
 def _isoflop(study: Study) -> Section:
     reading = (
         "Each colour is one compute budget, the same in both panels. Points are means over seeds (single runs faint), "
@@ -69,6 +79,7 @@ def _isoflop(study: Study) -> Section:
         "its 95 % interval. An open diamond is a weak minimum; a circled point is a row whose lowest loss stands at "
         "its edge, so the best size lies beyond those tried."
     )
+    reading += _elsewhere(study)
     panels = [draw_isoflop(study, objective) for objective in OBJECTIVES]
     absent = "No IsoFLOP analysis: fit-clm.json and fit-mlm.json are missing or hold no budget with several sizes."
     return _section("isoflop", "IsoFLOP", "Loss at equal compute", reading, panels, [tabulate_minima(study)], absent)
@@ -78,8 +89,10 @@ def _optimum(study: Study) -> Section:
     reading = (
         "Left: N_opt with its 95 % interval, the power law through the rows with a minimum inside, and its band "
         "(errors of its level and of its exponent in quadrature). Right: the tokens that go with it; the dashed line "
-        "is what the corpus holds without repeating a token."
+        "is what the corpus holds without repeating a token. Lines are dashed where they rest on minima no deeper than "
+        "the noise."
     )
+    reading += _elsewhere(study)
     absent = "No budget has a minimum in model size, so there is nothing to draw against compute."
     panels = [draw_sizes(study), draw_data(study)]
     return _section(
@@ -93,6 +106,7 @@ def _surface(study: Study) -> Section:
         "coloured by budget). The thick line joins the lowest points at equal 6ND. Beyond the dots the lines are "
         "extrapolation."
     )
+    reading += _elsewhere(study)
     absent = "No surface has been fitted: it needs runs that differ in N and in D independently."
     panels = [draw_surface(study, objective) for objective in OBJECTIVES]
     return _section(
@@ -114,25 +128,32 @@ def _repeats(study: Study) -> Section:
 
 
 def _diversity(study: Study) -> Section:
-    groups = diversity_groups(study)
+    views = diversity_views(study)
     reading = (
         "Bars show how the loss changes when tokens of the second source replace passes over the first, at equal N and "
         "D; the error holds the paired validation error and, where it is known, the noise between seeds."
     )
-    if groups:
-        reading += f" Zero is {groups[0].reference.label}, {groups[0].reference.epochs:.3g} passes."
-    panels = [draw_diversity(group, f"diversity-{i}") for i, group in enumerate(groups)]
+    if views:
+        reference = views[0].pooled.reference
+        reading += f" Zero is {reference.label}, {reference.epochs:.3g} passes."
+    if any(view.parts for view in views):
+        reading += (
+            " Full bars are judged on the whole validation set, pale ones on the sequences of one source alone: what "
+            "fewer repeats give shows on the first source's own sequences, what only a closer training mix gives does "
+            "not."
+        )
+    panels = [draw_diversity(study, view, f"diversity-{i}") for i, view in enumerate(views)]
     absent = "The study has no diversity arm with complete runs."
-    return _section(
-        "diversity", "Second source", "A second source", reading, panels, [tabulate_validation(study)], absent
-    )
+    tables = [tabulate_parts(study), tabulate_validation(study)]
+    return _section("diversity", "Second source", "A second source", reading, panels, tables, absent)
 
 
 def _transfer(study: Study) -> Section:
     reading = (
         "The curve is training from scratch, the diamond the run that started from the other objective's weights. The "
         "green arrow is how many more tokens scratch would need for the same loss (D_t, pale: its interval); the "
-        "second arrow is what the source's compute would have bought instead. Transfer pays if the first is longer."
+        "second arrow is what the source's compute would have bought instead. Transfer pays if the first is longer. "
+        "The gap's error in the table holds the paired validation error, with replicates also the seeds."
     )
     pairs = study.transfer.pairs if study.transfer else ()
     panels = [draw_transfer(study, pair, f"transfer-{i}") for i, pair in enumerate(pairs)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 
 import numpy as np
@@ -9,16 +10,20 @@ from markupsafe import Markup
 from matplotlib.axes import Axes
 
 from plm_scaling.core.run import Objective
-from plm_scaling.core.run_table import RunRow
+from plm_scaling.core.run_table import RunRow, RunTable
 from plm_scaling.core.units import format_count
+from plm_scaling.laws.forms import surface_loss
 from plm_scaling.laws.law_fit import Interval, IsoflopFit, IsoflopRow, LawFit, SurfaceFit
 from plm_scaling.reporting.drawing import COLORS, budget_color, count_axis, draw_panel, flops_axis, note
-from plm_scaling.reporting.study import OBJECTIVES, Study
+from plm_scaling.reporting.study import OBJECTIVES, WEAK_ROW, Study, fitted_set, is_on_page, on_set, weak_exponents
 from plm_scaling.reporting.wording import interval_se, power_of_ten
 
-__all__ = ["budgets_of", "draw_data", "draw_isoflop", "draw_sizes", "draw_surface", "runs_at", "surface_loss"]
+__all__ = ["budgets_of", "draw_data", "draw_isoflop", "draw_sizes", "draw_surface", "runs_at"]
 
 _SAME_C = 0.10
+"""Rows of the two objectives whose compute differs by less (relative) share a colour."""
+_SAME_BUDGET = 0.06
+"""Runs of a row lie within 3 % of its middle, which need not be its median."""
 
 
 def budgets_of(study: Study) -> list[float]:
@@ -43,7 +48,7 @@ def runs_at(study: Study, fit: LawFit, row: IsoflopRow) -> tuple[RunRow, ...]:
 
     def belongs(run: RunRow) -> bool:
         C = getattr(run, currency)
-        on_row = C is not None and abs(C / row.C - 1) < 2 * _SAME_C and any(math.isclose(run.N, N) for N in row.N)
+        on_row = C is not None and abs(C / row.C - 1) < _SAME_BUDGET and any(math.isclose(run.N, N) for N in row.N)
         return bool(on_row and any(run.has_role(role) for role in ("isoflop", "grid", "replicate")))
 
     return study.table.of(fit.objective).where(belongs).rows
@@ -55,18 +60,25 @@ def draw_isoflop(study: Study, objective: Objective) -> Markup | None:
     if law is None or law.isoflop is None or not law.isoflop.rows:
         return None
     rows = law.isoflop.rows
+    fitted = fitted_set(study, law)
+    seen = on_set(study, fitted) if fitted else dataclasses.replace(study, table=RunTable(()), floors={})
 
     def draw(axes: Axes) -> None:
         for row in rows:
-            _draw_row(axes, study, law, row)
+            _draw_row(axes, seen, law, row)
         sizes = [N for row in rows for N in row.N]
         sizes += [row.N_opt.value for row in rows if row.N_opt]
         count_axis(axes, "x", [*sizes, max(sizes) ** 1.06 / min(sizes) ** 0.06], "Parameters N")
         axes.set_ylabel("Validation loss, nats per token")
-        axes.set_title(objective.upper())
-        _floor_line(axes, study, objective)
+        axes.set_title(_title(study, law, objective.upper()))
+        _floor_line(axes, seen, objective)
 
     return draw_panel(f"isoflop-{objective}", f"IsoFLOP curves of {objective.upper()}", draw, height=3.9)
+
+
+def _title(study: Study, law: LawFit, text: str) -> str:
+    """The title, with the validation set where it is not the page's."""
+    return text if is_on_page(study, law) else f"{text}, fitted on {fitted_set(study, law) or 'another set'}"
 
 
 def _draw_row(axes: Axes, study: Study, law: LawFit, row: IsoflopRow) -> None:
@@ -80,8 +92,8 @@ def _draw_row(axes: Axes, study: Study, law: LawFit, row: IsoflopRow) -> None:
         axes.plot(N, row.curvature * np.log(N / row.N_opt.value) ** 2 + row.L_opt, color=color, zorder=2)
         low, high = (min(max(x, min(row.N) / 2), max(row.N) * 2) for x in (row.N_opt.low, row.N_opt.high))
         axes.plot([low, high], [row.L_opt] * 2, color=color, lw=5, alpha=0.33, solid_capstyle="butt", zorder=1)
-        fill = COLORS["card"] if row.flags else color
-        edge = color if row.flags else COLORS["card"]
+        fill = COLORS["card"] if WEAK_ROW & set(row.flags) else color
+        edge = color if WEAK_ROW & set(row.flags) else COLORS["card"]
         axes.plot(row.N_opt.value, row.L_opt, "D", mfc=fill, mec=edge, mew=1.3, ms=7.5, zorder=4)
     else:
         axes.plot(row.N, row.loss, color=color, lw=1.0, ls=(0, (2, 2)), zorder=2)
@@ -143,10 +155,18 @@ def draw_data(study: Study) -> Markup | None:
                 continue
             color = COLORS[objective]
             for row in rows:
-                axes.plot(row.C, row.D_opt or 0, "D", mfc=COLORS["card"] if row.flags else color, mec=color, ms=6)
+                axes.plot(
+                    row.C,
+                    row.D_opt or 0,
+                    "D",
+                    mfc=COLORS["card"] if WEAK_ROW & set(row.flags) else color,
+                    mec=color,
+                    ms=6,
+                )
             if law.isoflop and law.isoflop.k_D and law.isoflop.a_D:
                 C = np.geomspace(rows[0].C, rows[-1].C, 30)
-                axes.plot(C, law.isoflop.k_D * C**law.isoflop.a_D.value, color=color)
+                style = (0, (4, 3)) if weak_exponents(law) else "-"
+                axes.plot(C, law.isoflop.k_D * C**law.isoflop.a_D.value, color=color, ls=style)
             note(axes, objective.upper(), rows[-1].C, rows[-1].D_opt or 0, color=color, offset=(7, 0), weight="bold")
         ends = [D for _, D in points] + ([unique] if unique else [])
         flops_axis(axes, [C for C, _ in points], "Training compute C, FLOPs")
@@ -180,7 +200,7 @@ def _draw_optima(axes: Axes, law: LawFit) -> None:
             continue
         low, high = _clipped(row)
         axes.plot([row.C, row.C], [low, high], color=color, lw=1.1, zorder=3)
-        fill = COLORS["card"] if row.flags else color
+        fill = COLORS["card"] if WEAK_ROW & set(row.flags) else color
         axes.plot(row.C, row.N_opt.value, "D", mfc=fill, mec=color, mew=1.2, ms=6, zorder=4)
     if not rows or rows[-1].N_opt is None:
         return
@@ -192,7 +212,7 @@ def _draw_optima(axes: Axes, law: LawFit) -> None:
         if math.isfinite(fit.a_N.high - fit.a_N.low):
             spread = np.exp(1.96 * _log_error(fit, inner, C))
             axes.fill_between(C, N / spread, N * spread, color=color, alpha=0.15, lw=0, zorder=1)
-        axes.plot(C, N, color=color, zorder=2)
+        axes.plot(C, N, color=color, zorder=2, ls=(0, (4, 3)) if weak_exponents(law) else "-")
     note(axes, law.objective.upper(), rows[-1].C, rows[-1].N_opt.value, color=color, offset=(7, 0), weight="bold")
 
 
@@ -209,13 +229,6 @@ def _log_error(fit: IsoflopFit, rows: list[IsoflopRow], C: np.ndarray) -> np.nda
 def _logged(interval: Interval) -> Interval:
     low, high = max(interval.low, interval.value / 100), min(interval.high, interval.value * 100)
     return Interval(value=math.log(interval.value), low=math.log(low), high=math.log(high))
-
-
-def surface_loss(fit: SurfaceFit, N: np.ndarray, D: np.ndarray) -> np.ndarray:
-    """L(N, D) = E + A0 (N / N0)^-alpha + B0 (D / D0)^-beta in nats. **Source:** Hoffmann et al. 2022, eq. 10."""
-    p = {name: interval.value for name, interval in fit.parameters.items()}
-    loss: np.ndarray = p["E"] + p["A0"] * (N / fit.N0) ** -p["alpha"] + p["B0"] * (D / fit.D0) ** -p["beta"]
-    return loss
 
 
 def draw_surface(study: Study, objective: Objective) -> Markup | None:
@@ -238,7 +251,7 @@ def draw_surface(study: Study, objective: Objective) -> Markup | None:
             axes.plot(row.N, row.D, "o", color=color, ms=4.5, mec=COLORS["card"], mew=0.6, zorder=3)
         _draw_path(axes, fit, objective)
         axes.clabel(lines, fontsize=7.5, fmt=lambda level: f"{level:.2f}", inline_spacing=2)
-        axes.set_title(f"{objective.upper()}: fitted loss, nats")
+        axes.set_title(_title(study, law, f"{objective.upper()}: fitted loss, nats"))
 
     return draw_panel(f"surface-{objective}", f"Fitted loss surface of {objective.upper()}", draw, height=3.7)
 

@@ -18,12 +18,13 @@ from plm_scaling.core.run_folder import RunFolder
 from plm_scaling.core.run_table import RunTable
 from plm_scaling.corpus.format import MANIFEST_NAME, VAL_IID, Manifest
 from plm_scaling.laws.law_fit import LawFit
-from plm_scaling.reporting.arms import comparison_pairs
-from plm_scaling.reporting.study import OBJECTIVES, Curve, Study
+from plm_scaling.reporting.arms import Arm, repeat_series
+from plm_scaling.reporting.mixtures import diversity_groups, diversity_sources
+from plm_scaling.reporting.study import OBJECTIVES, SET_PART, Curve, Study, on_set, source_set
 from plm_scaling.sweeps.plan_records import SweepPlan
 from plm_scaling.transfers.transfer_fit import TransferFit
 
-__all__ = ["load_study"]
+__all__ = ["comparison_pairs", "load_study"]
 
 _R = TypeVar("_R", bound=Record)
 
@@ -38,7 +39,8 @@ def load_study(path: Path, *, validation: str = VAL_IID) -> Study:
 
     Raises
     ------
-    RecordError : there is no such folder, or nothing in it that a report could show.
+    RecordError : there is no such folder, nothing in it that a report could show, or no run was scored on a set
+        other than the default that was asked for.
     """
     if not path.is_dir():
         raise RecordError("no study here", where=str(path), hint="give the folder that holds runs/ and fit-*.json")
@@ -63,6 +65,7 @@ def load_study(path: Path, *, validation: str = VAL_IID) -> Study:
         )
     study = Study(
         name=plan.name if plan else path.resolve().name,
+        validation=validation,
         table=table,
         records=records,
         curves=_curves(path / "runs", records),
@@ -70,10 +73,10 @@ def load_study(path: Path, *, validation: str = VAL_IID) -> Study:
         laws=laws,
         transfer=transfer,
         manifest=manifest,
-        floors=_floors(corpus, records, missing) if manifest else {},
+        floors=_floors(corpus, records, validation, missing) if manifest else {},
         missing=tuple(missing),
     )
-    return dataclasses.replace(study, gaps=_gaps(path / "runs", comparison_pairs(study), validation))
+    return dataclasses.replace(study, gaps=_gaps(path / "runs", study))
 
 
 def _optional(kind: type[_R], path: Path, what: str, missing: list[str]) -> _R | None:
@@ -100,8 +103,16 @@ def _collected(path: Path, validation: str, missing: list[str]) -> RunTable:
             return collect_runs(path / "runs", validation=validation)
         for name in ("runs.parquet", "runs.csv"):
             if (path / name).is_file():
+                if validation != VAL_IID:
+                    raise RecordError(
+                        "a table of runs holds the losses of one validation set only",
+                        where=str(path / name),
+                        hint=f"leave out --validation {validation}, or give a study with its runs folder",
+                    )
                 return RunTable.read(path / name)
     except PlmScalingError as error:
+        if validation != VAL_IID:  # asked for by name: a page without its runs is no answer
+            raise
         missing.append(f"The runs cannot be collected: {error.what}.")
         return RunTable(())
     missing.append("There are no runs (runs/).")
@@ -142,7 +153,7 @@ def _floats(values: list[float | None]) -> npt.NDArray[np.float64]:
     return np.array([np.nan if value is None else value for value in values], dtype=np.float64)
 
 
-def _floors(corpus: Path, records: dict[str, RunRecord], missing: list[str]) -> dict[Objective, float]:
+def _floors(corpus: Path, records: dict[str, RunRecord], validation: str, missing: list[str]) -> dict[Objective, float]:
     """Entropy floors on the sequences the runs were scored on; needs the corpus itself, not its manifest only."""
     import pyarrow as pa
 
@@ -153,25 +164,47 @@ def _floors(corpus: Path, records: dict[str, RunRecord], missing: list[str]) -> 
     if not records:
         return {}
     scored = max(record.config.validation_tokens for record in records.values())
+    split, _, source = validation.partition(SET_PART)
     try:
         opened = Corpus.open(corpus)
-        floors = entropy_floors(opened, validation_rows(opened, VAL_IID, scored))
+        rows = validation_rows(opened, split, scored)
+        if source:
+            rows = rows[opened.source[rows] == opened.source_ids((source,))[0]]
+        floors = entropy_floors(opened, rows)
     except (PlmScalingError, OSError, pa.ArrowException) as error:
         missing.append(f"The entropy floors cannot be computed: {getattr(error, 'what', error)}.")
         return {}
     return {"clm": floors.clm_per_token, "mlm": floors.mlm}
 
 
-def _gaps(runs: Path, pairs: Iterable[tuple[str, str]], validation: str) -> dict[tuple[str, str], tuple[float, float]]:
-    """Paired differences of the runs whose per-sequence losses are at hand."""
+def comparison_pairs(study: Study) -> tuple[tuple[str, str], ...]:
+    """(run, reference run) of every difference the report states, for pairing over validation sequences."""
+    groups: list[tuple[Arm | None, tuple[Arm, ...]]] = []
+    groups += [(series.reference, series.arms) for series in repeat_series(study)]
+    groups += [(group.reference, group.arms) for group in diversity_groups(study)]
+    pairs = [
+        (row.run_id, other.run_id)
+        for reference, arms in groups
+        if reference is not None
+        for arm in arms
+        for row in arm.rows
+        for other in reference.rows
+    ]
+    return tuple(dict.fromkeys(pairs))
+
+
+def _gaps(runs: Path, study: Study) -> dict[tuple[str, str, str], tuple[float, float]]:
+    """Paired differences of the runs whose per-sequence losses are at hand, on the page's set and its parts."""
     from plm_scaling.sweeps.runs import paired_gap
 
+    parts = (source_set(study, source) for source in diversity_sources(study))
+    sets = [study.validation, *(part for part in parts if part)]
     gaps = {}
-    for first, second in pairs:
+    for name, first, second in ((one, *pair) for one in sets for pair in comparison_pairs(on_set(study, one))):
         try:
-            gap, se = paired_gap(runs, first, second, validation)
+            gap, se = paired_gap(runs, first, second, name)
         except (PlmScalingError, OSError):
             continue  # the difference is then shown with the seed noise only
         if math.isfinite(se):
-            gaps[first, second] = gap, se
+            gaps[name, first, second] = gap, se
     return gaps

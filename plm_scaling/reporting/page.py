@@ -87,6 +87,8 @@ def _subtitle(study: Study) -> str:
         parts.append(f"{total / 60:.0f} device minutes" if total < 7200 else f"{total / 3600:.1f} device hours")
     if study.manifest:
         parts.append(f"corpus {study.manifest.name}")
+    if study.table:
+        parts.append(f"losses on {study.validation}")
     return " \u00b7 ".join(parts)
 
 
@@ -105,7 +107,8 @@ def _provenance(study: Study, now: datetime) -> list[_Fact]:
     if study.manifest:
         share = percent(study.manifest.val_share)
         facts.append(_Fact("Split", f"{share} validation, seed {study.manifest.split_seed}"))
-    validation = {f"{row.objective.upper()} {row.validation_id}" for row in study.table if row.validation_id}
+    scored = [row for row in study.table if row.validation_id]
+    validation = {f"{study.validation}, {row.objective.upper()} {row.validation_id}" for row in scored}
     facts += [_Fact("Validation set", text) for text in sorted(validation)]
     facts += [_Fact(f"Fit of {name.upper()}, data hash", law.data_hash) for name, law in study.laws.items()]
     if study.transfer:

@@ -8,24 +8,27 @@ from dataclasses import dataclass
 from plm_scaling.core.run import LedgerRow, RunRecord
 from plm_scaling.core.run_table import RunRow
 from plm_scaling.core.units import format_count
-from plm_scaling.reporting.study import OBJECTIVES, Study
+from plm_scaling.reporting.mixtures import diversity_sources
+from plm_scaling.reporting.study import OBJECTIVES, Study, source_set
 from plm_scaling.reporting.wording import (
-    MINUS,
+    count,
     count_interval,
     count_range,
+    flag_words,
     measured,
     number_interval,
     percent,
     power_of_ten,
     signed,
+    token_gain,
 )
-from plm_scaling.transfers.transfer_fit import TransferPair
 
 __all__ = [
     "Table",
     "tabulate_exponents",
     "tabulate_ledger",
     "tabulate_minima",
+    "tabulate_parts",
     "tabulate_runs",
     "tabulate_sources",
     "tabulate_surfaces",
@@ -44,6 +47,9 @@ _ROLES = (
     "transfer_scratch",
     "transfer_target",
 )
+
+
+_SEVERAL_SETS = ("diversity", "transfer_target", "transfer_scratch")
 
 
 @dataclass(frozen=True)
@@ -76,7 +82,7 @@ def tabulate_minima(study: Study) -> Table | None:
                     f"{row.L_opt:.3f}" if row.L_opt is not None else _ABSENT,
                     count_range(*row.N_band) if row.N_band else _ABSENT,
                     f"{row.depth:.3f}" if row.depth is not None else _ABSENT,
-                    _flags(row.flags),
+                    flag_words(row.flags),
                 )
             )
     header = "Objective|C, FLOPs|Sizes|N_opt (95 %)|D_opt|Loss|N within +0.01 nats|Depth, nats|Doubts"
@@ -94,10 +100,10 @@ def tabulate_exponents(study: Study) -> Table | None:
             if fit:
                 a_N = number_interval(fit.a_N) if fit.a_N else "refused"
                 a_D = number_interval(fit.a_D) if fit.a_D else "refused"
-                rows.append((objective.upper(), f"IsoFLOP minima, {fit.currency}", a_N, a_D, _flags(fit.flags)))
+                rows.append((objective.upper(), f"IsoFLOP minima, {fit.currency}", a_N, a_D, flag_words(fit.flags)))
         if law.surface:
             a_N = number_interval(law.surface.a_N)
-            rows.append((objective.upper(), "fitted surface, 6ND", a_N, _ABSENT, _flags(law.surface.flags)))
+            rows.append((objective.upper(), "fitted surface, 6ND", a_N, _ABSENT, flag_words(law.surface.flags)))
     return _table("Exponents", "Objective|Method|N_opt ~ C^a, a (95 %)|D_opt ~ C^a, a (95 %)|Doubts", rows, 2)
 
 
@@ -112,7 +118,7 @@ def tabulate_surfaces(study: Study) -> Table | None:
                 number_interval(fit.parameters[name]) if name in fit.parameters else _ABSENT
                 for name in ("E", "A0", "alpha", "B0", "beta")
             ]
-            quality = (percent(fit.rms_relative_error), percent(fit.starts_agreeing), _flags(fit.flags))
+            quality = (percent(fit.rms_relative_error), percent(fit.starts_agreeing), flag_words(fit.flags))
             at = f"N0 = {format_count(fit.N0)}, D0 = {format_count(fit.D0)}"
             rows.append((objective.upper(), at, *values, *quality))
     return _table(
@@ -133,13 +139,13 @@ def tabulate_transfer(study: Study) -> Table | None:
                 format_count(pair.N),
                 format_count(pair.D),
                 format_count(pair.D_source),
-                signed(pair.gap, pair.gap_se),
-                _transferred(pair),
+                signed(pair.gap, pair.gap_total_se or pair.gap_se),
+                token_gain(pair) or _ABSENT,
                 _number(pair.D_t_per_source_token),
-                _count(pair.net_tokens),
+                _count_or_absent(pair.net_tokens),
                 signed(-pair.net_loss_gain, None) if pair.net_loss_gain is not None else _ABSENT,
                 pair.method or _ABSENT,
-                _flags(pair.flags),
+                flag_words(pair.flags),
             )
         )
     header = (
@@ -178,7 +184,7 @@ def tabulate_runs(study: Study) -> Table | None:
             str(row.seed) if row.seed is not None else _ABSENT,
             measured(row.loss, row.loss_se),
             f"{row.device_s:.0f}" if row.device_s is not None else _ABSENT,
-            _flags(tuple(flag for flag in row.flags.split(",") if flag)),
+            flag_words(tuple(flag for flag in row.flags.split(",") if flag)),
         )
         for row in _ordered(study)
     ]
@@ -208,7 +214,14 @@ def tabulate_ledger(study: Study) -> Table | None:
             cells = tuple(percent(part / total.tokens) for part in shares)
             sources = _source_shares(record, total)
             rows.append(
-                (row.run_id, row.objective.upper(), _roles(row.role), sources, format_count(total.tokens), *cells)
+                (
+                    row.run_id,
+                    row.objective.upper(),
+                    _roles(row.role),
+                    sources,
+                    format_count(total.tokens),
+                    *cells,
+                )
             )
     header = "Run|Objective|Role|Sources|Tokens|Unique|Repeated|Exact copies|Seen by earlier run"
     return _table("Token ledger", header, rows, 4)
@@ -220,40 +233,41 @@ def _source_shares(record: RunRecord, total: LedgerRow) -> str:
 
 
 def tabulate_validation(study: Study) -> Table | None:
-    """Loss of every run of the diversity and transfer arms on every validation set, where there are several."""
+    """Loss of every run of the diversity and transfer arms on every whole validation set, where there are several."""
     names = study.validation_sets()
     if len(names) < 2:
         return None
+    return _losses(study, "Loss by validation set, nats per token", names, _SEVERAL_SETS)
+
+
+def tabulate_parts(study: Study) -> Table | None:
+    """Loss of every run of the diversity arms on each compared source's own validation sequences."""
+    names = [name for source in diversity_sources(study) if (name := source_set(study, source))]
+    if not names:
+        return None
+    title = "Loss by source of the validation sequences, nats per token"
+    return _losses(study, title, (study.validation, *names), ("diversity",))
+
+
+def _losses(study: Study, title: str, names: Sequence[str], roles: Sequence[str]) -> Table | None:
     rows = []
     for row in _ordered(study):
         record = study.records.get(row.run_id)
-        special = any(row.has_role(role) for role in ("diversity", "transfer_target", "transfer_scratch"))
-        if record and special:
+        if record and any(row.has_role(role) for role in roles):
             losses = {loss.set_name: measured(loss.per_token, loss.se) for loss in record.validation}
             cells = tuple(losses.get(name, _ABSENT) for name in names)
             sources = "+".join("/".join(stream.sources) or "all" for stream in record.config.streams)
             rows.append((row.run_id, row.objective.upper(), _roles(row.role), sources, *cells))
-    return _table("Loss by validation set, nats per token", "|".join(("Run|Objective|Role|Sources", *names)), rows, 4)
+    return _table(title, "|".join(("Run|Objective|Role|Sources", *names)), rows, 4)
 
 
 def _roles(role: str) -> str:
     return role.replace("_", " ").replace(",", ", ")
 
 
-def _transferred(pair: TransferPair) -> str:
-    if pair.D_t is None or pair.D_t_low is None or pair.D_t_high is None:
-        return _count(pair.D_t)
-    return f"{_count(pair.D_t)} ({count_range(pair.D_t_low, pair.D_t_high)})"
-
-
-def _count(value: float | None) -> str:
-    return _ABSENT if value is None else format_count(value).replace("-", MINUS)
+def _count_or_absent(value: float | None) -> str:
+    return _ABSENT if value is None else count(value)
 
 
 def _number(value: float | None) -> str:
     return _ABSENT if value is None else f"{value:.0f}" if value >= 9.95 else f"{value:.2g}"
-
-
-def _flags(flags: tuple[str, ...]) -> str:
-    words = (flag.replace("_", " ").lower() for flag in flags)
-    return ", ".join(text.replace("e unidentified", "E unidentified") for text in words)

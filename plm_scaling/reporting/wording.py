@@ -10,13 +10,17 @@ from markupsafe import Markup, escape
 
 from plm_scaling.core.units import format_count, format_with_error
 from plm_scaling.laws.law_fit import Interval
+from plm_scaling.transfers.transfer_fit import TransferPair
 
 __all__ = [
     "MINUS",
     "PLUS_MINUS",
     "TIMES",
+    "chip_line",
+    "count",
     "count_interval",
     "count_range",
+    "flag_words",
     "interval_se",
     "join_words",
     "measured",
@@ -24,6 +28,7 @@ __all__ = [
     "percent",
     "power_of_ten",
     "signed",
+    "token_gain",
     "typeset",
 ]
 
@@ -39,17 +44,30 @@ _LETTERS: Final = {"alpha": "\u03b1", "beta": "\u03b2"}
 
 
 def typeset(text: str) -> Markup:
-    """Plain text as HTML: N_opt, D_t, A0 with lowered indices, ^-alpha raised, Greek letters."""
+    """Plain text as HTML: N_opt, D_t, A0 with lowered indices, ^-alpha raised, Greek letters, 1.5e+11 in full."""
     html = str(escape(text))
     html = re.sub(r"\b([NDC])_(opt|t|exact|6nd)\b", r"\1<sub>\2</sub>", html)
     html = re.sub(r"\b([ABND])0\b", r"\1<sub>0</sub>", html)
     html = re.sub(r"\b(alpha|beta)\b", lambda m: _LETTERS[m[1]], html)
+    html = re.sub(r"\b(\d(?:\.\d+)?)e\+(\d\d)\b", lambda m: power_of_ten(float(m[0])), html)
     html = re.sub(r"\^(-?)(\w)", lambda m: f"<sup>{MINUS if m[1] else ''}{m[2]}</sup>", html)
     return Markup(html)
 
 
 def _marks(text: str) -> str:
     return text.replace("+/-", PLUS_MINUS).replace(" ", _NO_BREAK).replace("-", MINUS)
+
+
+def chip_line(objective: str, text: str, *args: object) -> Markup:
+    """A line that starts with the objective's chip; `text` is our own HTML, `args` are escaped."""
+    chip = Markup('<b class="chip {}">{}</b> ').format(objective, objective.upper())
+    return chip + Markup(text).format(*args)
+
+
+def flag_words(flags: tuple[str, ...]) -> str:
+    """Flags as words: shallow minimum, E unidentified."""
+    words = (flag.replace("_", " ").lower() for flag in flags)
+    return ", ".join(text.replace("e unidentified", "E unidentified") for text in words)
 
 
 def measured(value: float, se: float | None) -> str:
@@ -79,6 +97,25 @@ def number_interval(interval: Interval) -> str:
         decimals = min(6, max(0, -exponent + (se / 10.0**exponent < 3.55)))
     value, low, high = (f"{x:.{decimals}f}" for x in (interval.value, interval.low, interval.high))
     return _marks(f"{value} ({low} to {high})")
+
+
+def count(value: float) -> str:
+    """1.96M, with a real sign where it is negative."""
+    return _marks(format_count(value))
+
+
+def token_gain(pair: TransferPair) -> str | None:
+    """D_t with its interval, or the side on which the scratch runs bound it; None where they do not."""
+    low, high = pair.D_t_low, pair.D_t_high
+    if pair.D_t is None:
+        if low is not None:
+            return f"at least {count(low)}"
+        return f"at most {count(high)}" if high is not None else None
+    if low is not None and high is not None:
+        return f"{count(pair.D_t)} ({count_range(low, high)})"
+    if low is not None:
+        return f"{count(pair.D_t)} (at least {count(low)})"
+    return count(pair.D_t) + (f" (at most {count(high)})" if high is not None else "")
 
 
 def count_range(low: float, high: float) -> str:

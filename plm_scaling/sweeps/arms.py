@@ -11,6 +11,7 @@ from plm_scaling.core.errors import PlanError
 from plm_scaling.core.recipe import batch_tokens_for, default_recipe, peak_lr_for
 from plm_scaling.core.run import Objective, RunConfig, Stream
 from plm_scaling.core.units import block_parameters, format_count
+from plm_scaling.corpus.format import HELD_OUT_PREFIX
 from plm_scaling.corpus.reader import Corpus
 from plm_scaling.sweeps.plan_records import DiversityArm, GridArm, IsoflopArm, RepeatsArm, SweepSpec, TransferArm
 from plm_scaling.sweeps.pools import PoolCost, flops_per_token, pool_cost
@@ -216,7 +217,8 @@ class ArmExpander:
             return ()
         names = [source.name for source in self.corpus.manifest.sources]
         ids = sorted(set(self.corpus.source_ids(sources)))
-        return () if len(ids) == len(names) else tuple(names[i] for i in ids)
+        trained_on = {i for i, name in enumerate(names) if not name.startswith(HELD_OUT_PREFIX)}
+        return () if trained_on <= set(ids) else tuple(names[i] for i in ids)
 
     def _all(self) -> Stream:
         return Stream(sources=self._known(self.spec.sources))

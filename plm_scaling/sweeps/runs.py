@@ -62,7 +62,9 @@ def _loss(record: RunRecord, validation: str) -> ValidationLoss | None:
 
 def _row(folder: RunFolder, record: RunRecord, loss: ValidationLoss) -> RunRow:
     config = record.config
-    unique = _distinct_tokens(record)
+    total = _ledger_total(record)
+    # Distinct tokens of this run, whether or not a run it started from had seen them.
+    unique = total.unique + total.seen_earlier if total else record.D_unique
     source = _source_of(folder, record)
     return RunRow(
         run_id=config.run_id,
@@ -74,6 +76,7 @@ def _row(folder: RunFolder, record: RunRecord, loss: ValidationLoss) -> RunRow:
         loss_se=loss.se,
         D_unique=unique,
         epochs=record.D / unique if unique else None,
+        seen_earlier=total.seen_earlier if total else None,
         C_6nd=record.C_6nd,
         C_exact=record.C_exact,
         device_s=record.device_s,
@@ -83,6 +86,7 @@ def _row(folder: RunFolder, record: RunRecord, loss: ValidationLoss) -> RunRow:
         validation_id=loss.validation_id,
         streams=streams_text(record),
         seed=config.seed,
+        mask_refresh=config.mask_refresh,
         source_run_id=config.init_from,
         source_objective=record.source_objective or (source.config.objective if source else None),
         N_source=record.N_source or (source.config.N if source else None),
@@ -98,10 +102,8 @@ def streams_text(record: RunRecord) -> str:
     return canonical_json([stream.identity() for stream in record.config.streams])
 
 
-def _distinct_tokens(record: RunRecord) -> int:
-    """Distinct tokens this run was trained on, whether or not a run it started from had seen them."""
-    total: LedgerRow | None = next((row for row in record.ledger if row.source == "*"), None)
-    return total.unique + total.seen_earlier if total else record.D_unique
+def _ledger_total(record: RunRecord) -> LedgerRow | None:
+    return next((row for row in record.ledger if row.source == "*"), None)
 
 
 def _roles(folder: RunFolder, record: RunRecord) -> tuple[str, ...]:

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Final
 
 import numpy as np
 
-from plm_scaling.core.run_table import RunTable
+from plm_scaling.core.run_table import RunRow, RunTable
 from plm_scaling.laws.forms import FloatArray, surface_loss
 from plm_scaling.laws.law_fit import SurfaceFit
 
-__all__ = ["ScratchCurve", "curve_of", "surface_curve"]
+__all__ = ["SAME_LENGTH", "ScratchCurve", "by_length", "curve_of", "surface_curve"]
+
+SAME_LENGTH: Final = 0.01
+"""Runs whose tokens differ by no more than this share are of one length."""
 
 
 @dataclass(frozen=True)
@@ -22,7 +26,11 @@ class ScratchCurve:
     loss: FloatArray
     """Mean over seeds, nats, float64[k]."""
     n_seeds: FloatArray
-    """float64[k]; 0 for a curve that is not made of runs."""
+    """Different seeds, float64[k]; 0 for a curve that is not made of runs."""
+
+    def nearest(self, log_D: float) -> int:
+        """Index of the point closest to exp(log_D) tokens."""
+        return int(np.argmin(np.abs(self.log_D - log_D)))
 
     def monotone(self, loss: FloatArray) -> FloatArray:
         """Losses float64[k] made non-increasing in D by pooling neighbours that violate it.
@@ -69,19 +77,24 @@ class ScratchCurve:
         return 0.5 * (first + last)
 
 
-def curve_of(runs: RunTable) -> ScratchCurve:
-    """Mean losses of runs of one size by D (tokens within 1 % count as equal)."""
-    points: list[list[tuple[float, float]]] = []
+def by_length(runs: RunTable) -> list[list[RunRow]]:
+    """Runs by rising D, those of one length together."""
+    groups: list[list[RunRow]] = []
     for row in sorted(runs, key=lambda row: row.D):
-        if points and row.D / points[-1][0][0] <= 1.01:
-            points[-1].append((row.D, row.loss))
+        if groups and row.D / groups[-1][0].D <= 1.0 + SAME_LENGTH:
+            groups[-1].append(row)
         else:
-            points.append([(row.D, row.loss)])
-    groups = [np.array(point) for point in points]
+            groups.append([row])
+    return groups
+
+
+def curve_of(runs: RunTable) -> ScratchCurve:
+    """Mean losses of runs of one size by D."""
+    groups = by_length(runs)
     return ScratchCurve(
-        log_D=np.array([float(np.log(g[:, 0]).mean()) for g in groups]),
-        loss=np.array([float(g[:, 1].mean()) for g in groups]),
-        n_seeds=np.array([float(len(g)) for g in groups]),
+        log_D=np.array([float(np.mean(np.log([row.D for row in group]))) for group in groups]),
+        loss=np.array([float(np.mean([row.loss for row in group])) for group in groups]),
+        n_seeds=np.array([float(len({row.seed for row in group})) for group in groups]),
     )
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from plm_scaling.core.files import canonical_json
 from plm_scaling.core.run_table import RunRow, RunTable
-from plm_scaling.laws.noise import unlimited_streams
+from plm_scaling.transfers.curves import SAME_LENGTH, by_length
 
 __all__ = ["RunPair", "find_pairs", "scratch_curve"]
 
@@ -38,22 +38,36 @@ def _streams_without_start(text: str | None) -> str:
 
 
 def _matches(target: RunRow, other: RunRow) -> bool:
-    """Whether two runs of one objective differ by nothing but D, seed, learning rate and where they started from."""
+    """Whether two runs of one objective differ by nothing but D, seed, batch, learning rate and where they started."""
     return (
         other.objective == target.objective
         and other.N == target.N
         and other.validation_id == target.validation_id
         and other.corpus_id == target.corpus_id
+        and other.mask_refresh == target.mask_refresh
         and other.schedule_complete
         and _same_data(target, other)
     )
 
 
+def _partner(table: RunTable, target: RunRow) -> RunRow | None:
+    """The scratch run of equal settings, D and batch; of several the one with the target's seed, else the first."""
+    partners = [
+        row
+        for row in table
+        if row.source_run_id is None
+        and _matches(target, row)
+        and abs(row.D / target.D - 1.0) <= SAME_LENGTH
+        and row.batch_tokens == target.batch_tokens
+    ]
+    return next((row for row in partners if row.seed == target.seed), partners[0] if partners else None)
+
+
 def find_pairs(table: RunTable) -> tuple[RunPair, ...]:
     """Every complete transferred run with its scratch partner, in the order of the table.
 
-    The partner trains on the same data with equal N, D (within 1 %) and batch; of several, the one with the target's
-    seed, else the first with the flag SEED_DIFFERS. Without any: `scratch` is None with NO_SCRATCH_PARTNER.
+    The partner trains on the same data with equal N, D (within 1 %) and batch; one with another seed than the target's
+    is flagged SEED_DIFFERS. Without any: `scratch` is None with NO_SCRATCH_PARTNER.
     """
     by_id = {row.run_id: row for row in table}
     pairs = []
@@ -63,24 +77,24 @@ def find_pairs(table: RunTable) -> tuple[RunPair, ...]:
         source = by_id.get(target.source_run_id)
         if source is not None and source.objective == target.objective:
             continue
-        partners = [
-            row
-            for row in table
-            if row.source_run_id is None
-            and _matches(target, row)
-            and abs(row.D / target.D - 1.0) <= 0.01
-            and row.batch_tokens == target.batch_tokens
-        ]
-        same_seed = [row for row in partners if row.seed == target.seed]
-        if same_seed:
-            pairs.append(RunPair(target, same_seed[0], source))
-        elif partners:
-            pairs.append(RunPair(target, partners[0], source, ("SEED_DIFFERS",)))
+        partner = _partner(table, target)
+        if partner is None:
+            flags: tuple[str, ...] = ("NO_SCRATCH_PARTNER",)
         else:
-            pairs.append(RunPair(target, None, source, ("NO_SCRATCH_PARTNER",)))
+            flags = () if partner.seed == target.seed else ("SEED_DIFFERS",)
+        pairs.append(RunPair(target, partner, source, flags))
     return tuple(pairs)
 
 
 def scratch_curve(table: RunTable, target: RunRow) -> RunTable:
-    """All scratch runs of the target's objective, size and data, at any D: what its loss is read against."""
-    return table.where(lambda row: row.source_run_id is None and _matches(target, row) and unlimited_streams(row))
+    """The scratch runs that a transferred loss is read against: those of its scratch partner's recipe, at any D.
+
+    Equal objective, size, data, masks, batch and peak learning rate. Only where those are of one length, the other
+    lengths are of any batch and learning rate: these columns then hold several values (MIXED_BATCH).
+    """
+    partner = _partner(table, target) or target
+    runs = table.where(lambda row: row.source_run_id is None and _matches(partner, row))
+    same = runs.where(lambda row: (row.batch_tokens, row.peak_lr) == (partner.batch_tokens, partner.peak_lr))
+    if len(by_length(same)) > 1:
+        return same
+    return RunTable((*same, *runs.where(lambda row: abs(row.D / partner.D - 1.0) > SAME_LENGTH)))

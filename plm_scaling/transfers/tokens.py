@@ -1,7 +1,7 @@
 """D_t: how many tokens of its own objective a run was spared by starting from the other objective's weights.
 
 A transferred run ends at loss L_t; a scratch run of equal size needs D_f + D_t tokens for it. L_t is the scratch
-partner's loss plus the paired gap: both are read on the same sequences, as is every point of the scratch curve.
+curve's level at D_f plus the paired gap, so that a run without any gap was spared no tokens.
 """
 
 from __future__ import annotations
@@ -19,28 +19,17 @@ from plm_scaling.laws.forms import FloatArray
 from plm_scaling.laws.law_fit import LawFit
 from plm_scaling.laws.noise import PAIRED_SHARE, LossNoise, law_runs, pooled_seed_noise
 from plm_scaling.transfers.curves import ScratchCurve, curve_of, surface_curve
+from plm_scaling.transfers.doubts import doubts_of_exponents, explain_pair
 from plm_scaling.transfers.pairs import RunPair, find_pairs, scratch_curve
-from plm_scaling.transfers.transfer_fit import TransferFit, TransferPair
+from plm_scaling.transfers.transfer_fit import Overlap, TransferFit, TransferPair
 
 __all__ = ["GapOf", "transferred_tokens"]
 
 GapOf = Callable[[str, str], tuple[float, float]]
 """(target run id, scratch run id) -> paired (loss of target - loss of scratch, its standard error), nats."""
 
-_MIN_PAIRS: Final = 6
-_MAX_CONDITION: Final = 10.0
-
-_SENTENCES: Final = {
-    "OUTSIDE_SCRATCH_RANGE": "the scratch runs of this size do not bracket the transferred loss: D_t is read off the "
-    "fitted surface if there is one, else only bounded on the side that the runs show.",
-    "OPEN_INTERVAL": "the noise allows a D_t beyond the scratch runs of this size: the interval has no end there.",
-    "GAP_WITHIN_NOISE": "the gap is less than twice its noise: no detectable effect of the transfer.",
-    "TRANSFER_HURTS": "the transferred run ended worse than its scratch partner by more than twice the noise.",
-    "SEED_DIFFERS": "the scratch partner has another seed: the gap carries the full noise of the seeds.",
-    "NO_SEED_NOISE": "no replicates of this objective: the interval leaves out the noise of the seeds.",
-    "NO_SOURCE_COMPUTE": "the source's compute is unknown: no net gain is given.",
-    "METHODS_DISAGREE": "same-size runs and the fitted surface differ by more than a factor of 1.5 in D_t.",
-}
+_REPLAYED: Final = 0.5
+"""Beyond this share of tokens seen by the source, a transfer is as much a second pass as it is a transfer."""
 
 
 @dataclass(frozen=True)
@@ -51,9 +40,10 @@ class _Gap:
     se: float | None
     noise: LossNoise | None
 
-    def sd(self, n_runs: int) -> float:
-        """Noise of validation, and of the seeds of one run (the transferred one) or of two (the gap)."""
-        return math.hypot(self.se or 0.0, math.sqrt(n_runs) * (self.noise.sd if self.noise else 0.0))
+    @property
+    def known_se(self) -> float:
+        """Standard error of the gap from all that is known: validation, and the seeds of both runs."""
+        return math.hypot(self.se or 0.0, math.sqrt(2.0) * (self.noise.sd if self.noise else 0.0))
 
 
 def transferred_tokens(
@@ -86,9 +76,9 @@ def transferred_tokens(
         law = (laws or {}).get(pair.target.objective)
         fitted = _pair(table, pair, pair.scratch, law, gap_of, (draws, seed + index))
         pairs.append(fitted)
-        notes += [f"{f}: {fitted.target_run_id}: {_SENTENCES[f]}" for f in fitted.flags if f in _SENTENCES]
+        notes += explain_pair(fitted)
         flags += fitted.flags
-    exponent_flags, exponent_notes = _exponent_doubts(pairs)
+    exponent_flags, exponent_notes = doubts_of_exponents(pairs)
     return TransferFit(
         pairs=tuple(pairs),
         flags=tuple(dict.fromkeys((*flags, *exponent_flags))),
@@ -110,16 +100,21 @@ def _pair(
     if noise is None and law is not None and law.noise_sd:
         noise = LossNoise(law.noise_sd)
     gap = _gap(target, scratch, noise, gap_of)
-    curve = curve_of(scratch_curve(table, target))
-    log_D = math.log(scratch.D)
+    scratch_runs = scratch_curve(table, target)
+    curve = curve_of(scratch_runs)
+    # The curve's point that the partner is part of.
+    log_D = float(curve.log_D[curve.nearest(math.log(scratch.D))])
     at_D = curve.loss_at(log_D)
     fallback = surface_curve(law.surface, target.N, log_D, at_D) if law and law.surface else None
-    wanted = scratch.loss + gap.value
-    values, doubts = _extra_tokens(curve, fallback, (log_D, wanted), gap, sampling)
-    flags = [*pair.flags, *doubts, *([] if noise else ["NO_SEED_NOISE"])]
+    values, doubts = _extra_tokens(curve, fallback, log_D, gap, sampling)
+    overlap, replayed = _overlap(target)
+    flags = [*pair.flags, *doubts]
+    flags += [] if noise else ["NO_SEED_NOISE"]
+    flags += ["MIXED_BATCH"] if len({(row.batch_tokens, row.peak_lr) for row in scratch_runs}) > 1 else []
+    flags += ["SOURCE_DATA_REPLAYED"] if replayed is not None and replayed > _REPLAYED else []
     D_source = target.D_source or (pair.source.D if pair.source else 0.0)
     D_t = values["D_t"]
-    net_tokens, net_loss = _net(target, pair.source, D_t, curve, fallback, (log_D, wanted))
+    net_tokens, net_loss = _net(target, pair.source, D_t, curve, fallback, (log_D, at_D + gap.value))
     if net_tokens is None and D_t is not None:
         flags.append("NO_SOURCE_COMPUTE")
     source_objective = target.source_objective or ("mlm" if target.objective == "clm" else "clm")
@@ -136,6 +131,9 @@ def _pair(
         loss_transfer=target.loss,
         gap=gap.value,
         gap_se=gap.se,
+        gap_total_se=gap.known_se if noise else None,
+        overlap=overlap,
+        replayed_share=replayed,
         D_t=D_t,
         D_t_low=values["low"],
         D_t_high=values["high"],
@@ -147,29 +145,34 @@ def _pair(
     )
 
 
+def _overlap(target: RunRow) -> tuple[Overlap, float | None]:
+    """Whether the target saw its source's data again, and the share of its distinct tokens that it had seen."""
+    seen = target.seen_earlier
+    if seen is None:
+        return "unknown", None
+    return "shared" if seen > 0 else "disjoint", seen / target.D_unique if target.D_unique else None
+
+
 def _gap(target: RunRow, scratch: RunRow, noise: LossNoise | None, gap_of: GapOf | None) -> _Gap:
     """The paired gap where per-sequence losses exist, else the difference of two losses on the same sequences."""
     if gap_of is not None:
-        return _Gap(*gap_of(target.run_id, scratch.run_id), noise)
+        value, se = gap_of(target.run_id, scratch.run_id)
+        return _Gap(value, None if math.isnan(se) else se, noise)
     errors = [row.loss_se for row in (target, scratch) if row.loss_se is not None]
     return _Gap(target.loss - scratch.loss, PAIRED_SHARE * max(errors) if errors else None, noise)
 
 
 def _extra_tokens(
-    curve: ScratchCurve,
-    fallback: ScratchCurve | None,
-    reached: tuple[float, float],
-    gap: _Gap,
-    sampling: tuple[int, int],
+    curve: ScratchCurve, fallback: ScratchCurve | None, log_D: float, gap: _Gap, sampling: tuple[int, int]
 ) -> tuple[dict[str, float | None], list[str]]:
-    """D_t with its interval, the second estimate, and the doubts; `reached` is (ln D_f, transferred loss)."""
+    """D_t with its interval, the second estimate, and the doubts; exp(log_D) are the partner's tokens."""
     flags = []
-    if abs(gap.value) < 2.0 * gap.sd(2):
+    if abs(gap.value) < 2.0 * gap.known_se:
         flags.append("GAP_WITHIN_NOISE")
     elif gap.value > 0:
         flags.append("TRANSFER_HURTS")
-    by_runs = _tokens(curve, curve.loss, *reached)
-    by_surface = _tokens(fallback, fallback.loss, *reached) if fallback else math.inf
+    by_runs = _tokens(curve, curve.loss, log_D, gap.value)
+    by_surface = _tokens(fallback, fallback.loss, log_D, gap.value) if fallback else math.inf
     used, estimate = curve, by_runs
     if not math.isfinite(by_runs):
         flags.append("OUTSIDE_SCRATCH_RANGE")
@@ -177,10 +180,10 @@ def _extra_tokens(
             used, estimate = fallback, by_surface
     elif math.isfinite(by_surface) and not 1 / 1.5 <= (by_surface / by_runs if by_runs else 1.0) <= 1.5:
         flags.append("METHODS_DISAGREE")
-    drawn = _draws(used, reached, gap, sampling)
+    drawn = _draws(used, log_D, gap, sampling)
     low, high = (float(q) for q in np.quantile(drawn, [0.025, 0.975], method="inverted_cdf"))
     # A draw beyond the runs is known to lie beyond them, and no more: that end of the interval is their last point.
-    ends = np.exp(used.log_D[[0, -1]]) - math.exp(reached[0])
+    ends = np.exp(used.log_D[[0, -1]]) - math.exp(used.log_D[used.nearest(log_D)])
     if math.isfinite(estimate) and (math.isinf(low) or math.isinf(high)):
         flags.append("OPEN_INTERVAL")
     low = float(ends[1]) if low == math.inf else low
@@ -189,23 +192,32 @@ def _extra_tokens(
     return {name: value if math.isfinite(value) else None for name, value in finite.items()}, flags
 
 
-def _tokens(curve: ScratchCurve, loss: FloatArray, log_D: float, wanted: float) -> float:
-    """D_t for one set of curve losses: -inf or inf where the curve does not reach the loss."""
-    found = curve.log_D_for(wanted, loss)
-    return found if math.isinf(found) else math.exp(found) - math.exp(log_D)
+def _tokens(curve: ScratchCurve, loss: FloatArray, log_D: float, gap: float) -> float:
+    """D_t for one set of curve losses: -inf or inf where the curve does not reach the loss.
+
+    Both ends are read off the curve, so that no gap is no D_t, on a flat stretch too.
+    """
+    level = float(curve.monotone(loss)[curve.nearest(log_D)])
+    found = curve.log_D_for(level + gap, loss)
+    return found if math.isinf(found) else math.exp(found) - math.exp(curve.log_D_for(level, loss))
 
 
-def _draws(curve: ScratchCurve, reached: tuple[float, float], gap: _Gap, sampling: tuple[int, int]) -> FloatArray:
-    """D_t under noise of the transferred run and of the curve's points, float64[draws]."""
+def _draws(curve: ScratchCurve, log_D: float, gap: _Gap, sampling: tuple[int, int]) -> FloatArray:
+    """D_t under the noise of the gap and of the curve's points, float64[draws].
+
+    The scratch partner is in the gap and, as one of its seeds, in the curve's point at its D: its noise is drawn once.
+    """
     draws, seed = sampling
-    log_D, wanted = reached
     rng = np.random.default_rng(seed)
-    factor = gap.noise.factors(draws, rng) if gap.noise else np.ones(draws)
-    losses = wanted + rng.standard_normal(draws) * gap.sd(1) * factor
-    seed_sd = gap.noise.sd if gap.noise else 0.0
-    point = np.where(curve.n_seeds > 0, seed_sd / np.sqrt(np.maximum(curve.n_seeds, 1.0)), 0.0)
-    noise = rng.standard_normal((draws, len(point))) * point * factor[:, None]
-    return np.array([_tokens(curve, curve.loss + e, log_D, loss) for e, loss in zip(noise, losses, strict=True)])
+    sd = gap.noise.sd * gap.noise.factors(draws, rng) if gap.noise else np.zeros(draws)
+    transferred, partner = rng.standard_normal((2, draws)) * sd
+    gaps = gap.value + rng.standard_normal(draws) * (gap.se or 0.0) + transferred - partner
+    n_seeds = np.maximum(curve.n_seeds, 1.0)
+    noise = rng.standard_normal((draws, len(n_seeds))) * sd[:, None] / np.sqrt(n_seeds)
+    at = curve.nearest(log_D)
+    noise[:, at] = partner / n_seeds[at] + noise[:, at] * math.sqrt(1.0 - 1.0 / n_seeds[at])
+    noise *= curve.n_seeds > 0
+    return np.array([_tokens(curve, curve.loss + e, log_D, drawn) for e, drawn in zip(noise, gaps, strict=True)])
 
 
 def _net(
@@ -249,24 +261,3 @@ def _method(curve: ScratchCurve, values: dict[str, float | None]) -> str:
     runs = f"same-N scratch runs ({len(curve.loss)} lengths): {shown(values['runs'])}"
     surface = f"fitted surface: {shown(values['surface'])}"
     return f"{surface}; {runs}" if values["runs"] is None and values["surface"] is not None else f"{runs}; {surface}"
-
-
-def _exponent_doubts(pairs: list[TransferPair]) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Why D_t = k D_f^a N^b is not fitted: too few pairs, or ln D_f and ln N move together."""
-    if not pairs:
-        return ("NO_PAIRS",), ("NO_PAIRS: the table holds no transferred run with a scratch partner.",)
-    settings = np.unique(np.array([[math.log(p.D), math.log(p.N)] for p in pairs]), axis=0)
-    condition = math.inf
-    if len(settings) >= 3 and (np.ptp(settings, axis=0) > 0).all():
-        r = abs(float(np.corrcoef(settings.T)[0, 1]))
-        condition = math.sqrt((1.0 + r) / max(1.0 - r, 1e-12))
-    if len(settings) >= _MIN_PAIRS and condition <= _MAX_CONDITION:
-        return (), ()
-    flags = ["TOO_FEW_PAIRS_FOR_EXPONENTS"] if len(settings) < _MIN_PAIRS else []
-    flags += ["COLLINEAR_DESIGN"] if condition > _MAX_CONDITION else []
-    sentence = (
-        f"{flags[0]}: the exponents of D_t = k D_f^a N^b are refused: {len(settings)} different (N, D_f), condition "
-        f"number of ln D_f and ln N {condition:.3g}; at least {_MIN_PAIRS} settings with a condition number below "
-        f"{_MAX_CONDITION:.0f} would identify them."
-    )
-    return tuple(flags), (sentence,)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 from plm_scaling.core.records import Record
 from plm_scaling.core.run import Objective
 
-__all__ = ["TransferFit", "TransferPair"]
+__all__ = ["Overlap", "TransferFit", "TransferPair"]
+
+Overlap = Literal["shared", "disjoint", "unknown"]
 
 
 class TransferPair(Record):
@@ -28,8 +30,14 @@ class TransferPair(Record):
     """loss_transfer - loss_scratch, nats; negative is a gain."""
     gap_se: float | None = None
     """Paired standard error of the gap over validation sequences, seeds not included."""
+    gap_total_se: float | None = None
+    """Standard error of the gap with the noise of both runs' seeds; None where that noise is unknown."""
+    overlap: Overlap = "unknown"
+    """Whether the target was trained on tokens that its source had seen."""
+    replayed_share: float | None = None
+    """Share of the target's distinct tokens that its source had seen."""
     D_t: float | None = None
-    """Extra target tokens a scratch run would need to reach the transferred loss."""
+    """Extra target tokens a scratch run would need to reach the transferred loss; 0 at a gap of 0."""
     D_t_low: float | None = None
     D_t_high: float | None = None
     D_t_per_source_token: float | None = None

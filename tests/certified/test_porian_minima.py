@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 
 from plm_scaling.core.run_table import RunRow, RunTable
-from plm_scaling.laws.isoflop import fit_isoflop, fit_power_law
+from plm_scaling.laws.isoflop import fit_isoflop
+from plm_scaling.laws.power_laws import fit_power_law
 
 
 @pytest.fixture(scope="module")

@@ -13,8 +13,10 @@ from hypothesis import strategies as st
 from plm_scaling.core import files
 from plm_scaling.core.files import canonical_json, sha256_file, sha256_text, write_atomic, writing_atomic
 
-SCALARS = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text()
-MAPPINGS = st.dictionaries(st.text(), SCALARS | st.lists(SCALARS, max_size=3), max_size=5)
+SCALARS = (
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(max_size=9)
+)
+MAPPINGS = st.dictionaries(st.text(max_size=9), SCALARS | st.lists(SCALARS, max_size=3), max_size=5)
 
 
 def test_a_file_is_replaced_as_a_whole(tmp_path: Path) -> None:

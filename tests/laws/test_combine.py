@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from plm_scaling.core.errors import FitError
-from plm_scaling.core.run_table import RunTable
+from plm_scaling.core.run_table import RunRow, RunTable
 from plm_scaling.laws.combine import fit_laws
 from plm_scaling.laws.doubts import SENTENCES
 from plm_scaling.laws.law_fit import LawFit
@@ -101,6 +101,60 @@ def test_few_runs_have_minima_but_no_surface(truth: Any, simulate: Simulate) -> 
     assert fit.isoflop is not None
     assert fit.isoflop.a_N is not None
     assert "TWO_MINIMA" in fit.flags
+
+
+def test_batches_that_differ_are_named_with_their_range(truth: Any, simulate: Simulate) -> None:
+    table = simulate(truth, seeds=2)
+    lowest = min(row.C_6nd or 0.0 for row in table)
+    sizes = sorted({row.N for row in table if row.C_6nd == lowest})
+
+    def batch(row: RunRow) -> float:
+        return 512.0 if row.C_6nd != lowest or sizes[2] > row.N else 2048.0
+
+    mixed = RunTable(tuple(row.model_copy(update={"batch_tokens": batch(row)}) for row in table))
+    fit = fit_laws(mixed, "clm", draws=20)
+    assert fit.surface is not None
+    assert fit.isoflop is not None
+    assert fit.surface.batch_tokens == (512, 2048)
+    assert "MIXED_BATCH" in fit.surface.flags
+    assert [row.batch_tokens for row in fit.isoflop.rows] == [(512, 2048), (512, 512), (512, 512)]
+    assert ["MIXED_BATCH" in row.flags for row in fit.isoflop.rows] == [True, False, False]
+    surface, row = (note for note in fit.notes if note.startswith("MIXED_BATCH"))
+    assert "512 to 2,048 tokens" in surface
+    assert "at C = 1.5e+11 FLOPs" in row
+    assert "512 to 2,048 tokens" in row
+
+
+def test_equal_batches_are_not_named(truth: Any, simulate: Simulate) -> None:
+    table = RunTable(tuple(r.model_copy(update={"batch_tokens": 512}) for r in simulate(truth, seeds=2)))
+    assert "MIXED_BATCH" not in fit_laws(table, "clm", draws=20).flags
+
+
+def test_the_surface_is_held_against_the_minima_in_its_own_currency(truth: Any, simulate: Simulate) -> None:
+    # Exact compute per 6 N D falls with N: the exponent of N_opt in exact compute is larger than beta/(alpha+beta).
+    table = simulate(truth, sd=1e-4, seeds=2, sizes=5, budgets=np.geomspace(1e11, 6e12, 5))
+    exact = RunTable(tuple(r.model_copy(update={"C_exact": (r.C_6nd or 0.0) ** 0.8 * 1e3}) for r in table))
+    fit = fit_laws(exact, "clm", draws=100)
+    assert fit.surface is not None
+    assert fit.isoflop is not None
+    assert fit.isoflop.a_N is not None
+    assert fit.isoflop.currency == "C_exact"
+    assert fit.isoflop.a_N.low > fit.surface.a_N.high
+    assert "ISOFLOP_SURFACE_DISAGREE" not in fit.flags
+
+
+def test_minima_and_surface_that_disagree_are_named(truth: Any, simulate: Simulate) -> None:
+    table = simulate(truth, sd=1e-4, seeds=2, sizes=5, budgets=np.geomspace(1e11, 6e12, 5))
+    # Most runs of the surface, on no row, follow another law.
+    other = [
+        RunRow(
+            run_id=f"{N:g}{D:g}", objective="clm", role="transfer_scratch", N=N, D=D, loss=1 + N**-0.3 + 2e3 / D**0.7
+        )
+        for N in np.geomspace(3e3, 3e6, 10)
+        for D in np.geomspace(1e5, 3e8, 12)
+    ]
+    odd = RunTable((*table, *(r.model_copy(update={"validation_id": "v"}) for r in other)))
+    assert "ISOFLOP_SURFACE_DISAGREE" in fit_laws(odd, "clm", currency="C_6nd", draws=60).flags
 
 
 def test_no_run_of_the_objective(truth: Any, simulate: Simulate) -> None:

@@ -6,7 +6,15 @@ import numpy as np
 import pytest
 
 from plm_scaling.core.run_table import RunRow, RunTable
-from plm_scaling.laws.noise import PAIRED_SHARE, LossNoise, law_runs, loss_errors, pooled_seed_noise, unlimited_streams
+from plm_scaling.laws.noise import (
+    PAIRED_SHARE,
+    LossNoise,
+    law_runs,
+    loss_errors,
+    pooled_seed_noise,
+    replicate_groups,
+    unlimited_streams,
+)
 
 
 def row(run_id: str = "a", **values: object) -> RunRow:
@@ -33,8 +41,14 @@ def test_pooled_variance_by_hand() -> None:
 
 
 def test_other_settings_are_no_replicates() -> None:
-    runs = table(row("a", seed=0, loss=1.0), row("b", seed=1, loss=2.0, peak_lr=1e-3), row("c", seed=2, D=2e6))
-    assert pooled_seed_noise(runs) is None
+    others = [row("b", seed=1, peak_lr=1e-3), row("c", seed=2, D=2e6), row("d", seed=3, mask_refresh=False)]
+    assert pooled_seed_noise(table(row("a", seed=0, loss=1.0), *others)) is None
+
+
+def test_runs_of_one_seed_are_no_replicates() -> None:
+    assert replicate_groups(table(row("a", seed=0), row("b", seed=0))) == []
+    pair = [row("a", seed=0), row("b", seed=1, D=1.01e6)]
+    assert replicate_groups(table(*pair, row("c", N=2e4, seed=1))) == [pair]
 
 
 def test_student_draws_have_the_right_spread() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 from collections.abc import Callable
@@ -15,6 +16,7 @@ from plm_scaling.core.run import LedgerRow, RunConfig, RunRecord, Stream, Valida
 from plm_scaling.core.run_table import RunRow, RunTable
 from plm_scaling.corpus.format import FileEntry, Manifest, SourceStats, SplitStats
 from plm_scaling.laws.law_fit import Interval, IsoflopFit, IsoflopRow, LawFit, SurfaceFit
+from plm_scaling.reporting.loading import comparison_pairs
 from plm_scaling.reporting.study import Curve, Study
 from plm_scaling.sweeps.plan_records import PlannedRun, SweepPlan
 from plm_scaling.transfers.transfer_fit import TransferFit, TransferPair
@@ -96,10 +98,13 @@ def _run(config: RunConfig, role: str, loss: float, *, unique: float, curve: Cur
         batch_tokens=config.batch_tokens, corpus_id=CORPUS, validation_id=f"val-{config.objective}", streams=streams,
         seed=config.seed, flags=flags, **lineage,
     )  # fmt: skip
+    sets = {"": (0.0, 131_072), "@" + FIRST: (_own_shift(config, FIRST), 98_304), "@" + SECOND: (0.2, 32_768)}
+    losses = {f"val_iid{part}": (f"val-{config.objective}{part}", *rest) for part, rest in sets.items()}
+    losses["heldout_enzymes"] = (f"held-{config.objective}", 0.061, 60_000)
     validation = tuple(
-        ValidationLoss(set_name=name, validation_id=row.validation_id or "", per_token=loss + shift,
-                       per_residue=loss + shift - 0.02, se=0.0162, n_targets=131_072, n_sequences=2400)
-        for name, shift in (("val_iid", 0.0), ("heldout_enzymes", 0.061))
+        ValidationLoss(set_name=name, validation_id=validation_id, per_token=loss + shift,
+                       per_residue=loss + shift - 0.02, se=0.0162, n_targets=targets, n_sequences=2400)
+        for name, (validation_id, shift, targets) in losses.items()
     )  # fmt: skip
     record = RunRecord(
         config=config, roles=tuple(role.split(",")), status="complete", steps=config.D // config.batch_tokens,
@@ -108,6 +113,12 @@ def _run(config: RunConfig, role: str, loss: float, *, unique: float, curve: Cur
         versions={"plm-scaling": "0.1.0", "torch": "2.13.0", "machine": "x86_64, 2 cores"}, **lineage,
     )  # fmt: skip
     return row, record, curve or _curve(config, loss)
+
+
+def _own_shift(config: RunConfig, source: str) -> float:
+    """Loss on a source's own sequences against the whole set's: a run that never saw the source does badly on it."""
+    known = [name for stream in config.streams for name in stream.sources]
+    return 0.5 if known and source not in known else -0.05
 
 
 def _isoflop_runs(objective: str) -> list[Row]:
@@ -273,8 +284,6 @@ def _full() -> Study:
     moved = _transfer_runs(source)
     runs += moved
     rows, records = [row for row, _, _ in runs], [record for _, record, _ in runs]
-    from plm_scaling.reporting.arms import comparison_pairs
-
     study = Study(
         name="demo",
         table=RunTable(tuple(rows)),
@@ -286,8 +295,9 @@ def _full() -> Study:
         manifest=_manifest(),
         floors={"clm": 2.921, "mlm": 2.706},
     )
-    gaps = {pair: (0.0, 0.0041) for pair in comparison_pairs(study)}
-    return Study(**{**study.__dict__, "gaps": gaps})
+    sets = ("val_iid", *(f"val_iid@{source}" for source in (FIRST, SECOND)))
+    gaps = {(name, *pair): (0.0, 0.0041) for name in sets for pair in comparison_pairs(study)}
+    return dataclasses.replace(study, gaps=gaps)
 
 
 @pytest.fixture(scope="session")

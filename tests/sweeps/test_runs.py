@@ -139,6 +139,20 @@ def test_epochs_count_what_this_run_saw(plan: SweepPlan, runs: Path) -> None:
     assert rows[plan.runs[0].run_id].D_unique == 4_000
 
 
+def test_what_a_source_had_seen_and_how_masks_were_drawn(plan: SweepPlan, runs: Path) -> None:
+    rows = {row.run_id: row for row in collect_runs(runs)}
+    target, source = of_role(plan, "transfer_target"), of_role(plan, "transfer_source")
+    assert rows[target].seen_earlier == rows[target].D // 4
+    assert rows[source].seen_earlier == 0
+    assert rows[target].mask_refresh
+    record = RunFolder(runs / target).record()
+    assert record is not None
+    change(runs, target, ledger=(), config=record.config.model_copy(update={"mask_refresh": False}))
+    (row,) = (row for row in collect_runs(runs) if row.source_run_id)
+    assert row.seen_earlier is None
+    assert not row.mask_refresh
+
+
 def test_source_columns_come_from_the_source_record(plan: SweepPlan, runs: Path) -> None:
     rows = {row.run_id: row for row in collect_runs(runs)}
     target, source = rows[of_role(plan, "transfer_target")], rows[of_role(plan, "transfer_source")]

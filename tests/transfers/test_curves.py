@@ -51,11 +51,12 @@ def test_a_flat_stretch_reads_as_its_middle() -> None:
 
 
 def test_seeds_are_averaged_by_length(row: Callable[..., RunRow]) -> None:
-    runs = RunTable((row("a", D=3e6, loss=1.0), row("b", D=1e6, loss=2.0), row("c", D=3.01e6, loss=1.2)))
+    runs = RunTable((row("a", D=3e6, loss=1.0), row("b", D=1e6, loss=2.0), row("c", D=3.01e6, loss=1.2, seed=1)))
     c = curve_of(runs)
     assert c.loss.tolist() == pytest.approx([2.0, 1.1])
     assert c.n_seeds.tolist() == [1, 2]
     assert np.exp(c.log_D).tolist() == pytest.approx([1e6, 3.005e6], rel=1e-3)
+    assert [c.nearest(math.log(D)) for D in (5e5, 1.2e6, 2.9e6, 9e6)] == [0, 0, 1, 1]
 
 
 def test_a_surface_is_scaled_through_its_anchor() -> None:

@@ -58,7 +58,31 @@ def test_unfinished_targets_and_continued_runs_are_no_pairs(row: Row) -> None:
     assert find_pairs(RunTable((row("s"), same_objective, target(row)))) == ()
 
 
-def test_the_curve_holds_all_lengths_on_uncut_data(row: Row) -> None:
-    cut = row("cut", D=2e6, streams='[{"unique_tokens":500}]')
-    runs = RunTable((row("a"), row("b", D=3e6, batch_tokens=1024), row("c", D=3e6, seed=4), cut, row("d", N=9e4)))
-    assert [r.run_id for r in scratch_curve(runs, target(row))] == ["a", "b", "c"]
+def ids(runs: RunTable) -> list[str]:
+    return [r.run_id for r in runs]
+
+
+def test_the_curve_holds_all_lengths_of_the_partners_recipe(row: Row) -> None:
+    others = [
+        row("batch", D=3e6, batch_tokens=1024),
+        row("lr", D=3e6, peak_lr=2e-3),
+        row("static_masks", D=3e6, mask_refresh=False),
+        row("cut", D=3e6, streams='[{"unique_tokens":500}]'),
+        row("size", D=3e6, N=9e4),
+        target(row, peak_lr=5e-4),
+    ]
+    scratch = (row("a", peak_lr=1e-3), row("b", D=3e6, peak_lr=1e-3), row("c", D=3e6, seed=4, peak_lr=1e-3))
+    # A transferred run may have a learning rate of its own: its partner's decides.
+    assert ids(scratch_curve(RunTable((*scratch, *others)), others[-1])) == ["a", "b", "c"]
+
+
+def test_without_another_length_at_its_batch_others_are_taken_but_not_at_its_own_length(row: Row) -> None:
+    others = [row("longer", D=3e6, batch_tokens=1024), row("static_masks", D=3e6, mask_refresh=False)]
+    runs = RunTable((row("a"), row("seed", seed=1), row("same_length", batch_tokens=1024), *others))
+    assert ids(scratch_curve(runs, target(row))) == ["a", "seed", "longer"]
+    assert ids(scratch_curve(RunTable(runs.rows[:3]), target(row))) == ["a", "seed"]
+
+
+def test_a_partner_with_fixed_masks_is_none(row: Row) -> None:
+    (pair,) = find_pairs(RunTable((row("s", mask_refresh=False), target(row))))
+    assert pair.scratch is None

@@ -1,0 +1,198 @@
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from plm_scaling.core.run_table import RunRow, RunTable
+from plm_scaling.laws.law_fit import LawFit
+from plm_scaling.transfers.transfer_fit import TransferFit
+
+Cli = Callable[..., Any]
+FilesOf = Callable[[Path], dict[str, tuple[int, int]]]
+
+
+def table(path: Path, budgets: tuple[float, ...], sizes: tuple[float, ...], objective: str = "clm") -> Path:
+    """Runs on the law L = 1 + 40 N^-.5 + 120 D^-.45, whose a is .45 / .95; two seeds, 1e-3 nats apart."""
+    rows = []
+    for C in budgets:
+        for N in sizes:
+            D = C / 6 / N
+            for seed, noise in ((0, -5e-4), (1, 5e-4)):
+                loss = 1.0 + 40.0 * N**-0.5 + 120.0 * D**-0.45 + noise
+                values = {"C_6nd": C, "C_exact": C, "seed": seed, "role": "isoflop,replicate", "validation_id": "v"}
+                name = f"{objective}-{C:g}-{N:g}-{seed}"
+                rows.append(
+                    RunRow.model_validate(
+                        values | {"run_id": name, "objective": objective, "N": N, "D": D, "loss": loss}
+                    )
+                )
+    return RunTable(tuple(rows)).write(path)
+
+
+@pytest.fixture
+def good(tmp_path: Path) -> Path:
+    return table(tmp_path / "runs.csv", (3e9, 1e10, 3e10), (2e3, 4e3, 8e3, 16e3, 32e3))
+
+
+@pytest.fixture
+def edge(tmp_path: Path) -> Path:
+    """Sizes above every optimum: the smallest always wins."""
+    return table(tmp_path / "runs.csv", (3e9, 1e10, 3e10), (32e3, 64e3, 128e3))
+
+
+def test_a_law_is_told_with_its_intervals(cli: Cli, good: Path) -> None:
+    screen = cli("fit", good, "--draws", "50")
+    assert screen.code == 0
+    assert "clm, 30 runs" in screen.out
+    for quantity in (
+        "N_opt at C = 3e+09",
+        "N_opt at C = 1e+10",
+        "N_opt ~ C^a, a",
+        "surface beta/(alpha+beta)",
+        "seed noise (sd)",
+    ):
+        assert quantity in screen.out
+    law = LawFit.read(good.parent / "fit-clm.json")
+    assert law.isoflop is not None
+    assert law.isoflop.a_N is not None
+    assert law.isoflop.a_N.low < 0.45 / 0.95 < law.isoflop.a_N.high
+
+
+@pytest.mark.parametrize("output", ["json", "csv"])
+def test_a_law_for_programs(cli: Cli, good: Path, output: str) -> None:
+    screen = cli("fit", good, "--draws", "50", "--format", output, "-o", good.parent / "deep" / "law.json")
+    assert screen.code == 0
+    law = LawFit.read(good.parent / "deep" / "law.json")
+    if output == "json":
+        assert LawFit.model_validate(json.loads(screen.out)) == law
+    else:
+        rows = list(csv.DictReader(io.StringIO(screen.out)))
+        assert set(rows[0]) == {"quantity", "estimate", "flags"}
+        assert sum(row["quantity"].startswith("N_opt at C") for row in rows) == 3
+    assert not (good.parent / "fit-clm.json").exists()
+
+
+def test_refused_exponents_are_exit_code_4_and_a_valid_file_that_says_why(cli: Cli, edge: Path) -> None:
+    screen = cli("fit", edge, "--draws", "50")
+    assert screen.code == 4
+    law = LawFit.read(edge.parent / "fit-clm.json")
+    assert law.isoflop is not None
+    assert law.isoflop.a_N is None
+    assert "TOO_FEW_MINIMA" in law.flags
+    assert "not identified" in screen.out
+    for row in law.isoflop.rows:
+        assert row.N_opt is None
+        assert f"NO_INTERIOR_MINIMUM: at C = {row.C:.3g} FLOPs the lowest loss is at N = 32k, an edge" in screen.err
+    assert "no exponents are given" in screen.err
+
+
+def test_a_dry_run_writes_nothing(cli: Cli, good: Path, edge: Path) -> None:
+    before = sorted(path.name for path in good.parent.iterdir())
+    screen = cli("fit", good, "--draws", "50", "--dry-run")
+    assert screen.code == 4  # `edge` has replaced the table
+    assert f"would write {good.parent / 'fit-clm.json'}" in screen.err
+    assert sorted(path.name for path in good.parent.iterdir()) == before
+
+
+def test_two_objectives_need_a_choice(cli: Cli, tmp_path: Path) -> None:
+    parts = [RunTable.read(table(tmp_path / f"{o}.csv", (3e9, 1e10), (2e3, 4e3, 8e3, 16e3), o)) for o in ("clm", "mlm")]
+    both = RunTable((*parts[0], *parts[1])).write(tmp_path / "both.parquet")
+    refused = cli("fit", both)
+    assert refused.code == 2
+    assert "clm and mlm" in refused.err
+    assert "--objective clm|mlm" in refused.err
+    assert cli("fit", both, "--objective", "mlm", "--draws", "50").code == 0
+    assert (tmp_path / "fit-mlm.json").exists()
+    other = cli("fit", tmp_path / "clm.csv", "--objective", "mlm")
+    assert other.code == 2
+    assert "not mlm" in other.err
+
+
+@pytest.mark.parametrize(
+    ("text", "code", "complaint"),
+    [
+        ("run_id,objective,N,D,los\na,clm,1,2,3\n", 1, "did you mean loss?"),
+        ("run_id,objective,N,D,loss\n", 2, "no complete runs"),
+    ],
+)
+def test_a_table_that_cannot_be_fitted_is_refused(
+    cli: Cli, tmp_path: Path, text: str, code: int, complaint: str
+) -> None:
+    (tmp_path / "t.csv").write_text(text)
+    screen = cli("fit", tmp_path / "t.csv")
+    assert screen.code == code
+    assert complaint in screen.err
+    assert [path.name for path in tmp_path.iterdir()] == ["t.csv"]
+
+
+def test_no_table_is_a_usage_error(cli: Cli, tmp_path: Path) -> None:
+    assert cli("fit", tmp_path / "no.csv").code == 2
+    assert cli("transfer", tmp_path / "no.csv").code == 2
+
+
+def test_a_runs_folder_is_a_table(cli: Cli, study: Path) -> None:
+    screen = cli("fit", study / "runs", "--objective", "clm", "--draws", "50")
+    assert screen.code == 0
+    assert f"next: plm-scaling report {study}" in screen.err
+    # Seven of two budgets; the source of the transfer is a run from scratch like any other.
+    assert LawFit.read(study / "fit-clm.json").n_runs == 8
+
+
+def test_a_validation_set_nobody_was_scored_on_is_named(cli: Cli, study: Path) -> None:
+    screen = cli("fit", study / "runs", "--objective", "clm", "--validation", "val_ood")
+    assert screen.code == 1
+    assert "no run was scored on 'val_ood'" in screen.err
+    assert "val_iid" in screen.err
+
+
+def test_what_a_source_is_worth(cli: Cli, study: Path, masked: Callable[[str], str]) -> None:
+    screen = cli("transfer", study / "runs")
+    assert screen.code == 0
+    header, line = masked(screen.out).splitlines()
+    assert header.split("  ")[0] == "source"
+    assert line.split()[:4] == ["ID", "ID", "6.21k", "20k"]
+    (pair,) = TransferFit.read(study / "transfer.json").pairs
+    # The stand-in for training makes a transferred run 0.05 nats better; noise is 2e-3.
+    assert pair.gap == pytest.approx(-0.05, abs=0.01)
+    assert pair.gap_se is not None
+    assert 0 < pair.gap_se < 0.005
+    # What 0.05 nats are worth on the law L = 1 + 40 N^-.5 + 120 D^-.45 at D = 2e4.
+    worth = (2e4**-0.45 - 0.05 / 120) ** (-1 / 0.45) - 2e4
+    assert pair.D_t == pytest.approx(worth, rel=0.25)
+    assert pair.D_t_per_source_token == pytest.approx(pair.D_t / 2e4)
+    assert "TOO_FEW_PAIRS_FOR_EXPONENTS" in screen.err
+    assert f"next: plm-scaling report {study}" in screen.err
+
+
+@pytest.mark.parametrize("output", ["json", "csv"])
+def test_transfer_for_programs(cli: Cli, study: Path, output: str) -> None:
+    screen = cli("transfer", study / "runs", "--format", output, "-o", study / "t.json")
+    assert screen.code == 0
+    found = TransferFit.read(study / "t.json")
+    if output == "json":
+        assert TransferFit.model_validate(json.loads(screen.out)) == found
+    else:
+        (row,) = csv.DictReader(io.StringIO(screen.out))
+        assert row["source"] == found.pairs[0].source_run_id
+        assert row["target"] == found.pairs[0].target_run_id
+
+
+def test_a_dry_transfer_writes_nothing(cli: Cli, study: Path, files_of: FilesOf) -> None:
+    before = files_of(study)
+    screen = cli("transfer", study / "runs", "-n")
+    assert screen.code == 0
+    assert f"would write {study / 'transfer.json'}" in screen.err
+    assert files_of(study) == before
+
+
+def test_a_damaged_law_beside_the_table_is_named(cli: Cli, study: Path) -> None:
+    (study / "fit-mlm.json").write_text("{")
+    screen = cli("transfer", study / "runs")
+    assert screen.code == 1
+    assert "fit-mlm.json" in screen.err

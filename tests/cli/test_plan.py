@@ -1,0 +1,119 @@
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from plm_scaling.sweeps.plan_records import SweepPlan
+
+Cli = Callable[..., Any]
+WriteSpec = Callable[[str], Path]
+
+GRID = '[[grid]]\nsizes = ["1x16", "2x24"]\nD = [2e4, 6e4]\nobjectives = ["clm"]\n'
+TRANSFER = '[[transfer]]\nsize = "1x16"\nD = 2e4\nD_source = 3e4\noverlap = "shared"\n'
+
+SCREEN = """\
+run  roles  objective  shape      N    D  epochs   C_exact     C_6nd  batch  steps  peak lr  seed  notes
+ ID  grid   clm         2x24  13.9k  60k    2.16  7.21e+09  5.01e+09    256    250  0.00712     0
+ ID  grid   clm         2x24  13.9k  20k    0.72   2.4e+09  1.67e+09    256     83  0.00712     0  FEW_STEPS
+ ID  grid   clm         1x16   3.1k  60k    2.16  1.94e+09  1.12e+09    256    250   0.0112     0
+ ID  grid   clm         1x16   3.1k  20k    0.72  6.46e+08  3.72e+08    256     83   0.0112     0  FEW_STEPS
+"""
+
+
+def single_spaced(text: str) -> list[list[str]]:
+    return [line.split() for line in text.splitlines()]
+
+
+def test_the_table_of_a_plan(cli: Cli, write_spec: WriteSpec, masked: Callable[[str], str]) -> None:
+    spec = write_spec(GRID)
+    screen = cli("plan", spec)
+    assert screen.code == 0
+    assert single_spaced(masked(screen.out)) == single_spaced(SCREEN)
+    summary, following = masked(screen.err).splitlines()
+    assert summary == "4 runs, 1.22e+10 FLOPs exactly counted, corpus ID"
+    assert following == f"next: plm-scaling run {spec.parent / 'plan.json'}"
+
+
+def test_json_is_the_plan_that_was_written(cli: Cli, write_spec: WriteSpec) -> None:
+    spec = write_spec(GRID + TRANSFER)
+    screen = cli("plan", spec, "--format", "json")
+    plan = SweepPlan.read(spec.parent / "plan.json")
+    assert SweepPlan.model_validate(json.loads(screen.out)) == plan
+    assert (len(plan.runs), plan.scale) == (4 + 3, 1.0)
+    assert not Path(plan.corpus).is_absolute()
+
+
+def test_csv_has_a_line_per_run(cli: Cli, write_spec: WriteSpec) -> None:
+    spec = write_spec(GRID + TRANSFER)
+    rows = list(csv.DictReader(io.StringIO(cli("plan", spec, "--format", "csv").out)))
+    assert [row["run"] for row in rows] == [run.run_id for run in SweepPlan.read(spec.parent / "plan.json").runs]
+    assert {row["shape"] for row in rows} == {"1x16", "2x24"}
+    assert [row["roles"] for row in rows].count("transfer_target") == 1
+
+
+def test_a_dry_run_shows_the_same_table_and_writes_nothing(cli: Cli, write_spec: WriteSpec) -> None:
+    spec = write_spec(GRID)
+    dry = cli("plan", spec, "--dry-run")
+    assert dry.code == 0
+    assert [path.name for path in spec.parent.iterdir()] == ["sweep.toml"]
+    assert "next:" not in dry.err
+    assert cli("plan", spec).out == dry.out
+
+
+def test_scale_multiplies_every_D(cli: Cli, write_spec: WriteSpec) -> None:
+    spec = write_spec(GRID + TRANSFER)
+    one = json.loads(cli("plan", spec, "-n", "--format", "json").out)
+    half = json.loads(cli("plan", spec, "-n", "--format", "json", "--scale", "0.5").out)
+    tokens = [sorted(run["config"]["D"] for run in plan["runs"]) for plan in (one, half)]
+    assert tokens[1] == [D // 2 for D in tokens[0]]
+    assert half["scale"] == 0.5
+
+
+@pytest.mark.parametrize("scale", ["0", "-1", "nan", "1e-9"])
+def test_a_scale_that_leaves_nothing_is_refused(cli: Cli, write_spec: WriteSpec, scale: str) -> None:
+    spec = write_spec(GRID)
+    screen = cli("plan", spec, "--scale", scale)
+    assert screen.code == 2
+    assert screen.err.startswith("error: ")
+    assert not (spec.parent / "plan.json").exists()
+
+
+def test_corpus_replaces_the_specs(cli: Cli, write_spec: WriteSpec, corpus: Path, tmp_path: Path) -> None:
+    spec = write_spec(GRID)
+    spec.write_text(spec.read_text().replace(str(corpus), "elsewhere"))
+    missing = cli("plan", spec)
+    assert missing.code == 1
+    assert str(spec.parent / "elsewhere") in missing.err
+    assert cli("plan", spec, "--corpus", corpus, "-o", tmp_path / "far" / "away.json").code == 0
+    plan = SweepPlan.read(tmp_path / "far" / "away.json")
+    assert (tmp_path / "far" / plan.corpus).resolve() == corpus.resolve()
+
+
+@pytest.mark.parametrize(
+    ("arms", "complaint"),
+    [
+        ("", "asks for no run"),
+        ('[[grid]]\nsizes = ["2*16"]\nD = [1e4]\n', "'2*16' is no size"),
+        ('[[repeats]]\nsize = "1x16"\nD = 1e4\nunique_tokens = [1e9]\n', "unique tokens wanted"),
+        ('sources = ["unknown"]\n' + GRID, "unknown"),
+        ("[[grid]\n", "not valid TOML"),
+    ],
+)
+def test_a_spec_that_cannot_be_planned_is_refused(cli: Cli, write_spec: WriteSpec, arms: str, complaint: str) -> None:
+    spec = write_spec(arms)
+    screen = cli("plan", spec)
+    assert screen.code in (1, 2)
+    assert complaint in screen.err
+    assert not (spec.parent / "plan.json").exists()
+
+
+def test_no_spec_is_a_usage_error(cli: Cli, tmp_path: Path) -> None:
+    screen = cli("plan", tmp_path / "no.toml")
+    assert screen.code == 2
+    assert "no.toml" in screen.err

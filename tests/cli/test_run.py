@@ -1,0 +1,162 @@
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+Cli = Callable[..., Any]
+WriteSpec = Callable[[str], Path]
+FilesOf = Callable[[Path], dict[str, tuple[int, int]]]
+
+PAIR = '[[transfer]]\nsize = "1x16"\nD = 2e4\nD_source = 3e4\noverlap = "shared"\n'
+UNLUCKY = '[[grid]]\nsizes = ["1x16"]\nD = [2e4]\nobjectives = ["clm"]\nseeds = [0, 13]\n'
+
+STATUS = """\
+run  roles           objective  shape    D  status    progress   loss  tokens/s  reason
+ ID  grid,replicate  clm         1x16  20k  complete     100 %   3.11      123k
+ ID  grid,replicate  clm         1x16  20k  failed        40 %    2.5         -  unlucky
+"""
+
+
+@pytest.fixture
+def pair(cli: Cli, write_spec: WriteSpec, trainer: None) -> Path:
+    """Plan of a source, the run that starts from it, and its scratch partner."""
+    spec = write_spec(PAIR)
+    assert cli("plan", spec).code == 0
+    return spec.parent / "plan.json"
+
+
+@pytest.fixture
+def unlucky(cli: Cli, write_spec: WriteSpec, trainer: None) -> Path:
+    """Plan of two runs, one of which fails."""
+    spec = write_spec(UNLUCKY)
+    assert cli("plan", spec).code == 0
+    return spec.parent / "plan.json"
+
+
+def by_role(plan: Path) -> dict[str, str]:
+    return {role: run["run_id"] for run in json.loads(plan.read_text())["runs"] for role in run["roles"]}
+
+
+def states(screen: Any) -> dict[str, str]:
+    return {row["run"]: row["state"] for row in json.loads(screen.out)}
+
+
+def test_a_dry_run_says_what_it_would_do_and_writes_nothing(cli: Cli, pair: Path) -> None:
+    screen = cli("run", pair, "--dry-run")
+    assert screen.code == 0
+    assert screen.out.count("not begun") == 3
+    assert not (pair.parent / "runs").exists()
+
+
+def test_a_sweep_is_trained_once(cli: Cli, pair: Path, files_of: FilesOf) -> None:
+    first = cli("run", pair, "--workers", "2")
+    assert first.code == 0
+    assert first.out.count("complete") == 3
+    assert "3 of 3 runs complete" in first.err
+    assert "[3/3]" in first.err
+    runs = pair.parent / "runs"
+    assert f"next: plm-scaling fit {runs}" in first.err
+    before = files_of(runs)
+    again = cli("run", pair)
+    assert again.code == 0
+    assert again.out.count("already complete") == 3
+    assert "[1/" not in again.err
+    assert files_of(runs) == before
+
+
+def test_a_target_brings_its_source_along(cli: Cli, pair: Path, tmp_path: Path) -> None:
+    ids = by_role(pair)
+    target, source = ids["transfer_target"], ids["transfer_source"]
+    screen = cli("run", pair, "-o", tmp_path / "elsewhere", "--only", target[:6], "--format", "json")
+    assert screen.code == 0
+    assert states(screen) == {source: "complete", target: "complete"}
+    assert {path.name for path in (tmp_path / "elsewhere").iterdir()} == {source, target}
+    assert not (pair.parent / "runs").exists()
+
+
+def test_an_id_the_plan_does_not_have_is_a_usage_error(cli: Cli, pair: Path) -> None:
+    screen = cli("run", pair, "--only", "zzz")
+    assert screen.code == 2
+    assert "the plan has no run 'zzz'" in screen.err
+
+
+def test_a_run_that_fails_stops_no_other_and_leaves_exit_code_3(cli: Cli, unlucky: Path) -> None:
+    screen = cli("run", unlucky, "--format", "json")
+    assert screen.code == 3
+    assert sorted(states(screen).values()) == ["complete", "failed"]
+    (reason,) = (row["reason"] for row in json.loads(screen.out) if row["state"] == "failed")
+    assert "unlucky" in reason
+    assert "1 of 2 runs complete" in screen.err
+    assert "--retry-failed" in screen.err
+
+
+def test_a_failed_run_starts_again_only_if_asked(cli: Cli, unlucky: Path, files_of: FilesOf) -> None:
+    runs = unlucky.parent / "runs"
+    assert cli("run", unlucky).code == 3
+    (runs / "mended").touch()
+    before = files_of(runs)
+    assert cli("run", unlucky).code == 3
+    assert files_of(runs) == before
+    assert cli("run", unlucky, "--retry-failed").code == 0
+    assert cli("status", runs).code == 0
+
+
+def test_status_tells_every_run_and_the_reason(cli: Cli, unlucky: Path, masked: Callable[[str], str]) -> None:
+    runs = unlucky.parent / "runs"
+    cli("run", unlucky, "--workers", "1")
+    screen = cli("status", runs)
+    lines = masked(screen.out).splitlines()
+    assert screen.code == 3
+    assert [line.split() for line in sorted(lines[1:])] == [line.split() for line in STATUS.splitlines()[1:]]
+    assert lines[0].split() == STATUS.splitlines()[0].split()
+    assert screen.err == "1 complete, 1 failed\n"
+
+
+def test_status_without_runs_shows_the_plan(cli: Cli, pair: Path, tmp_path: Path) -> None:
+    (pair.parent / "runs").mkdir()
+    beside = cli("status", pair.parent / "runs", "--format", "json")
+    assert beside.code == 3
+    assert [row["status"] for row in json.loads(beside.out)] == ["planned"] * 3
+    (tmp_path / "empty").mkdir()
+    named = cli("status", tmp_path / "empty", "--plan", pair, "--format", "csv")
+    assert named.out.count(",planned,") == 3
+    nothing = cli("status", tmp_path / "empty")
+    assert "nothing" in nothing.out
+
+
+def test_status_needs_a_folder(cli: Cli, tmp_path: Path) -> None:
+    assert cli("status", tmp_path / "no").code == 2
+
+
+def test_a_plan_that_is_missing_or_damaged_is_named(cli: Cli, tmp_path: Path) -> None:
+    assert cli("run", tmp_path / "plan.json").code == 1
+    (tmp_path / "plan.json").write_text('{"schema_version": 1, "na')
+    screen = cli("run", tmp_path / "plan.json")
+    assert screen.code == 1
+    assert "not a readable SweepPlan" in screen.err
+
+
+def test_a_corpus_that_changed_is_refused(cli: Cli, pair: Path, fasta: Path, tmp_path: Path) -> None:
+    assert cli("prep", fasta / "known.fasta", "-o", tmp_path / "other").code == 0
+    text = json.loads(pair.read_text())
+    pair.write_text(json.dumps(text | {"corpus": str(tmp_path / "other")}))
+    screen = cli("run", pair)
+    assert screen.code == 1
+    assert "not the corpus the plan was made for" in screen.err
+    assert not (pair.parent / "runs").exists()
+
+
+def test_interrupted_by_the_user(cli: Cli, pair: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from plm_scaling import api
+
+    def interrupted(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(api, "run", interrupted)
+    screen = cli("run", pair)
+    assert screen.code == 130
+    assert "interrupted" in screen.err
