@@ -21,7 +21,7 @@ from plm_scaling.transfers.curves import curve_of
 from plm_scaling.transfers.pairs import scratch_curve
 from plm_scaling.transfers.transfer_fit import TransferPair
 
-__all__ = ["draw_diversity", "draw_repeat_curves", "draw_repeats", "draw_transfer"]
+__all__ = ["draw_diversity", "draw_repeat_curves", "draw_repeats", "draw_transfer", "scratch_points"]
 
 
 def draw_repeats(study: Study, series: RepeatSeries, name: str) -> Markup:
@@ -189,7 +189,7 @@ def draw_transfer(study: Study, pair: TransferPair, name: str) -> Markup:
     """Scratch runs in D, the transferred run, and how far to the right it would stand from scratch (D_t)."""
     color, source = COLORS[pair.objective], COLORS[pair.source_objective]
     judged = pair_set(study, pair)
-    D, loss = _scratch(on_set(study, judged), pair)
+    D, loss = scratch_points(on_set(study, judged), pair)
 
     def draw(axes: Axes) -> None:
         axes.plot(D, loss, "o-", color=color, ms=5)
@@ -213,7 +213,7 @@ def draw_transfer(study: Study, pair: TransferPair, name: str) -> Markup:
     return draw_panel(name, label, draw, height=3.7)
 
 
-def _scratch(study: Study, pair: TransferPair) -> tuple[list[float], list[float]]:
+def scratch_points(study: Study, pair: TransferPair) -> tuple[list[float], list[float]]:
     """D and mean losses of the scratch runs behind a pair; its partner alone where the table lacks them."""
     target = next((row for row in study.table if row.run_id == pair.target_run_id), None)
     runs = scratch_curve(study.table, target) if target else None
@@ -226,8 +226,8 @@ def _scratch(study: Study, pair: TransferPair) -> tuple[list[float], list[float]
 def _draw_arrows(axes: Axes, pair: TransferPair) -> list[float]:
     """The gain D_t at the transferred loss; below it the tokens that the source's compute would have bought.
 
-    Labels stand where a falling scratch curve is not: the gain's above right, the cost's below its arrow. A loss points to
-    the left; a gain only bounded from below ends at its bound.
+    Labels stand where a falling scratch curve is not: the gain's above right, the cost's below its arrow. A loss points
+    to the left; a gain only bounded from below ends at its bound.
     """
     known = pair.D_t if pair.D_t is not None else pair.D_t_low
     if known is None or pair.D + known <= 0:

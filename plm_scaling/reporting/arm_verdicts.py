@@ -178,8 +178,9 @@ def _caveats(pair: TransferPair) -> list[Markup]:
     if "SOURCE_DATA_REPLAYED" in pair.flags:
         share = "Part" if pair.replayed_share is None else percent(pair.replayed_share)
         sentences.append(
-            f"{share} of the target's distinct tokens had been seen by the source: the gain may be replay."
+            f"{share} of the target's distinct tokens had been seen by the source: "
+            "the gain in tokens counts their replay as transfer."
         )
     if "MIXED_BATCH" in pair.flags:
-        sentences.append("The scratch runs differ in batch size, which alone moves the loss.")
+        sentences.append("The scratch runs differ in batch or learning rate, which alone moves the loss.")
     return [Markup("{}").format(sentence) for sentence in sentences]

@@ -13,6 +13,7 @@ from plm_scaling.laws.law_fit import LawFit
 from plm_scaling.reporting.arms import repeat_series
 from plm_scaling.reporting.study import OBJECTIVES, Study, fitted_set, is_on_page, pair_set
 from plm_scaling.reporting.wording import flag_words, join_words, percent, power_of_ten
+from plm_scaling.transfers.doubts import explain_pair
 
 __all__ = ["RUN_FLAGS", "limits", "merged", "named_doubts"]
 
@@ -52,10 +53,10 @@ def named_doubts(study: Study) -> tuple[str, ...]:
     sentences = _fit_doubts(study)
     sentences += [sentence for objective in OBJECTIVES for sentence in _law_doubts(study, objective)]
     if study.transfer:
-        flags = dict.fromkeys((*study.transfer.flags, *(flag for pair in study.transfer.pairs for flag in pair.flags)))
-        notes = study.transfer.notes or explain(flags) or tuple(f"{flag}: {flag_words((flag,))}." for flag in flags)
+        pairs = study.transfer.pairs
+        notes = study.transfer.notes or tuple(note for pair in pairs for note in explain_pair(pair))
         sentences += [_spoken("Transfer", note) for note in merged(notes)]
-        sets = sorted({pair_set(study, pair) for pair in study.transfer.pairs} - {study.validation})
+        sets = sorted({pair_set(study, pair) for pair in pairs} - {study.validation})
         sentences += [f"Transfer: judged on {name}, not on this page's {study.validation}." for name in sets]
     sentences += _repeat_doubts(study)
     sentences += _run_doubts(study)
@@ -119,7 +120,8 @@ def _fit_doubts(study: Study) -> list[str]:
 
 def _notes(law: LawFit) -> tuple[str, ...]:
     rows = law.isoflop.rows if law.isoflop else ()
-    return law.notes or (*explain(law.flags), *(note for row in rows for note in explain_row(row)))
+    batch = law.surface.batch_tokens if law.surface else None
+    return law.notes or (*explain(law.flags, batch), *(note for row in rows for note in explain_row(row)))
 
 
 def _law_doubts(study: Study, objective: Objective) -> list[str]:

@@ -74,6 +74,7 @@ import json, os
 from pathlib import Path
 
 import numpy as np
+import pandas  # pyarrow imports it at its first table: here once, for all runs
 import pyarrow as pa
 import pyarrow.parquet as pq
 

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from plm_scaling import api
+from plm_scaling.sweeps.plan_records import SweepPlan
 
 Cli = Callable[..., Any]
 FilesOf = Callable[[Path], dict[str, tuple[int, int]]]
@@ -91,6 +92,34 @@ def test_a_demo_hands_on_its_options_and_tells_its_stages(
     assert (screen.code, screen.out) == (0, f"{tmp_path / 'report.html'}\n")
     assert "- simulating" in screen.err
     assert f"next: open {tmp_path / 'report.html'}" in screen.err
+
+
+def test_a_demo_is_the_whole_path(cli: Cli, tmp_path: Path, trainer: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Everything but training itself, which is a stand-in, on a corpus a twentieth of the size."""
+    from plm_scaling.sweeps import forecast
+
+    simulate = api.simulate
+    monkeypatch.setattr(api, "simulate", lambda out, *, seed: simulate(out, residues=400_000, seed=seed))
+    monkeypatch.setattr(forecast, "measure_steps", lambda shapes, *, workers: dict.fromkeys(shapes, 2e-3))
+    screen = cli("demo", "-o", tmp_path / "demo", "--minutes", "1", "--workers", "2")
+    assert screen.code == 0, screen.err
+    assert screen.out == f"{tmp_path / 'demo' / 'report.html'}\n"
+    stages = [line.removeprefix("- ") for line in screen.err.splitlines() if line.startswith("- ")]
+    assert [stage.split()[0] for stage in stages] == [
+        "simulating",
+        "preparing",
+        "timing",
+        "training",
+        "fitting",
+        "writing",
+    ]
+    left = {path.name for path in (tmp_path / "demo").iterdir()}
+    assert left >= {"fasta", "corpus", "sweep.toml", "plan.json", "runs", "fit-clm.json", "fit-mlm.json"}
+    assert left >= {"transfer.json", "report.html"}
+    plan = SweepPlan.read(tmp_path / "demo" / "plan.json")
+    assert 0 < plan.scale < 1
+    assert f"budgets x {plan.scale:.2f}" in stages[3]
+    assert len(list((tmp_path / "demo" / "runs").glob("*/record.json"))) == len(plan.runs)
 
 
 def test_a_demo_of_no_time_is_a_usage_error(cli: Cli, tmp_path: Path) -> None:

@@ -268,12 +268,13 @@ def _manifest() -> Manifest:
 def _plan(records: list[RunRecord]) -> SweepPlan:
     runs = [
         PlannedRun(run_id=r.config.run_id, config=r.config, roles=r.roles, C_exact=r.C_exact, unique_tokens=r.D_unique,
-                   epochs=r.D / r.D_unique, steps=r.steps, memory_bytes=200_000_000)
+                   epochs=r.D / r.D_unique, steps=r.steps, memory_bytes=200_000_000,
+                   notes=("DATA_EXHAUSTED",) if r.roles == ("isoflop",) and r.D > 5e6 and r.config.N < 7000 else ())
         for r in records
     ]  # fmt: skip
     lost = _config("mlm", "221k", 3e6, seed=7)
     more = PlannedRun(run_id=lost.run_id, config=lost, roles=("isoflop",), C_exact=1e12, unique_tokens=3_000_000,
-                      epochs=1.0, steps=1500, memory_bytes=1)  # fmt: skip
+                      epochs=1.0, steps=150, memory_bytes=1, notes=("DATA_EXHAUSTED", "FEW_STEPS"))  # fmt: skip
     return SweepPlan(name="demo", corpus="corpus", corpus_id=CORPUS, currency="C_exact", runs=(*runs, more), scale=0.8)
 
 

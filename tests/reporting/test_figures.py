@@ -6,17 +6,24 @@ import re
 import xml.etree.ElementTree as ET
 from typing import Any
 
-import numpy as np
 import pytest
 
 from plm_scaling.core.run_table import RunTable
 from plm_scaling.laws.law_fit import Interval, IsoflopRow
 from plm_scaling.reporting import arms, drawing, law_figures
-from plm_scaling.reporting.arm_figures import draw_diversity, draw_repeat_curves, draw_repeats, draw_transfer
+from plm_scaling.reporting.arm_figures import (
+    draw_diversity,
+    draw_repeat_curves,
+    draw_repeats,
+    draw_transfer,
+    scratch_points,
+)
 from plm_scaling.reporting.doubts import named_doubts
 from plm_scaling.reporting.figures import all_sections
-from plm_scaling.reporting.study import Study
+from plm_scaling.reporting.mixtures import diversity_views
+from plm_scaling.reporting.study import Study, on_set
 from plm_scaling.reporting.verdict import answers
+from plm_scaling.reporting.wording import signed
 
 
 def words(svg: Any) -> list[str]:
@@ -97,24 +104,32 @@ def test_runs_of_a_row_hold_all_seeds(full_study: Study) -> None:
     assert {run.objective for run in runs} == {"clm"}
 
 
-def test_surface_loss_is_the_stated_formula(full_study: Study) -> None:
-    fit = full_study.laws["clm"].surface
-    assert fit
-    loss = law_figures.surface_loss(fit, np.array([fit.N0, 1e15]), np.array([fit.D0, 1e20]))
-    assert loss[0] == pytest.approx(0.62 + 0.31 + 0.42)
-    assert loss[1] == pytest.approx(0.62, abs=1e-3)
-
-
 def test_labels_keep_their_digits(full_study: Study) -> None:
-    group = arms.diversity_groups(full_study)[0]
-    assert "\u22120.057\u00a0\u00b1\u00a00.018" in words(draw_diversity(group, "d"))
+    view = diversity_views(full_study)[0]
+    assert "\u22120.057\u00a0\u00b1\u00a00.018" in words(draw_diversity(full_study, view, "d"))
+
+
+def test_diversity_bars_are_grouped_by_source_of_the_sequences(full_study: Study) -> None:
+    view = diversity_views(full_study)[0]
+    shown = words(draw_diversity(full_study, view, "d"))
+    for label in ("val_iid", "uniref_like", "metagenome_like"):
+        assert shown.count(label) == len(view.pooled.arms) == 2
+    changes = [twin.change for _, group in view.parts for twin in group.arms if twin.change]
+    assert len(changes) == 4
+    assert {signed(change.value, change.se) for change in changes} <= set(shown)
+    pooled = words(draw_diversity(full_study, dataclasses.replace(view, parts=()), "d"))
+    assert "uniref_like" not in pooled
+    assert pooled.count("val_iid") == 2
 
 
 def test_diversity_without_errors_or_change_is_drawn(full_study: Study) -> None:
-    bare = Study(name="bare", table=full_study.table, records=full_study.records)
-    group = arms.diversity_groups(bare)[0]
-    flat = dataclasses.replace(group.arms[0], change=arms.Estimate(0.0, None))
-    assert words(draw_diversity(dataclasses.replace(group, arms=(flat,)), "d"))
+    view = diversity_views(full_study)[0]
+    flat = dataclasses.replace(view.pooled.arms[0], change=arms.Estimate(0.0, None))
+    assert "0.000" in words(
+        draw_diversity(
+            full_study, dataclasses.replace(view, pooled=dataclasses.replace(view.pooled, arms=(flat,)), parts=()), "d"
+        )
+    )
 
 
 def test_repeats_without_reference_floor_or_noise_are_drawn(full_study: Study) -> None:
@@ -130,9 +145,49 @@ def test_transfer_shows_gain_and_cost(full_study: Study) -> None:
     pair = full_study.transfer.pairs[0]
     shown = words(draw_transfer(full_study, pair, "t"))
     assert {"worth 1.96M", "source cost 1.5M", "from CLM", "MLM from scratch"} <= set(shown)
-    none = pair.model_copy(update={"D_t": None, "net_tokens": None})
+    unknown = {"D_t": None, "D_t_low": None, "D_t_high": None, "net_tokens": None}
     alone = dataclasses.replace(full_study, table=RunTable(()))
-    assert not any("worth" in word for word in words(draw_transfer(alone, none, "t")))
+    assert not any("worth" in word for word in words(draw_transfer(alone, pair.model_copy(update=unknown), "t")))
+
+
+def test_transfer_that_is_bounded_or_hurts_is_drawn_as_such(full_study: Study) -> None:
+    assert full_study.transfer
+    pair = full_study.transfer.pairs[0]
+    bounded = pair.model_copy(update={"D_t": None, "D_t_low": 2e6, "D_t_high": None, "net_tokens": None})
+    assert "worth at least 2M" in words(draw_transfer(full_study, bounded, "t"))
+    hurt = pair.model_copy(update={"D_t": -1e5, "D_t_low": -2e5, "D_t_high": -5e4, "net_tokens": -1.6e6})
+    shown = words(draw_transfer(full_study, hurt, "t"))
+    assert "costs 100k" in shown
+    assert not any("worth" in word for word in shown)
+
+
+def test_scratch_curve_averages_seeds_and_leaves_out_other_runs(full_study: Study) -> None:
+    assert full_study.transfer
+    D, loss = scratch_points(full_study, full_study.transfer.pairs[0])
+    assert [round(tokens / 1e4) for tokens in D] == [38, 75, 150]  # the longer ones have another batch
+    assert loss[2] == pytest.approx(1.862 - 0.004 / 3)
+    assert not {1.579, 1.915} & set(loss)
+
+
+def test_pictures_of_laws_of_another_set_show_that_set(full_study: Study) -> None:
+    page = on_set(full_study, "heldout_enzymes")
+    svg = law_figures.draw_isoflop(page, "clm")
+    assert "CLM, fitted on val_iid" in words(svg)
+    here = law_figures.draw_isoflop(full_study, "clm")
+    dots = "<use href="
+    assert str(svg).count(dots) == str(here).count(dots)  # the runs' dots are those of the fitted set
+    assert page.transfer
+    assert any("on val_iid" in word for word in words(draw_transfer(page, page.transfer.pairs[0], "t")))
+    assert "not on this page's heldout_enzymes" in {s.key: s for s in all_sections(page)}["isoflop"].reading
+
+
+def test_lines_on_weak_minima_are_dashed(full_study: Study) -> None:
+    law = full_study.laws["clm"]
+    only = dataclasses.replace(full_study, laws={"clm": law}, manifest=None)
+    weak = dataclasses.replace(only, laws={"clm": law.model_copy(update={"flags": ("WEAK_MINIMA",)})})
+    for draw in (law_figures.draw_sizes, law_figures.draw_data):
+        assert "stroke-dasharray" not in str(draw(only))
+        assert "stroke-dasharray" in str(draw(weak))
 
 
 def test_unbounded_intervals_and_a_single_budget_are_drawn(full_study: Study) -> None:

@@ -4,7 +4,6 @@ import dataclasses
 
 import pytest
 
-from plm_scaling.core.run import Stream
 from plm_scaling.reporting.mixtures import diversity_groups, diversity_sources, diversity_views
 from plm_scaling.reporting.study import Study
 
@@ -51,13 +50,3 @@ def test_without_scores_by_source_only_the_whole_set_is_judged(full_study: Study
     assert view.parts == ()
     assert view.mix == ()
     assert view.pooled == diversity_views(full_study)[0].pooled
-
-
-def test_unlabelled_pools_are_all_sources(full_study: Study) -> None:
-    streams = (Stream(unique_tokens=1000), Stream(weight=3.0))
-    row = next(row for row in full_study.table if row.has_role("diversity") and "weight" in (row.streams or ""))
-    record = full_study.records[row.run_id]
-    changed = record.model_copy(update={"config": record.config.model_copy(update={"streams": streams})})
-    study = dataclasses.replace(full_study, records={**full_study.records, row.run_id: changed})
-    labels = [arm.label for group in diversity_groups(study) for arm in group.arms]
-    assert not any("unknown" in label for label in labels)

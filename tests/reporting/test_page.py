@@ -7,15 +7,22 @@ from datetime import UTC, datetime
 from html.parser import HTMLParser
 from pathlib import Path
 
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
+from plm_scaling import api
 from plm_scaling.core.errors import RecordError
 from plm_scaling.core.run_table import RunTable
+from plm_scaling.corpus.floors import entropy_floors
+from plm_scaling.corpus.reader import Corpus
+from plm_scaling.corpus.validation import validation_rows
 from plm_scaling.reporting.arms import repeat_series
 from plm_scaling.reporting.loading import load_study
 from plm_scaling.reporting.page import render_page, write_report
-from plm_scaling.reporting.study import Study
-from plm_scaling.reporting.tables import tabulate_ledger, tabulate_runs, tabulate_validation
+from plm_scaling.reporting.study import Study, on_set
+from plm_scaling.reporting.tables import tabulate_ledger, tabulate_parts, tabulate_runs, tabulate_validation
 
 NOW = datetime(2025, 1, 2, 3, 4, tzinfo=UTC)
 VOID = {"meta", "link", "br", "img", "input", "hr"}
@@ -153,6 +160,78 @@ def test_a_table_replaces_the_runs(tmp_path: Path, full_study: Study) -> None:
     study = load_study(tmp_path / "study")
     assert len(study.table) == len(full_study.table)
     assert not study.records
+
+
+def test_validation_by_source_does_not_widen_the_table_of_sets(full_study: Study) -> None:
+    sets = tabulate_validation(full_study)
+    assert sets
+    assert sets.header[4:] == ("val_iid", "heldout_enzymes")
+    parts = tabulate_parts(full_study)
+    assert parts
+    assert parts.header[4:] == ("val_iid", "val_iid@uniref_like", "val_iid@metagenome_like")
+    assert len(parts.rows) == 6
+    assert tabulate_parts(on_set(full_study, "heldout_enzymes")) is None
+
+
+def test_report_on_another_set(tmp_path: Path, write_study: Callable[[Path], Path], full_study: Study) -> None:
+    folder = write_study(tmp_path / "study")
+    study = load_study(folder, validation="heldout_enzymes")
+    wanted = on_set(full_study, "heldout_enzymes")
+    assert {row.run_id: row.loss for row in study.table} == {row.run_id: row.loss for row in wanted.table}
+    assert study.validation == "heldout_enzymes"
+    out = api.report(folder, tmp_path / "held.html", validation="heldout_enzymes")
+    text = out.read_text()
+    assert "losses on heldout_enzymes" in text
+    assert "heldout_enzymes, CLM held-clm" in text
+    assert "heldout_enzymes" not in render_page(load_study(folder), now=NOW).split("Verdict")[0]
+
+
+def test_a_set_no_run_was_scored_on_is_an_error(tmp_path: Path, write_study: Callable[[Path], Path]) -> None:
+    folder = write_study(tmp_path / "study")
+    with pytest.raises(RecordError, match="no run was scored on 'heldout_enzyme'") as caught:
+        load_study(folder, validation="heldout_enzyme")
+    assert "heldout_enzymes" in (caught.value.hint or "")
+
+
+def test_a_table_has_no_other_set(tmp_path: Path, full_study: Study) -> None:
+    (tmp_path / "study").mkdir()
+    full_study.table.write(tmp_path / "study" / "runs.csv")
+    with pytest.raises(RecordError, match="one validation set only"):
+        load_study(tmp_path / "study", validation="heldout_enzymes")
+
+
+def test_floors_are_those_of_the_pages_set(
+    tmp_path: Path, write_study: Callable[[Path], Path], simulated_corpus: Path
+) -> None:
+    folder = write_study(tmp_path / "study")
+    (folder / "corpus" / "manifest.json").unlink()
+    (folder / "corpus").rmdir()
+    (folder / "corpus").symlink_to(simulated_corpus, target_is_directory=True)
+    corpus = Corpus.open(simulated_corpus)
+    rows = validation_rows(corpus, "val_iid", 200_000)
+    second = rows[corpus.source[rows] == corpus.source_ids(("metagenome_like",))[0]]
+    assert 0 < len(second) < len(rows)
+    for name, scored in (("val_iid", rows), ("val_iid@metagenome_like", second)):
+        floors = entropy_floors(corpus, scored)
+        found = load_study(folder, validation=name).floors
+        assert found == {"clm": pytest.approx(floors.clm_per_token), "mlm": pytest.approx(floors.mlm)}
+    assert load_study(folder).floors != load_study(folder, validation="val_iid@metagenome_like").floors
+
+
+def test_differences_are_paired_on_the_page_set_and_its_parts(
+    tmp_path: Path, write_study: Callable[[Path], Path]
+) -> None:
+    folder = write_study(tmp_path / "study")
+    rng = np.random.default_rng(0)
+    for run in (folder / "runs").iterdir():
+        names = ["val_iid", "val_iid@metagenome_like"]
+        columns = {"set": np.repeat(names, 20), "row": np.tile(np.arange(20), 2), "loss_sum": rng.normal(100, 5, 40)}
+        counts = dict.fromkeys(("n_targets", "n_residue_targets"), np.full(40, 50))
+        pq.write_table(pa.table({**columns, **counts, "residue_loss_sum": columns["loss_sum"]}), run / "val.parquet")
+    gaps = load_study(folder).gaps
+    names = [name for name, _, _ in gaps]
+    assert names.count("val_iid") == names.count("val_iid@metagenome_like") == 2 * (3 * 3 + 2)
+    assert set(names) == {"val_iid", "val_iid@metagenome_like"}
 
 
 def test_nothing_to_report_is_an_error(tmp_path: Path) -> None:

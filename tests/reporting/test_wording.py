@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from plm_scaling.laws.law_fit import Interval
 from plm_scaling.reporting import wording
+from plm_scaling.reporting.study import Study
 
 
 def plain(text: str) -> str:
@@ -55,3 +56,27 @@ def test_typeset_lowers_raises_and_escapes() -> None:
     html = wording.typeset("N_opt <b> & A0 (N/N0)^-alpha, D_t, val_iid")
     assert "N<sub>opt</sub> &lt;b&gt; &amp; A<sub>0</sub>" in html
     assert "<sup>\u2212\u03b1</sup>, D<sub>t</sub>, val_iid" in html
+    assert wording.typeset("C = 1.48e+11 FLOPs") == "C = 1.48\u00d710\u00b9\u00b9 FLOPs"
+    assert wording.typeset("run 59863e000815") == "run 59863e000815"
+
+
+@pytest.mark.parametrize(
+    ("value", "low", "high", "says"),
+    [
+        (1.66e5, 1.31e5, 2.05e5, "166k (130k to 200k)"),
+        (-1e5, -2e5, 5e4, "-100k (-200k to 50k)"),
+        (None, 2e6, None, "at least 2M"),
+        (None, None, -3e4, "at most -30k"),
+        (2e6, 1e6, None, "2M (at least 1M)"),
+        (2e6, None, 3e6, "2M (at most 3M)"),
+        (2e6, None, None, "2M"),
+        (None, None, None, None),
+    ],
+)
+def test_token_gain_gives_the_interval_or_the_bound(
+    full_study: Study, value: float | None, low: float | None, high: float | None, says: str | None
+) -> None:
+    assert full_study.transfer
+    pair = full_study.transfer.pairs[0].model_copy(update={"D_t": value, "D_t_low": low, "D_t_high": high})
+    text = wording.token_gain(pair)
+    assert (text and plain(text)) == says
