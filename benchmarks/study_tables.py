@@ -57,7 +57,8 @@ def law_lines(runs: Path, sets: list[str]) -> Iterator[str]:
     for name in sets:
         for objective in OBJECTIVES:
             fitted = api.fit(runs, objective=objective, validation=name)
-            yield f"\n**{objective.upper()} on {name}** ({fitted.n_runs} runs)\n\n| quantity | estimate | flags |\n|---|---|---|"
+            yield f"\n**{objective.upper()} on {name}** ({fitted.n_runs} runs)\n"
+            yield "| quantity | estimate | flags |\n|---|---|---|"
             for row in law_rows(fitted):
                 yield f"| {row['quantity']} | {row['estimate']} | {row['flags']} |"
 
@@ -80,7 +81,7 @@ def main() -> None:
     given = parser.parse_args()
     runs = given.study / "runs"
     records = records_of(runs)
-    sets = given.validation or [v.set_name for v in records[0].validation]
+    sets = given.validation or [v.set_name for v in records[0].validation if "@" not in v.set_name]
     device_h = sum(r.device_s for r in records) / 3600
     print(f"{len(records)} runs, {sum(r.C_exact for r in records):.3g} exact FLOPs, {device_h:.2f} core-hours\n")
     corpus = Corpus.open(

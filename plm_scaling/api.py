@@ -59,7 +59,11 @@ def size(
     """Model size, tokens, epochs and cost for a budget, from published laws alone.
 
     Exactly one of `gpu_hours`, `usd` and `flops` is the budget; `unique_tokens` are the distinct training tokens at
-    hand; `mfu` and `usd_per_gpu_hour` replace the GPU's defaults. Raises `RefusedError` beyond 1.5 decades outside every law's range, unless `force`.
+    hand; `mfu` and `usd_per_gpu_hour` replace the GPU's defaults.
+
+    Raises
+    ------
+    RefusedError : more than 1.5 decades outside the law's range, unless `force`.
     """
     from plm_scaling.sizing.recommend import Budget, recommend
 

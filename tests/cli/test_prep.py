@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import io
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -7,6 +8,8 @@ from typing import Any
 
 import pytest
 
+from data_prep.pipeline import Progress
+from plm_scaling.cli import cmd_prep
 from plm_scaling.corpus.format import Manifest
 
 Cli = Callable[..., Any]
@@ -172,12 +175,17 @@ def test_simulate_needs_a_number(cli: Cli, tmp_path: Path) -> None:
     assert not (tmp_path / "s").exists()
 
 
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
 def test_progress_is_shown_on_a_terminal_only(
     cli: Cli, fasta: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from plm_scaling.cli import cmd_prep
-
     assert "\r" not in cli("prep", fasta / "meta.fasta", "-o", tmp_path / "a").err
-    monkeypatch.setattr(cmd_prep.sys.stderr, "isatty", lambda: True, raising=False)
-    shown = cmd_prep._progress()
-    assert shown is None or callable(shown)
+    terminal = Terminal()
+    monkeypatch.setattr("sys.stderr", terminal)
+    show = cmd_prep._progress()
+    show(Progress(bytes_done=250, bytes_total=1_000, sequences=1_234))
+    assert terminal.getvalue() == "\r 25.0 %  1.23k sequences "
