@@ -17,4 +17,4 @@ def command(output: str) -> None:
 
     machine = api.doctor()
     rows = [{"what": name, "found": value} for name, value in machine.lines()]
-    emit(output, rows=rows, value=machine.model_dump(mode="json"))
+    emit(output, rows=rows, value=machine)

@@ -44,7 +44,7 @@ def command(
     fitted = api.fit(
         table, objective=objective, validation=validation, currency=currency, draws=draws, seed=seed, out=None
     )
-    emit(output, rows=law_rows(fitted), title=f"{fitted.objective}, {fitted.n_runs} runs", value=fitted.model_dump())
+    emit(output, rows=law_rows(fitted), title=f"{fitted.objective}, {fitted.n_runs} runs", value=fitted)
     for note in fitted.notes:
         warn(note)
     target = out or table.parent / f"fit-{fitted.objective}.json"

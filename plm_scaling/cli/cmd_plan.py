@@ -11,6 +11,15 @@ from plm_scaling.core.units import format_count
 
 __all__ = ["command"]
 
+_FORMATS = {
+    "N": format_count,
+    "D": format_count,
+    "epochs": "{:.2f}".format,
+    "C_exact": "{:.3g}".format,
+    "C_6nd": "{:.3g}".format,
+    "peak lr": "{:.3g}".format,
+}
+
 
 @click.command(
     "plan", epilog="Example: plm-scaling plan configs/real_small.toml --corpus study/corpus -o study/plan.json"
@@ -33,20 +42,20 @@ def command(spec: Path, out: Path | None, corpus: Path | None, scale: float, dry
             "roles": ",".join(r.roles),
             "objective": r.config.objective,
             "shape": f"{r.config.n_layers}x{r.config.d_model}",
-            "N": format_count(r.config.N),
-            "D": format_count(r.config.D),
-            "epochs": round(r.epochs, 2),
-            "C_exact": f"{r.C_exact:.3g}",
-            "C_6nd": f"{r.config.C_6nd:.3g}",
+            "N": r.config.N,
+            "D": r.config.D,
+            "epochs": r.epochs,
+            "C_exact": r.C_exact,
+            "C_6nd": r.config.C_6nd,
             "batch": r.config.batch_tokens,
             "steps": r.steps,
-            "peak lr": f"{r.config.peak_lr:.3g}",
+            "peak lr": r.config.peak_lr,
             "seed": r.config.seed,
             "notes": ",".join(r.notes),
         }
         for r in made.runs
     ]
-    emit(output, rows=rows, value=made.model_dump(mode="json"))
+    emit(output, rows=rows, value=made, formats=_FORMATS)
     if output == "human":
         say(f"{len(made.runs)} runs, {made.total_C_exact:.3g} FLOPs exactly counted, corpus {made.corpus_id[:12]}")
     if target:

@@ -130,7 +130,7 @@ def print_manifest(manifest: Any, output: str) -> None:
         }
         for s in manifest.sources
     ]
-    emit(output, rows=rows, value=manifest.model_dump(mode="json"))
+    emit(output, rows=rows, value=manifest)
     if output != "human":
         return
     splits = ", ".join(f"{s.name} {s.sequences:,} sequences / {s.tokens:,} tokens" for s in manifest.splits)

@@ -50,5 +50,5 @@ def command(
         retry = " --retry-failed" if outcome.failed else ""
         say(f"see why: plm-scaling status {runs}; then: plm-scaling run {plan}{retry}")
         return EXIT_INCOMPLETE
-    next_command(f"plm-scaling fit {runs} --objective clm")
+    next_command(f"plm-scaling fit {runs} --objective {api.status(runs, plan=plan)[0].objective}")
     return 0

@@ -73,6 +73,6 @@ def command(
         {"law": a.law_id, "status": a.status, "N": a.N, "D": a.D, "loss": a.loss, "decades": a.extrapolation_decades}
         for a in answer.answers
     ]
-    emit(output, rows=rows, value=answer.model_dump(mode="json"))
+    emit(output, rows=rows, value=answer)
     if output == "csv":
         say(f"recommended: N {format_count(answer.N)}, D {format_count(answer.D)}")

@@ -40,7 +40,8 @@ def command(runs: Path, plan: Path | None, output: str) -> int:
     emit(output, rows=rows)
     counts = {state: sum(line.status == state for line in lines) for state in {line.status for line in lines}}
     say(", ".join(f"{count} {state}" for state, count in sorted(counts.items())))
-    if counts.get("complete", 0) == len(lines):
-        next_command(f"plm-scaling fit {runs} --objective clm")
-        return 0
-    return EXIT_INCOMPLETE
+    if counts.get("complete", 0) < len(lines):
+        return EXIT_INCOMPLETE
+    if lines:
+        next_command(f"plm-scaling fit {runs} --objective {lines[0].objective}")
+    return 0

@@ -47,7 +47,8 @@ def command(table: Path, laws: tuple[Path, ...], validation: str, out: Path | No
         }
         for pair in fitted.pairs
     ]
-    emit(output, rows=rows, value=fitted.model_dump(mode="json"))
+    exact = [pair.model_dump(mode="json", exclude={"flags"}) for pair in fitted.pairs]
+    emit(output, rows=exact if output == "csv" else rows, value=fitted)
     for note in fitted.notes:
         warn(note)
     if dry_run:

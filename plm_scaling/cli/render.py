@@ -6,10 +6,13 @@ import csv
 import io
 import json
 import sys
-from collections.abc import Callable, Sequence
-from typing import Any, TypeVar
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
+
+if TYPE_CHECKING:
+    from plm_scaling.core.records import Record
 
 __all__ = ["DryRun", "OutputFormat", "emit", "next_command", "say", "warn"]
 
@@ -49,14 +52,33 @@ def next_command(text: str) -> None:
     say(f"next: {text}")
 
 
-def emit(output: str, *, rows: Sequence[Row], title: str = "", value: Any = None) -> None:
-    """Print rows as a table, JSON or CSV on stdout; `value` replaces the rows in JSON."""
+def emit(
+    output: str,
+    *,
+    rows: Sequence[Row],
+    title: str = "",
+    value: Record | None = None,
+    formats: Mapping[str, Callable[[Any], str]] | None = None,
+) -> None:
+    """Print rows as a table, JSON or CSV on stdout.
+
+    Parameters
+    ----------
+    value : what JSON shows instead of the rows, as it would stand in a file.
+    formats : how people see a column; CSV and JSON keep the numbers as they are.
+    """
     if output == "json":
-        click.echo(json.dumps(list(rows) if value is None else value, indent=1))
+        click.echo(json.dumps(list(rows), indent=1) if value is None else value.to_json().rstrip())
     elif output == "csv":
         click.echo(_csv(rows), nl=False)
     else:
-        _table(rows, title)
+        _table([_for_people(row, formats or {}) for row in rows], title)
+
+
+def _for_people(row: Row, formats: Mapping[str, Callable[[Any], str]]) -> Row:
+    return {
+        name: formats[name](value) if name in formats and value is not None else value for name, value in row.items()
+    }
 
 
 def _csv(rows: Sequence[Row]) -> str:

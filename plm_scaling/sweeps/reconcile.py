@@ -134,7 +134,8 @@ def run_plan(
             [_task(run, folders[run.run_id], ids) for run in to_start],
             workers=workers or default_workers(threads),
             threads=threads,
-            preload=(TRAINER.partition(":")[0],),
+            # pyarrow brings pandas in when a run writes its tables: once here instead of once per run.
+            preload=(TRAINER.partition(":")[0], "pandas"),
             max_starts=max_attempts,
             on_event=on_event,
         )

@@ -58,7 +58,7 @@ def test_counts_for_programs(cli: Cli, corpus: Path, output: str) -> None:
     assert screen.err == ""
     manifest = Manifest.read(corpus / "manifest.json")
     if output == "json":
-        assert Manifest.model_validate(json.loads(screen.out)) == manifest
+        assert screen.out == manifest.to_json()
     else:
         header, *lines = screen.out.splitlines()
         assert header.startswith("source,sequences,residues,tokens,")

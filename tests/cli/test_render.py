@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from plm_scaling.cli.render import emit
+from plm_scaling.core.run import Stream
 
 ROWS: list[dict[str, Any]] = [
     {"name": "a", "loss": 2.123456, "n": 3, "why": None},
@@ -45,5 +46,6 @@ def test_csv_for_programs(capsys: pytest.CaptureFixture[str]) -> None:
 def test_json_is_the_value_else_the_rows(capsys: pytest.CaptureFixture[str]) -> None:
     emit("json", rows=ROWS)
     assert json.loads(capsys.readouterr().out) == ROWS
-    emit("json", rows=ROWS, value={"a": 1})
-    assert json.loads(capsys.readouterr().out) == {"a": 1}
+    value = Stream(unique_tokens=5)
+    emit("json", rows=ROWS, value=value)
+    assert capsys.readouterr().out == value.to_json()
