@@ -63,14 +63,18 @@ def law_lines(runs: Path, sets: list[str]) -> Iterator[str]:
                 yield f"| {row['quantity']} | {row['estimate']} | {row['flags']} |"
 
 
+def count(value: float | None) -> str:
+    return "not measured" if value is None else format_count(value)
+
+
 def transfer_lines(runs: Path, sets: list[str]) -> Iterator[str]:
     for name in sets:
         for pair in api.transfer(runs, validation=name).pairs:
             worth = f"{pair.D_t_per_source_token:.2f}" if pair.D_t_per_source_token is not None else "-"
             yield (
-                f"- {name}: gap {format_with_error(pair.gap, pair.gap_se)} nats, D_t {format_count(pair.D_t or 0)} "
-                f"[{format_count(pair.D_t_low or 0)}, {format_count(pair.D_t_high or 0)}], {worth} per source token, "
-                f"net {format_count(pair.net_tokens or 0)} tokens; {', '.join(pair.flags) or 'no flags'}"
+                f"- {name}: gap {format_with_error(pair.gap, pair.gap_total_se or pair.gap_se)} nats, "
+                f"D_t {count(pair.D_t)} [{count(pair.D_t_low)}, {count(pair.D_t_high)}], {worth} per source token, "
+                f"net {count(pair.net_tokens)} tokens; {', '.join(pair.flags) or 'no flags'}"
             )
 
 
