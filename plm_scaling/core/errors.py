@@ -15,8 +15,10 @@ PlmScalingError            exit code 1
 
 from __future__ import annotations
 
-import difflib
-from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 __all__ = [
     "CheckpointError",
@@ -116,6 +118,8 @@ class RefusedError(PlmScalingError):
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
     """A hint naming the closest known word, or listing what is allowed."""
+    import difflib  # errors are imported by every command, suggestions are rare
+
     allowed = sorted(known)
     close = difflib.get_close_matches(word, allowed, n=1)
     return f"did you mean {close[0]}?" if close else f"allowed: {', '.join(allowed)}"
