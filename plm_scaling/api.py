@@ -18,7 +18,13 @@ if TYPE_CHECKING:
     from data_prep.simulate import SimulationTruth
     from plm_scaling.corpus.format import Manifest
     from plm_scaling.execution.local import TaskEvent
+    from plm_scaling.laws.denoise import FinalLoss
+    from plm_scaling.laws.imported import Imported
     from plm_scaling.laws.law_fit import LawFit
+    from plm_scaling.laws.points import PredictedPoints
+    from plm_scaling.laws.zoo_checks import CheckOutcome
+    from plm_scaling.sizing.law_choices import LawChoices
+    from plm_scaling.sizing.law_table import LawComparison, LawSheet, LawSummary
     from plm_scaling.sizing.recommendation import Recommendation
     from plm_scaling.sweeps.plan_records import SweepPlan
     from plm_scaling.sweeps.reconcile import SweepOutcome
@@ -31,7 +37,14 @@ __all__ = [
     "demo",
     "doctor",
     "fit",
+    "import_runs",
+    "laws_check",
+    "laws_choices",
+    "laws_compare",
+    "laws_list",
+    "laws_show",
     "plan",
+    "predict",
     "prep",
     "report",
     "run",
@@ -186,23 +199,68 @@ def status(runs: Path, *, plan: Path | None = None) -> list[RunLine]:
     return sweep_status(runs, SweepPlan.read(found) if found else None)
 
 
-def collect(table: Path, *, validation: str = "val_iid") -> RunTable:
-    """A run table from a runs folder, a CSV or a Parquet file."""
+def collect(table: Path, *, validation: str = "val_iid", objective: str | None = None) -> RunTable:
+    """A run table from a runs folder, a CSV or a Parquet file; `objective` is that of a table which does not say."""
     if table.is_dir():
         from plm_scaling.sweeps.runs import collect_runs
 
         return collect_runs(table, validation=validation)
-    return RunTable.read(table)
+    return RunTable.read(table, objective=objective)
+
+
+def import_runs(
+    name: str,
+    path: Path,
+    out: Path | None = None,
+    *,
+    loss: FinalLoss = "denoised",
+    objective: str | None = None,
+    columns: Mapping[str, str] | None = None,
+    validation: str = "val_iid",
+) -> Imported:
+    """Runs that were logged elsewhere as a run table; at `out`: the table, its curves and a report beside it.
+
+    Parameters
+    ----------
+    name : cheng2024, csv, wandb, tensorboard, or runs (a runs folder of this package).
+    loss : how a final loss is read off a curve; nothing is read where the source has no curves, or where every
+        evaluation scored one fixed set (runs).
+    objective : clm or mlm, where the source does not say.
+    columns : our name -> the source's column, or a number for all runs.
+    validation : name of the validation set (runs only).
+
+    Raises
+    ------
+    RecordError : nothing readable at `path`. ConfigError : no such importer or column.
+    """
+    from plm_scaling.laws.published import import_table, with_final_losses, write_imported
+
+    if name == "runs":
+        from plm_scaling.corpus.format import VAL_IID
+        from plm_scaling.laws.exports import imported_own_runs
+
+        runs = collect(path, validation=validation)
+        imported = imported_own_runs(path, runs, with_curves=validation == VAL_IID)
+    else:
+        imported = with_final_losses(import_table(name, path, columns=columns, objective=objective), loss)
+    if out is not None:
+        write_imported(imported, out, importer=name, source=path)
+    return imported
 
 
 def fit(
     table: Path,
     *,
     objective: str | None = None,
+    form: str = "auto",
+    plateau: float | None = None,
+    max_compute: float | None = None,
+    delta: float = 1e-3,
     validation: str = "val_iid",
-    currency: Literal["C_exact", "C_6nd"] = "C_exact",
-    draws: int = 1000,
+    currency: Literal["auto", "C_exact", "C_6nd"] = "auto",
+    draws: int = 4000,
     seed: int = 0,
+    pictures: Path | None = None,
     out: Path | None = None,
 ) -> LawFit:
     """Fit the laws of one objective to a table of runs; written to `out` if given.
@@ -210,17 +268,58 @@ def fit(
     Parameters
     ----------
     table : a runs folder, CSV or Parquet file.
-    objective : needed only where the table holds both.
+    objective : needed only where the table holds both, or does not say.
+    form : a form of L(N, D), or `auto`: the one that predicts larger budgets best from smaller ones.
+    plateau : L0 of bounded forms in nats; None leaves it free.
+    max_compute : runs of more than this many FLOPs are left out.
+    delta : border of Huber's quadratic zone in units of ln L; inf is least squares, 0 least absolute deviations.
     validation : name of the validation set whose losses are fitted (runs folders only).
+    pictures : folder to draw the fit into.
     """
     from plm_scaling.laws.combine import fit_laws
 
-    runs = collect(table, validation=validation)
+    runs = collect(table, validation=validation, objective=objective)
     chosen = _objective_of(runs, objective, table)
-    fitted = fit_laws(runs, chosen, currency=currency, draws=draws, seed=seed)
+    clusters = None
+    if table.is_dir():
+        from plm_scaling.sweeps.runs import read_clusters
+
+        clusters = read_clusters(table, [row.run_id for row in runs.of(chosen)], validation)
+    fitted = fit_laws(
+        runs,
+        chosen,
+        form=form,
+        plateau=plateau,
+        max_compute=max_compute,
+        huber_delta=delta,
+        currency=currency,
+        draws=draws,
+        seed=seed,
+        clusters=clusters,
+    )
     if out is not None:
         fitted.write(out)
+    if pictures is not None:
+        from plm_scaling.reporting.fit_figures import write_fit_figures
+
+        write_fit_figures(fitted, runs, pictures)
     return fitted
+
+
+def predict(law: Path, points: Path, *, out: Path | None = None, level: float = 0.90) -> PredictedPoints:
+    """Losses that a fit predicts at the points of a CSV (columns N, D, optionally batch_tokens); a CSV at `out`.
+
+    Raises
+    ------
+    RefusedError : the fit holds no surface. RecordError : a point without N or D.
+    """
+    from plm_scaling.laws.law_fit import LawFit
+    from plm_scaling.laws.points import predict_points
+
+    predicted = predict_points(LawFit.read(law), points, level=level)
+    if out is not None:
+        predicted.write(out)
+    return predicted
 
 
 def _objective_of(runs: RunTable, objective: str | None, table: Path) -> Any:
@@ -244,7 +343,19 @@ def transfer(
     laws: Sequence[LawFit] = (),
     out: Path | None = None,
 ) -> TransferFit:
-    """Effectively transferred tokens of every scratch/transferred pair of a table; written to `out` if given."""
+    """Effectively transferred tokens of every scratch/transferred pair of a table; written to `out` if given.
+
+    With D_t come its worth per source token and net of the source's compute, the best source share of a fixed
+    budget, the trend over sizes and, where the design identifies them, the exponents of D_t = k D_f^a N^b. What is
+    refused stands in `refusals`.
+
+    Parameters
+    ----------
+    table : a runs folder, CSV or Parquet file with columns source_run_id (and source_objective, D_source, C_source).
+    validation : name of the validation set whose losses are compared (runs folders only).
+    laws : fits of the target objectives; D_t is read off all forms they hold and off the scratch runs of the pair's
+        own size. An objective without one has several forms fitted to the table's scratch runs.
+    """
     from plm_scaling.transfers.tokens import transferred_tokens
 
     runs = collect(table, validation=validation)
@@ -259,6 +370,85 @@ def transfer(
     if out is not None:
         fitted.write(out)
     return fitted
+
+
+def laws_list(*, objective: str | None = None, unverified: bool = False) -> tuple[LawSummary, ...]:
+    """The published laws, of one objective if given; those nobody has checked only if `unverified`."""
+    from plm_scaling.sizing.law_table import law_summaries
+
+    return law_summaries(objective=objective, unverified=unverified)
+
+
+def laws_show(name: str, *, flops: Sequence[float] = ()) -> LawSheet:
+    """One published law: formula, coefficients, source, and what it says at budgets (default: over its range)."""
+    from plm_scaling.sizing.law_table import law_sheet
+
+    return law_sheet(name, flops)
+
+
+def laws_compare(
+    flops: float,
+    names: Sequence[str] = (),
+    *,
+    fits: Sequence[Path] = (),
+    objective: str | None = None,
+    unverified: bool = False,
+) -> LawComparison:
+    """Published laws and fits of one's own (fit.json files) side by side at one budget of training FLOPs."""
+    from plm_scaling.laws.law_fit import LawFit
+    from plm_scaling.sizing.law_table import compare_laws
+
+    own = [LawFit.read(path) for path in fits]
+    return compare_laws(flops, names, own, objective=objective, unverified=unverified)
+
+
+def laws_choices(
+    table: Path,
+    objective: str | None = None,
+    *,
+    flops: float | None = None,
+    currency: Literal["C_6nd", "C_exact"] = "C_6nd",
+    law: Path | None = None,
+    draws: int = 200,
+    validation: str = "val_iid",
+) -> LawChoices:
+    """What choices of the analysis do to the exponent of N_opt and to N_opt at a budget, on the runs of a table.
+
+    Parameters
+    ----------
+    table : a runs folder, CSV or Parquet file; with NAME.curves.parquet beside it the final loss is a choice too.
+    objective : needed only where the table holds both, or does not say.
+    flops : budget at which N_opt is given; None for the table's largest.
+    currency : compute that the budgets were placed on.
+    law : fit.json of the same objective, to stand beside the rest.
+    draws : resamples of the runs behind the envelopes' intervals.
+
+    Raises
+    ------
+    FitError : no usable run. ConfigError : a fit of the other objective.
+    """
+    from plm_scaling.laws.curves import Curves, curves_path
+    from plm_scaling.laws.law_fit import LawFit
+    from plm_scaling.sizing.law_choices import choices_of
+
+    runs = collect(table, validation=validation, objective=objective)
+    beside = curves_path(table)
+    return choices_of(
+        runs,
+        _objective_of(runs, objective, table),
+        curves=Curves.read(beside) if table.is_file() and beside.is_file() else None,
+        C=flops,
+        currency=currency,
+        fit=None if law is None else LawFit.read(law),
+        draws=draws,
+    )
+
+
+def laws_check() -> tuple[CheckOutcome, ...]:
+    """Every number that a published law's source prints, beside what the shipped law says."""
+    from plm_scaling.laws.zoo_checks import check_zoo
+
+    return check_zoo()
 
 
 def report(study: Path, out: Path | None = None, *, validation: str = "val_iid") -> Path:

@@ -8,43 +8,83 @@ from typing import Literal
 import click
 
 from plm_scaling.cli.render import DryRun, OutputFormat, emit, next_command, say, warn
+from plm_scaling.core.units import parse_quantity
 
 __all__ = ["command"]
 
 
-@click.command("fit", epilog="Example: plm-scaling fit study/runs --objective mlm")
+def _flops(context: click.Context, param: click.Parameter, value: str | None) -> float | None:
+    del context, param
+    return None if value is None else parse_quantity(value, what="--max-compute")
+
+
+@click.command("fit", epilog="Example: plm-scaling fit runs.csv --objective mlm --form auto -o fit-mlm.json")
 @click.argument("table", type=click.Path(path_type=Path, exists=True))
-@click.option("--objective", type=click.Choice(["clm", "mlm"]), help="Needed only where the table holds both.")
+@click.option("--objective", type=click.Choice(["clm", "mlm"]), help="Needed where the table holds both, or neither.")
+@click.option(
+    "--form",
+    default="auto",
+    show_default=True,
+    help="chinchilla, gamma, bounded, ... (+batch), or auto: the form that extrapolates best over the budgets.",
+)
+@click.option("--plateau", type=float, help="L0 of a bounded form in nats. Default: free.")
+@click.option("--max-compute", callback=_flops, help="Leave out runs of more FLOPs (6 N D), e.g. 1e20.")
+@click.option("--delta", default=1e-3, show_default=True, type=click.FloatRange(0), help="Huber's border on ln L.")
 @click.option("--validation", default="val_iid", show_default=True, help="Validation set whose losses are fitted.")
-@click.option("--currency", type=click.Choice(["C_exact", "C_6nd"]), default="C_exact", show_default=True)
-@click.option("--draws", default=1000, show_default=True, type=click.IntRange(50), help="Bootstrap draws.")
+@click.option(
+    "--currency",
+    type=click.Choice(["auto", "C_exact", "C_6nd"]),
+    default="auto",
+    show_default=True,
+    help="Compute that the budgets were placed on.",
+)
+@click.option("--draws", default=4000, show_default=True, type=click.IntRange(50), help="Bootstrap draws.")
 @click.option("--seed", default=0, show_default=True)
+@click.option("--pictures", type=click.Path(path_type=Path, file_okay=False), help="Folder to draw the fit into.")
 @click.option("-o", "--out", type=click.Path(path_type=Path), help="Default: fit-OBJECTIVE.json beside TABLE.")
 @DryRun
 @OutputFormat
 def command(
     table: Path,
     objective: str | None,
+    form: str,
+    plateau: float | None,
+    max_compute: float | None,
+    delta: float,
     validation: str,
-    currency: Literal["C_exact", "C_6nd"],
+    currency: Literal["auto", "C_exact", "C_6nd"],
     draws: int,
     seed: int,
+    pictures: Path | None,
     out: Path | None,
     dry_run: bool,
     output: str,
 ) -> int:
     """Fit IsoFLOP minima and L(N, D) to TABLE: a runs folder, a CSV or a Parquet file.
 
-    Exit code 4 if the exponents are refused; the fit is written all the same and says why.
+    A CSV needs the columns N, D and loss; objective, C, batch_tokens, loss_se and schedule_complete are used where
+    they are there. Exit code 4 if a quantity is refused; the fit is written all the same and says why.
     """
     from plm_scaling import api
-    from plm_scaling.cli.fit_screen import law_rows
+    from plm_scaling.cli.fit_screen import form_rows, law_rows
     from plm_scaling.cli.main import EXIT_REFUSED
 
     fitted = api.fit(
-        table, objective=objective, validation=validation, currency=currency, draws=draws, seed=seed, out=None
+        table,
+        objective=objective,
+        form=form,
+        plateau=plateau,
+        max_compute=max_compute,
+        delta=delta,
+        validation=validation,
+        currency=currency,
+        draws=draws,
+        seed=seed,
+        pictures=None if dry_run else pictures,
     )
     emit(output, rows=law_rows(fitted), title=f"{fitted.objective}, {fitted.n_runs} runs", value=fitted)
+    if output == "human" and fitted.forms:
+        emit(output, rows=form_rows(fitted), title="forms, by their error on larger budgets than they were fitted to")
     for note in fitted.notes:
         warn(note)
     target = out or table.parent / f"fit-{fitted.objective}.json"
@@ -52,5 +92,10 @@ def command(
         say(f"would write {target}")
     else:
         fitted.write(target)
-        next_command(f"plm-scaling report {table.parent}" if table.is_dir() else f"less {target}")
-    return 0 if fitted.isoflop and fitted.isoflop.a_N else EXIT_REFUSED
+        if table.is_dir():
+            next_command(f"plm-scaling report {table.parent}")
+        elif fitted.surface is not None:
+            next_command(f"plm-scaling predict {target} --points points.csv -o predicted.csv")
+        else:
+            say(f"wrote {target}")
+    return EXIT_REFUSED if fitted.refusals else 0

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from plm_scaling.core.units import format_count
-from plm_scaling.laws.law_fit import Interval, LawFit
+import math
 
-__all__ = ["law_rows", "with_interval"]
+from plm_scaling.core.units import format_count
+from plm_scaling.laws.law_fit import FormScore, Interval, LawFit, Optimum, SurfaceFit
+from plm_scaling.laws.repeat_fit import RepeatFit
+
+__all__ = ["form_rows", "law_rows", "with_interval"]
 
 Row = dict[str, str]
 
@@ -14,34 +17,113 @@ def with_interval(interval: Interval | None) -> str:
     """0.68 [0.51, 0.93], with the digits the interval's width allows."""
     if interval is None:
         return "not identified"
-    return f"{interval.value:.3g} [{interval.low:.3g}, {interval.high:.3g}]"
+    digits = _digits(interval)
+    return f"{interval.value:.{digits}g} [{interval.low:.{digits}g}, {interval.high:.{digits}g}]"
+
+
+def _digits(interval: Interval) -> int:
+    """Significant digits down to the second one of the interval's half width, from 2 to 5."""
+    half = 0.5 * (interval.high - interval.low)
+    if not (math.isfinite(half) and half > 0 and interval.value):
+        return 3
+    return min(5, max(2, math.floor(math.log10(abs(interval.value))) - math.floor(math.log10(half)) + 2))
+
+
+def _count(interval: Interval) -> str:
+    return f"{format_count(interval.value)} [{format_count(interval.low)}, {format_count(interval.high)}]"
 
 
 def law_rows(fit: LawFit) -> list[Row]:
-    """Minima per budget, exponents, surface parameters: quantity, estimate with interval, flags."""
+    """Minima per budget, exponents, surface, optima: quantity, estimate with interval, flags."""
     rows: list[Row] = []
     if fit.isoflop:
         for row in fit.isoflop.rows:
-            where = "-"
-            if row.N_opt:
-                low, high = format_count(row.N_opt.low), format_count(row.N_opt.high)
-                where = f"{format_count(row.N_opt.value)} [{low}, {high}]"
+            where = _count(row.N_opt) if row.N_opt else "-"
             rows.append({"quantity": f"N_opt at C = {row.C:.3g}", "estimate": where, "flags": ",".join(row.flags)})
         for name, exponent in (("N_opt ~ C^a, a", fit.isoflop.a_N), ("D_opt ~ C^b, b", fit.isoflop.a_D)):
             rows.append({"quantity": name, "estimate": with_interval(exponent), "flags": ",".join(fit.isoflop.flags)})
+    other = fit.isoflop_other_currency
+    if other and other.a_N and other.a_D:
+        text = f"N_opt {with_interval(other.a_N)}, D_opt {with_interval(other.a_D)}"
+        rows.append({"quantity": f"  with compute as {other.currency}", "estimate": text, "flags": ""})
     if fit.surface:
-        for name, value in fit.surface.parameters.items():
-            rows.append({"quantity": f"surface {name}", "estimate": with_interval(value), "flags": ""})
-        rows.append(
-            {
-                "quantity": "surface beta/(alpha+beta)",
-                "estimate": with_interval(fit.surface.a_N),
-                "flags": ",".join(fit.surface.flags),
-            }
-        )
-        rows.append(
-            {"quantity": "surface rms error", "estimate": f"{100 * fit.surface.rms_relative_error:.2g} %", "flags": ""}
-        )
+        rows += _surface_rows(fit.surface, fit.chosen)
+        rows += [_optimum_row(optimum) for optimum in fit.optima]
+    if fit.frontier:
+        text = f"E {with_interval(fit.frontier.E)}, a {with_interval(fit.frontier.a)}"
+        flags = ",".join(fit.frontier.flags)
+        rows.append({"quantity": "L(C) = E + A C^-a, minima", "estimate": text, "flags": flags})
+    if fit.disagreement:
+        text = f"factor {fit.disagreement:.2f} in N_opt"
+        rows.append({"quantity": "disagreement between forms, 10x beyond", "estimate": text, "flags": ""})
+    if fit.repeats:
+        rows += _repeat_rows(fit.repeats)
     if fit.noise_sd is not None:
-        rows.append({"quantity": "seed noise (sd)", "estimate": f"{fit.noise_sd:.2g} nats", "flags": ""})
+        rows.append({"quantity": "noise between seeds", "estimate": f"{fit.noise_sd:.4f} nats", "flags": ""})
+    for refusal in fit.refusals:
+        rows.append({"quantity": refusal.quantity, "estimate": "refused", "flags": refusal.code})
     return rows
+
+
+def _surface_rows(surface: SurfaceFit, chosen: str) -> list[Row]:
+    rows = [
+        {
+            "quantity": f"surface ({chosen})",
+            "estimate": _form_name(surface.form, surface.plateau),
+            "flags": ",".join(surface.flags),
+        }
+    ]
+    for name, value in surface.parameters.items():
+        shown = _count(value) if name == "B_c" else with_interval(value)
+        rows.append({"quantity": f"surface {name}", "estimate": shown, "flags": ""})
+    if surface.a_N is not None:
+        rows.append({"quantity": "surface N_opt ~ C^a, a", "estimate": with_interval(surface.a_N), "flags": ""})
+        if "a_N" in surface.profiles:
+            text = with_interval(surface.profiles["a_N"])
+            rows.append({"quantity": "  by profile likelihood", "estimate": text, "flags": ""})
+    rms = f"{100 * surface.rms_relative_error:.2g} %"
+    rows.append({"quantity": "surface rms error in sample", "estimate": rms, "flags": ""})
+    return rows
+
+
+def _optimum_row(optimum: Optimum) -> Row:
+    return {
+        "quantity": f"surface N_opt at C = {optimum.C:.3g}",
+        "estimate": f"{_count(optimum.N)}, loss {with_interval(optimum.loss)}",
+        "flags": ",".join(optimum.flags),
+    }
+
+
+def _form_name(form: str, plateau: float | None) -> str:
+    return form if plateau is None else f"{form}, L0 = {plateau:.4g}"
+
+
+def _repeat_rows(fit: RepeatFit) -> list[Row]:
+    """The law of repeats and the parameters that belong to the repeats."""
+    epochs = f"{fit.n_repeated} runs of {fit.range_epochs[0]:.3g} to {fit.range_epochs[1]:.3g} epochs"
+    rows = [{"quantity": f"repeats ({epochs})", "estimate": fit.form, "flags": ",".join(fit.flags)}]
+    for entry in fit.identified:
+        value = with_interval(fit.parameters.get(entry.quantity)) if entry.identified else "not identified"
+        rows.append({"quantity": f"repeats {entry.quantity}", "estimate": value, "flags": ""})
+    return rows
+
+
+def form_rows(fit: LawFit) -> list[Row]:
+    """The forms that were tried, best extrapolator first."""
+    return [_form_row(score) for score in fit.forms]
+
+
+def _form_row(score: FormScore) -> Row:
+    def percent(value: float | None, digits: int = 2) -> str:
+        return "-" if value is None else f"{100 * value:.{digits}f} %"
+
+    return {
+        "form": _form_name(score.form, score.plateau),
+        "parameters": str(score.n_parameters),
+        "larger budgets": percent(score.extrapolation),
+        "of 90 % covered": percent(score.coverage, 0),
+        "one left out": percent(score.leave_one_out),
+        "in sample": percent(score.rms_relative_error),
+        "AIC": f"{score.aic:.0f}",
+        "weight": f"{score.weight:.2f}",
+    }

@@ -22,8 +22,11 @@ VERBS = {
     "plan": "A sweep as a table (N, D, epochs, FLOPs) before anything is spent.",
     "run": "Train the runs of a plan; resumable, idempotent.",
     "status": "Where every run of a sweep stands.",
+    "import": "Runs logged elsewhere (published logs, W&B, TensorBoard, any CSV) as a clean run table.",
     "fit": "Scaling laws with intervals and named doubts.",
+    "predict": "Losses that a fit expects of runs not yet made, with intervals.",
     "transfer": "Effectively transferred tokens D_t, and the gain net of the source's compute.",
+    "laws": "Published scaling laws: list, show, compare at a budget, check against their sources.",
     "report": "One offline page: verdict first, then pictures and provenance.",
     "doctor": "Versions, devices, measured peak FLOP/s.",
 }

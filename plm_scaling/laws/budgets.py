@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, replace
 from typing import Final, Literal
 
 import numpy as np
+import numpy.typing as npt
 
 from plm_scaling.core.errors import FitError
 from plm_scaling.core.run_table import RunRow, RunTable
@@ -16,6 +17,7 @@ from plm_scaling.laws.forms import FloatArray
 from plm_scaling.laws.noise import LossNoise, loss_errors, replicate_groups
 
 __all__ = [
+    "TOLERANCE",
     "Budget",
     "Currency",
     "batch_range",
@@ -27,7 +29,7 @@ __all__ = [
 
 Currency = Literal["C_exact", "C_6nd"]
 
-_TOLERANCE: Final = math.log(1.03)
+TOLERANCE: Final = 0.03
 """Runs within 3 % of a row's compute share its budget: what rounding D to whole steps moves, and little more."""
 
 _ROW_ROLES: Final = ("isoflop", "grid", "replicate")
@@ -63,6 +65,11 @@ class Budget:
     batch_tokens: tuple[float, float] | None
     flags: tuple[str, ...]
 
+    def only(self, keep: npt.NDArray[np.bool_]) -> Budget:
+        """The budget with the sizes marked in `keep`, bool[k]."""
+        names = ("other_C", "N", "D", "loss", "n_seeds", "se")
+        return replace(self, **{name: getattr(self, name)[keep] for name in names})
+
 
 def check_runs(runs: RunTable, objective: str, currency: Currency) -> None:
     """Refuse runs that no law can be fitted to: none at all, mixed data, no compute in this currency.
@@ -88,24 +95,42 @@ def check_runs(runs: RunTable, objective: str, currency: Currency) -> None:
         raise FitError(f"the table has no column {currency}", hint="fit with currency C_6nd")
 
 
-def gather_budgets(runs: RunTable, currency: Currency, noise: LossNoise | None) -> list[Budget]:
+def gather_budgets(
+    runs: RunTable, currency: Currency, noise: LossNoise | None, tolerance: float = TOLERANCE
+) -> list[Budget]:
     """The budgets of an isoFLOP design in rising order; runs that meet no others at equal compute are left out.
 
     Only runs meant for a row, a grid or replication take part (all, in a table without roles): a transfer's scratch
     partner at nearly the same compute would pass for another seed.
+
+    Parameters
+    ----------
+    tolerance : share by which a run's compute may differ from the middle of its budget; .03 is strict, .1 lenient.
+
+    Raises
+    ------
+    FitError : a tolerance outside (0, .5).
     """
-    return [_budget(group, currency, noise) for group in _groups(runs, currency)]
+    return [_budget(group, currency, noise) for group in _groups(runs, currency, _log_tolerance(tolerance))]
 
 
-def noise_from_one_budget(runs: RunTable, currency: Currency, budgets: list[Budget]) -> bool:
+def noise_from_one_budget(
+    runs: RunTable, currency: Currency, budgets: list[Budget], tolerance: float = TOLERANCE
+) -> bool:
     """Whether all replicates have the compute of one budget while there are several."""
     compute = [compute_of(row, currency) for group in replicate_groups(runs) for row in group]
     if len(budgets) < 2 or not compute or not min(compute) > 0:
         return False
-    return math.log(max(compute) / min(compute)) <= 2.0 * _TOLERANCE
+    return math.log(max(compute) / min(compute)) <= 2.0 * _log_tolerance(tolerance)
 
 
-def _groups(runs: RunTable, currency: Currency) -> list[list[RunRow]]:
+def _log_tolerance(tolerance: float) -> float:
+    if not 0.0 < tolerance < 0.5:
+        raise FitError(f"a budget's tolerance is a share between 0 and .5, not {tolerance}", hint="use .03 or .1")
+    return math.log1p(tolerance)
+
+
+def _groups(runs: RunTable, currency: Currency, tolerance: float) -> list[list[RunRow]]:
     """Runs of equal compute, in rising order: those meant as isoFLOP rows with what meets them, then three sizes."""
 
     def log_C(row: RunRow) -> float:
@@ -117,28 +142,43 @@ def _groups(runs: RunTable, currency: Currency) -> list[list[RunRow]]:
     members = [r for r in runs if r.role == "" or any(r.has_role(role) for role in _ROW_ROLES)]
     usable = sorted((r for r in members if compute_of(r, currency) > 0), key=log_C)
     # Rows first, so that a grid run nearby cannot shift their borders.
-    groups = _clusters([r for r in usable if r.has_role("isoflop")], log_C)
+    groups = _clusters([r for r in usable if r.has_role("isoflop")], log_C, tolerance)
     centres = np.array([centre(group) for group in groups])
     others = []
     for row in (r for r in usable if not r.has_role("isoflop")):
         distance = np.abs(centres - log_C(row))
-        if len(centres) and distance.min() <= _TOLERANCE:
+        if len(centres) and distance.min() <= tolerance:
             groups[int(distance.argmin())].append(row)
         else:
             others.append(row)
-    groups += [group for group in _clusters(others, log_C) if len({r.N for r in group}) >= 3]
+    groups += [group for group in _clusters(others, log_C, tolerance) if len({r.N for r in group}) >= 3]
     return sorted(groups, key=centre)
 
 
-def _clusters(rows: list[RunRow], log_C: Callable[[RunRow], float]) -> list[list[RunRow]]:
-    """Rising rows cut into groups whose members lie within the tolerance of their group's middle."""
-    groups: list[list[RunRow]] = []
-    for row in rows:
-        if groups and log_C(row) - log_C(groups[-1][0]) <= 2.0 * _TOLERANCE:
-            groups[-1].append(row)
-        else:
-            groups.append([row])
-    return groups
+def _clusters(rows: list[RunRow], log_C: Callable[[RunRow], float], tolerance: float) -> list[list[RunRow]]:
+    """Rising rows cut into groups within the tolerance of a middle, the largest group first.
+
+    Cutting the list from its lower end instead would let one run that fell short split a budget.
+    """
+    values = np.array([log_C(row) for row in rows])
+    # Wider gaps part groups for certain, which keeps the search below short.
+    chains = np.split(np.arange(len(rows)), np.flatnonzero(np.diff(values) > 2.0 * tolerance) + 1)
+    return [[rows[i] for i in chain[taken]] for chain in chains for taken in _largest_first(values[chain], tolerance)]
+
+
+def _largest_first(values: FloatArray, tolerance: float) -> Iterator[npt.NDArray[np.bool_]]:
+    """Masks bool[n] of disjoint groups of rising values; each takes the middle that has most values around it."""
+    middles = np.concatenate([values, (values[1:] + values[:-1]) / 2.0])
+    distance = np.abs(values - middles[:, None])
+    # The last digits of a product of N and D must not decide.
+    inside = distance <= tolerance * (1.0 + 1e-9)
+    free = np.ones(len(values), dtype=bool)
+    while free.any():
+        taken = inside & free
+        spread = np.where(taken, distance, 0.0).sum(axis=1)
+        best = int(np.lexsort((spread, -taken.sum(axis=1)))[0])
+        yield taken[best]
+        free &= ~taken[best]
 
 
 def _budget(group: list[RunRow], currency: Currency, noise: LossNoise | None) -> Budget:

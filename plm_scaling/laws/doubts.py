@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from typing import Final
 
 from plm_scaling.core.units import format_count
-from plm_scaling.laws.law_fit import IsoflopRow
+from plm_scaling.laws.isoflop_minimum import ISOFLOP_SENTENCES
+from plm_scaling.laws.law_fit import IsoflopRow, SurfaceFit
 
-__all__ = ["SENTENCES", "explain", "explain_row"]
+__all__ = ["SENTENCES", "explain", "explain_row", "explain_rows"]
+
+_TOLD_SINGLY: Final = 3
 
 SENTENCES: Final[dict[str, str]] = {
     # loss surface
@@ -19,8 +23,16 @@ SENTENCES: Final[dict[str, str]] = {
     "TOO_FEW_LEVELS": "Fewer than three different N or D: the surface's exponents cannot be told apart.",
     "COLLINEAR_DESIGN": "ln N and ln D move together in these runs: the effects of size and data cannot be separated.",
     "MULTIMODAL": "Several different surfaces fit almost equally well, or few starts agree on the best one.",
-    "INFLUENTIAL_ROWS": "Leaving out a single run moves the exponent of N_opt by more than its standard error.",
+    "SHAPE_AT_BOUND": "The plateau or the outer exponent of the surface ended at its bound: these runs do not "
+    "determine it, and a simpler form says as much.",
+    "BATCH_AT_BOUND": "The critical batch of the surface ended at its bound: these runs do not determine what "
+    "the batch costs.",
+    "INTERVALS_DISAGREE": "The bootstrap's and the profile's interval of the exponent of N_opt differ in width by more "
+    "than a factor of 2.5: take the wider.",
+    "INFLUENTIAL_ROWS": "Leaving out a single run ({run}) moves the exponent of N_opt by more than its standard error.",
     "OUT_OF_HULL": "The surface's own optimum at the larger computes lies outside the sizes or tokens that were run.",
+    "EXTRAPOLATED": "The surface's optimum is given at a budget larger than any that was run: its interval knows the "
+    "noise of the runs, not whether the law goes on.",
     "MIXED_BATCH": "The surface's runs were trained with batches of {batch}: part of the differences in loss "
     "may be the batch's.",
     "TOO_FEW_RUNS": "Too few runs for a five-parameter surface: only the isoFLOP minima are reported.",
@@ -44,6 +56,8 @@ SENTENCES: Final[dict[str, str]] = {
     "CURRENCY_SHIFT": "Counting compute as 6 N D instead of exact FLOPs (or the reverse) moves N_opt of a budget "
     "by more than 10 %.",
     "FLOPS_MISMATCH": "A stated C_6nd differs from 6 N D by more than 2 %: N or D may be counted in another way.",
+    "MIXED_CONVENTION": "Some runs count N, D or compute in another way than others (their C over 6 N D differs by "
+    "more than 2 %), or mask another share of residues: their losses do not lie on one surface.",
     "TRUNCATED_SCHEDULE": "Runs whose learning rate was not decayed to the end were left out.",
     "ISOFLOP_SURFACE_DISAGREE": "The exponents of N_opt from the minima and from the surface, both with compute as "
     "6 N D, differ by more than both intervals allow.",
@@ -59,16 +73,15 @@ _ROW_SENTENCES: Final[dict[str, str]] = {
     "CONCAVE": "the losses bend downwards over the sizes: there is no minimum to speak of.",
     "MIXED_BATCH": "the runs were trained with batches of {batch}: part of the differences in loss may be the batch's.",
     "REPEATED_DATA": "some runs pass more than four times over their data, so size and repetition are mixed.",
+    **ISOFLOP_SENTENCES,
 }
 
 
-def explain(flags: Iterable[str], batch_tokens: tuple[float, float] | None = None) -> tuple[str, ...]:
-    """One sentence per known flag of a fit, each once, in the order of the flags.
-
-    `batch_tokens` are the smallest and the largest batch of the runs behind the surface.
-    """
-    batch = _in_words(batch_tokens)
-    return tuple(f"{flag}: {SENTENCES[flag].format(batch=batch)}" for flag in dict.fromkeys(flags) if flag in SENTENCES)
+def explain(flags: Iterable[str], surface: SurfaceFit | None = None) -> tuple[str, ...]:
+    """One sentence per known flag of a fit, each once, in the order of the flags, with the surface's own numbers."""
+    words = {"batch": _in_words(surface.batch_tokens if surface else None)}
+    words["run"] = (surface.influential if surface else "") or "one of them"
+    return tuple(f"{flag}: {SENTENCES[flag].format(**words)}" for flag in dict.fromkeys(flags) if flag in SENTENCES)
 
 
 def explain_row(row: IsoflopRow) -> tuple[str, ...]:
@@ -85,6 +98,17 @@ def explain_row(row: IsoflopRow) -> tuple[str, ...]:
     return tuple(
         f"{flag}: at {budget} {_ROW_SENTENCES[flag].format(**numbers)}" for flag in row.flags if flag in _ROW_SENTENCES
     )
+
+
+def explain_rows(rows: Sequence[IsoflopRow]) -> tuple[str, ...]:
+    """`explain_row` of every row; a doubt that more than three budgets share is told once, with their number."""
+    every = [(note.partition(":")[0], note) for row in rows for note in explain_row(row)]
+    count = Counter(flag for flag, _ in every)
+    told = []
+    for flag in dict.fromkeys(flag for flag, _ in every):
+        own = [note for other, note in every if other == flag]
+        told += own if count[flag] <= _TOLD_SINGLY else [f"{own[0]} The same at {count[flag] - 1} other budgets."]
+    return tuple(told)
 
 
 def _in_words(batch_tokens: tuple[float, float] | None) -> str:

@@ -1,105 +1,224 @@
 """Summed Huber loss on ln L, minimised for many weightings of the same rows at once: damped Newton, numpy only.
 
 The Hessian is exact (quadratic zone plus psi times the curvature of ln L); the damping is the IRLS matrix, which is
-positive where the exact one is not. Row products are shared monomials in x and y, so that every entry of every
-Hessian is one product of a (B, n) with a (n, k) matrix.
+positive where the exact one is not. Atoms are linear in theta with row features shared by all problems, so that every
+entry of every Hessian comes from products of a (B, n) with a (n, k) matrix.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cache, cached_property
+from itertools import product
 from typing import Final
 
 import numpy as np
+import numpy.typing as npt
 
-from plm_scaling.laws.forms import FloatArray, log_loss_terms
+from plm_scaling.laws.forms import Form, Rows, log_loss
+from plm_scaling.laws.jets import FloatArray, Jet
 
-__all__ = ["HuberProblem", "minimise"]
+__all__ = ["EXACT", "Problem", "Pull", "expand", "minimise"]
 
-_CHUNK: Final = 256
-"""Problems per batch: keeps the working set in the processor's cache."""
+Keep = npt.NDArray[np.bool_] | npt.NDArray[np.intp] | slice
+
+_CHUNK: Final = 32_000
+"""Residuals per batch: enough to spread the cost of a step, few enough for the processor's cache."""
 _MAX_STEPS: Final = 200
+_FEW_STEPS: Final = (9, 24)
+"""Steps of a problem solved to a tolerance, for all and for those left: what still crawls along a flat valley then
+gains nothing that shows."""
+EXACT: Final = 1e-15
+_ZERO: Final = np.zeros((1, 1))
 
 
 @dataclass(frozen=True)
-class HuberProblem:
-    """Rows shared by all problems: x = ln(N/N0), y = ln(D/D0), target = ln L, all float64[n]; box bounds float64[5]."""
+class Problem:
+    """A form, the rows all problems share, target = ln L float64[n], the Huber border, and box bounds float64[p]."""
 
-    x: FloatArray
-    y: FloatArray
+    form: Form
+    rows: Rows
     target: FloatArray
     delta: float
+    """Border of the quadratic zone in units of ln L; inf: least squares."""
     low: FloatArray
     high: FloatArray
 
+    def residual(self, theta: FloatArray) -> FloatArray:
+        """Ln L_hat - ln L, float64[B, n]."""
+        return np.asarray(log_loss(self.form, theta, self.rows) - self.target)
+
     def value(self, theta: FloatArray, weights: FloatArray) -> FloatArray:
-        """Sum over rows of weight times Huber loss, float64[B], for theta float64[B, 5], weights float64[B, n].
+        """Sum over rows of weight times Huber loss, float64[B], for theta float64[B, p], weights float64[B, n].
 
         **Source:** Huber 1964; Hoffmann et al. 2022, eq. 10 (sum over runs).
         """
-        residual = log_loss_terms(theta, self.x, self.y)[0] - self.target
-        size = np.abs(residual)
-        huber = np.where(size <= self.delta, 0.5 * residual**2, self.delta * (size - 0.5 * self.delta))
-        return np.asarray((weights * huber).sum(axis=1))
+        residual = self.residual(theta)
+        size = np.minimum(np.abs(residual), self.delta)
+        # inside: r^2/2; outside: delta (|r| - delta/2); both are s (|r| - s/2) with s = min(|r|, delta).
+        return np.asarray((weights * size * (np.abs(residual) - 0.5 * size)).sum(axis=1))
+
+    @cached_property
+    def columns(self) -> tuple[list[int], ...]:
+        """Columns of theta in each atom."""
+        return tuple([self.form.index(name) for name, _ in atom.terms] for atom in self.form.atoms)
+
+    @cached_property
+    def constant(self) -> tuple[bool, ...]:
+        """Whether each atom is one parameter, the same for all rows."""
+        return tuple(len(atom.terms) == 1 and atom.terms[0][1] == "1" for atom in self.form.atoms)
+
+    @cached_property
+    def layout(self) -> tuple[tuple[FloatArray, ...], dict[tuple[int, int], FloatArray], FloatArray]:
+        """Row features of each atom float64[n, k]; of each pair of atoms their products float64[n, k k'].
+
+        The last is the 0/1 matrix that sends every column of those products to its entries of the Hessian.
+        """
+        features = self.rows.features()
+        own = tuple(np.stack([features[name] for _, name in atom.terms], axis=1) for atom in self.form.atoms)
+        columns = self.columns
+        p = len(self.form.names)
+        pairs, scatter = {}, []
+        for i in range(len(own)):
+            for j in range(i, len(own)):
+                pairs[i, j] = (own[i][:, :, None] * own[j][:, None, :]).reshape(len(own[i]), -1)
+                for a, b in product(columns[i], columns[j]):
+                    target = np.zeros(p * p)
+                    target[a * p + b] += 1.0
+                    if i != j:
+                        target[b * p + a] += 1.0
+                    scatter.append(target)
+        return own, pairs, np.array(scatter)
 
 
-def minimise(problem: HuberProblem, start: FloatArray, weights: FloatArray) -> tuple[FloatArray, FloatArray]:
+@dataclass(frozen=True)
+class Pull:
+    """Adds strength/2 (q(theta) - target)^2 to each problem.
+
+    Whatever the strength, the minimiser is also the minimiser of the objective alone among all theta of equal q: a
+    set of pulls traces the profile of q.
+    """
+
+    quantity: Callable[[FloatArray], FloatArray]
+    """theta float64[B, p] -> q float64[B]."""
+    target: FloatArray
+    """float64[B]."""
+    strength: float
+
+    def take(self, keep: Keep) -> Pull:
+        """The pulls of some problems."""
+        return Pull(self.quantity, self.target[keep], self.strength)
+
+    def slopes(self, theta: FloatArray) -> FloatArray:
+        """dq/dtheta float64[B, p] by central differences."""
+        step = 1e-6 * np.eye(theta.shape[1])
+        moved = (theta[:, None, :] + np.stack([step, -step])[:, None]).reshape(-1, theta.shape[1])
+        up, down = self.quantity(moved).reshape(2, *theta.shape)
+        return np.asarray(np.nan_to_num((up - down) / 2e-6))
+
+
+def minimise(
+    problem: Problem,
+    start: FloatArray,
+    weights: FloatArray,
+    *,
+    targets: FloatArray | None = None,
+    pull: Pull | None = None,
+    tolerance: float = EXACT,
+) -> tuple[FloatArray, FloatArray]:
     """Local minima from every start.
 
     Parameters
     ----------
-    start : float64[B, 5].
-    weights : float64[B, n] row weights of each problem.
+    start : float64[B, p].
+    weights : float64[B, n] row weights of each problem, or float64[n] for all.
+    targets : ln L float64[B, n] where every problem has its own; None for the problem's.
+    pull : draws a quantity of each problem towards a value of its own; its term is part of the objective returned.
+    tolerance : a step that gains less than this share of the objective is the last.
 
     Returns
     -------
-    theta float64[B, 5] and the objective float64[B].
+    theta float64[B, p] and the objective float64[B].
 
     **Source:** Levenberg 1944, Marquardt 1963 (accept/reject damping), with the Huber loss's own Hessian.
     """
     theta = np.clip(start, problem.low, problem.high)
+    weights = np.broadcast_to(weights, (len(theta), len(problem.target)))
     value = np.empty(len(theta))
-    for first in range(0, len(theta), _CHUNK):
-        part = slice(first, first + _CHUNK)
-        theta[part], value[part] = _minimise_chunk(problem, theta[part].copy(), weights[part])
+    data = _Data(weights, targets, pull)
+    left = np.arange(len(theta))
+    size = max(_CHUNK // len(problem.target), 16)
+    _keep_memory()
+    # Few problems need many steps: those are gathered again, so that the others' batches end early.
+    with np.errstate(over="ignore", under="ignore", invalid="ignore", divide="ignore"):
+        for steps in (_MAX_STEPS,) if tolerance <= EXACT else _FEW_STEPS:
+            unfinished = []
+            for first in range(0, len(left), size):
+                part = left[first : first + size]
+                ended = _minimise_chunk(problem, theta[part], data.take(part), tolerance, steps)
+                theta[part], value[part] = ended[:2]
+                unfinished.append(part[ended[2]])
+            left = np.concatenate(unfinished) if unfinished else left
     return theta, value
 
 
-def _minimise_chunk(problem: HuberProblem, theta: FloatArray, weights: FloatArray) -> tuple[FloatArray, FloatArray]:
-    value = problem.value(theta, weights)
+@cache
+def _keep_memory() -> None:
+    """Free one large block, so that glibc keeps later ones: handing pages back and forth took half of the time.
+
+    **Source:** mallopt(3), dynamic adjustment of M_MMAP_THRESHOLD and M_TRIM_THRESHOLD (blocks up to 32 MiB).
+    """
+    np.empty(3_500_000)
+
+
+@dataclass(frozen=True)
+class _Data:
+    """What differs between the problems of a batch."""
+
+    weights: FloatArray
+    targets: FloatArray | None
+    pull: Pull | None
+
+    def take(self, keep: Keep) -> _Data:
+        targets = None if self.targets is None else self.targets[keep]
+        return _Data(self.weights[keep], targets, self.pull and self.pull.take(keep))
+
+
+def _minimise_chunk(
+    problem: Problem, theta: FloatArray, data: _Data, tolerance: float, steps: int
+) -> tuple[FloatArray, FloatArray, npt.NDArray[np.intp]]:
+    """Up to `steps` steps of every problem: theta, objective, and which problems are not done."""
+    patience = 12 if tolerance <= EXACT else 5
+    value, *local = _expand(problem, theta, data)
     damping = np.full(len(theta), 1e-2)
     stalled = np.zeros(len(theta), dtype=np.int64)
     active = np.arange(len(theta))
-    for _ in range(_MAX_STEPS):
+    for _ in range(steps):
         if not active.size:
             break
-        w, current = weights[active], theta[active]
-        gradient, exact, irls = _derivatives(problem, current, w)
-        step = _step(problem, current, gradient, exact, irls, damping[active])
-        trial = np.clip(current + step, problem.low, problem.high)
-        new = problem.value(trial, w)
+        step = _step(problem, theta[active], [part[active] for part in local], damping[active])
+        trial = np.clip(theta[active] + step, problem.low, problem.high)
+        new, *there = _expand(problem, trial, data if len(active) == len(theta) else data.take(active))
         better = new < value[active]
-        gain = value[active] - new
-        done = better & (gain <= 1e-15 * value[active])
+        # A small gain under strong damping is a short step, not an optimum.
+        settled = (damping[active] <= 1e-2) | (tolerance <= EXACT)
+        done = better & settled & (value[active] - new <= tolerance * value[active])
+        # Twelve rejections in a row raise the damping by 6^12: no descent is left at double precision.
+        stalled[active] = np.where(better, 0, stalled[active] + 1)
+        done |= (stalled[active] >= patience) | (np.abs(trial - theta[active]).max(axis=1) < 1e-13)
         accepted = active[better]
         theta[accepted], value[accepted] = trial[better], new[better]
+        for old, part in zip(local, there, strict=True):
+            old[accepted] = part[better]
         damping[active] = np.clip(np.where(better, damping[active] * 0.2, damping[active] * 6.0), 1e-12, 1e12)
-        stalled[active] = np.where(better, 0, stalled[active] + 1)
-        # Twelve rejections in a row raise the damping by 6^12: no descent is left at double precision.
-        done |= (stalled[active] >= 12) | (np.abs(trial - current).max(axis=1) < 1e-13)
         active = active[~done]
-    return theta, value
+    return theta, value, active
 
 
-def _step(
-    problem: HuberProblem,
-    theta: FloatArray,
-    gradient: FloatArray,
-    exact: FloatArray,
-    irls: FloatArray,
-    damping: FloatArray,
-) -> FloatArray:
+def _step(problem: Problem, theta: FloatArray, parts: Sequence[FloatArray], damping: FloatArray) -> FloatArray:
     """Damped Newton step; parameters held by a bound that the gradient points out of stay where they are."""
+    gradient, exact, irls = parts
     held = ((theta <= problem.low) & (gradient > 0)) | ((theta >= problem.high) & (gradient < 0))
     matrix = exact + damping[:, None, None] * irls
     diagonal = np.arange(theta.shape[1])
@@ -109,6 +228,8 @@ def _step(
     matrix *= free[:, :, None] & free[:, None, :]
     matrix[:, diagonal, diagonal] += held
     right = np.where(held, 0.0, -gradient)
+    bad = ~(np.isfinite(matrix).all(axis=(1, 2)) & np.isfinite(right).all(axis=1))
+    matrix[bad], right[bad] = np.eye(theta.shape[1]), 0.0
     try:
         solution = np.asarray(np.linalg.solve(matrix, right[:, :, None])[:, :, 0])
     except np.linalg.LinAlgError:
@@ -120,56 +241,56 @@ def _step(
     )
 
 
-def _derivatives(
-    problem: HuberProblem, theta: FloatArray, weights: FloatArray
-) -> tuple[FloatArray, FloatArray, FloatArray]:
-    """Gradient float64[B, 5], exact Hessian and IRLS matrix float64[B, 5, 5]."""
-    log_loss, shares = log_loss_terms(theta, problem.x, problem.y)
-    residual = log_loss - problem.target
+def _jet(problem: Problem, theta: FloatArray) -> Jet:
+    """Ln L with its derivatives by the atoms."""
+    own = problem.layout[0]
+    atoms = {}
+    for i, atom in enumerate(problem.form.atoms):
+        here = theta[:, problem.columns[i]]
+        atoms[atom.name] = Jet.atom(i, here if problem.constant[i] else here @ own[i].T)
+    out = problem.form.formula(atoms, problem.rows, problem.form)
+    assert isinstance(out, Jet)
+    return out
+
+
+def _expand(problem: Problem, theta: FloatArray, data: _Data) -> tuple[FloatArray, ...]:
+    """`expand` with the pull's term."""
+    value, gradient, exact, irls = expand(problem, theta, data.weights, data.targets)
+    if data.pull is None:
+        return value, gradient, exact, irls
+    distance, slopes = data.pull.quantity(theta) - data.pull.target, data.pull.slopes(theta)
+    bend = data.pull.strength * slopes[:, :, None] * slopes[:, None, :]
+    gradient = gradient + data.pull.strength * distance[:, None] * slopes
+    return value + 0.5 * data.pull.strength * distance**2, gradient, exact + bend, irls + bend
+
+
+def expand(
+    problem: Problem, theta: FloatArray, weights: FloatArray, targets: FloatArray | None = None
+) -> tuple[FloatArray, FloatArray, FloatArray, FloatArray]:
+    """Objective float64[B], gradient float64[B, p], exact Hessian and IRLS matrix float64[B, p, p] at theta."""
+    log_L = _jet(problem, theta)
+    residual = log_L.value - (problem.target if targets is None else targets)
     size = np.abs(residual)
-    psi = weights * np.clip(residual, -problem.delta, problem.delta)
-    quadratic = weights * (size <= problem.delta)
-    robust = weights * np.minimum(1.0, problem.delta / np.maximum(size, 1e-300))
-    own = _own_products(problem, psi, shares)
-    gradient = np.stack([own[0], own[1], own[4], -own[2], -own[5]], axis=1)
-    exact = _gram(problem, quadratic - psi, shares) + _own_matrix(own)
-    return gradient, exact, _gram(problem, robust, shares)
-
-
-def _own_products(problem: HuberProblem, weights: FloatArray, shares: FloatArray) -> tuple[FloatArray, ...]:
-    """Row sums of share_E; share_N (1, x, x^2); share_D (1, y, y^2)."""
-    e, n, d = (weights * share for share in shares)
-    by_x = n @ np.stack([np.ones_like(problem.x), problem.x, problem.x**2], axis=1)
-    by_y = d @ np.stack([np.ones_like(problem.y), problem.y, problem.y**2], axis=1)
-    return e.sum(axis=1), by_x[:, 0], by_x[:, 1], by_x[:, 2], by_y[:, 0], by_y[:, 1], by_y[:, 2]
-
-
-def _own_matrix(own: tuple[FloatArray, ...]) -> FloatArray:
-    """Sum over rows and terms of share_k c_k c_k', c_k the coefficients of theta in exponent k."""
-    out = np.zeros((len(own[0]), 5, 5))
-    out[:, 0, 0], out[:, 1, 1], out[:, 2, 2], out[:, 3, 3], out[:, 4, 4] = own[0], own[1], own[4], own[3], own[6]
-    out[:, 1, 3] = out[:, 3, 1] = -own[2]
-    out[:, 2, 4] = out[:, 4, 2] = -own[5]
-    return out
-
-
-def _gram(problem: HuberProblem, weights: FloatArray, shares: FloatArray) -> FloatArray:
-    """Sum over rows of weight times the outer product of d ln L / d theta."""
-    e, n, d = shares
-    x, y, one = problem.x, problem.y, np.ones_like(problem.x)
-    we, wn = weights * e, weights * n
-    en, ed = (we * n) @ np.stack([one, x], axis=1), (we * d) @ np.stack([one, y], axis=1)
-    nn = (wn * n) @ np.stack([one, x, x * x], axis=1)
-    dd = (weights * d * d) @ np.stack([one, y, y * y], axis=1)
-    nd = (wn * d) @ np.stack([one, x, y, x * y], axis=1)
-    upper = [
-        ((0, 0), (we * e).sum(axis=1)),
-        *(((0, 1), en[:, 0]), ((0, 2), ed[:, 0]), ((0, 3), -en[:, 1]), ((0, 4), -ed[:, 1])),
-        *(((1, 1), nn[:, 0]), ((1, 2), nd[:, 0]), ((1, 3), -nn[:, 1]), ((1, 4), -nd[:, 2])),
-        *(((2, 2), dd[:, 0]), ((2, 3), -nd[:, 1]), ((2, 4), -dd[:, 1])),
-        *(((3, 3), nn[:, 2]), ((3, 4), nd[:, 3]), ((4, 4), dd[:, 2])),
-    ]
-    out = np.empty((len(weights), 5, 5))
-    for (i, j), entry in upper:
-        out[:, i, j] = out[:, j, i] = entry
-    return out
+    capped = np.minimum(size, problem.delta)
+    value = np.einsum("bn,bn->b", weights, capped * (size - 0.5 * capped))
+    robust = weights * (capped / np.maximum(size, 1e-300))
+    quadratic = robust * (size <= problem.delta)
+    psi = robust * residual
+    own, pairs, scatter = problem.layout
+    gradient = np.zeros(theta.shape)
+    for i, part in log_L.first.items():
+        moments = (psi * part) @ own[i]
+        for k, column in enumerate(problem.columns[i]):
+            gradient[:, column] += moments[:, k]
+    products = []
+    both = np.empty((2, *residual.shape))
+    first = [log_L.first.get(i, _ZERO) for i in range(len(own))]
+    left = [(quadratic * part, robust * part) for part in first]
+    for (i, j), features in pairs.items():
+        for out, part in zip(both, left[i], strict=True):
+            np.multiply(part, first[j], out=out)
+        if (i, j) in log_L.second:
+            both[0] += psi * log_L.second[i, j]
+        products.append(both.reshape(-1, residual.shape[1]) @ features)
+    exact, irls = (np.concatenate(products, axis=1) @ scatter).reshape(2, len(theta), *theta.shape[1:] * 2)
+    return value, gradient, exact, irls

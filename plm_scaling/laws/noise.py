@@ -34,6 +34,10 @@ SAME_D: Final = 0.02
 _LAW_ROLES: Final = ("isoflop", "grid", "replicate", "transfer_scratch", "transfer_source")
 
 
+_NEARLY_NEW: Final = 4.0
+"""Epochs."""
+
+
 @dataclass(frozen=True)
 class LossNoise:
     """Standard deviation of a run's loss between seeds, nats, and the degrees of freedom behind it (inf: known)."""
@@ -63,14 +67,18 @@ def law_runs(table: RunTable, objective: str) -> RunTable:
     """The runs a law of compute, size and tokens is about: trained from scratch to the end on uncut data.
 
     Repeat, diversity and transfer-target runs answer other questions and stay out; the scratch partners and sources
-    of transfers are runs like any other. A table without roles is taken as it is.
+    of transfers are runs like any other. Of a table without roles, runs of more than four epochs stay out: up to four
+    are worth nearly as much as new data. Rows with a flag of `EXCLUDED_FLAGS` stay out in every case.
+
+    **Source:** Muennighoff et al. 2023, section 6 (four epochs).
     """
 
     def belongs(row: RunRow) -> bool:
         return (
-            (row.role == "" or any(row.has_role(role) for role in _LAW_ROLES))
+            ((row.role == "" and (row.epochs or 1.0) <= _NEARLY_NEW) or any(row.has_role(role) for role in _LAW_ROLES))
             and row.source_run_id is None
             and row.schedule_complete
+            and not row.excluded
             and unlimited_streams(row)
             and math.isfinite(row.loss)
             and row.loss > 0

@@ -12,7 +12,7 @@ from plm_scaling.laws.doubts import explain, explain_row
 from plm_scaling.laws.law_fit import LawFit
 from plm_scaling.reporting.arms import repeat_series
 from plm_scaling.reporting.study import OBJECTIVES, Study, fitted_set, is_on_page, pair_set
-from plm_scaling.reporting.wording import flag_words, join_words, percent, power_of_ten
+from plm_scaling.reporting.wording import flag_words, join_words, percent, power_of_ten, split_flags
 from plm_scaling.transfers.doubts import explain_pair
 
 __all__ = ["RUN_FLAGS", "limits", "merged", "named_doubts"]
@@ -120,8 +120,7 @@ def _fit_doubts(study: Study) -> list[str]:
 
 def _notes(law: LawFit) -> tuple[str, ...]:
     rows = law.isoflop.rows if law.isoflop else ()
-    batch = law.surface.batch_tokens if law.surface else None
-    return law.notes or (*explain(law.flags, batch), *(note for row in rows for note in explain_row(row)))
+    return law.notes or (*explain(law.flags, law.surface), *(note for row in rows for note in explain_row(row)))
 
 
 def _law_doubts(study: Study, objective: Objective) -> list[str]:
@@ -191,7 +190,7 @@ def _flagged(study: Study) -> list[str]:
     """Flags of runs and notes of the plan, each with the number of its runs."""
     runs: dict[str, set[str]] = {}
     for row in study.table:
-        for flag in filter(None, row.flags.split(",")):
+        for flag in split_flags(row.flags):
             runs.setdefault(flag, set()).add(row.run_id)
     for planned in study.plan.runs if study.plan else ():
         for flag in planned.notes:

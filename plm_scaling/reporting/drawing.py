@@ -1,4 +1,7 @@
-"""From matplotlib axes to a small inline SVG that follows the page's colours and font. No pyplot, no global state."""
+"""From matplotlib to pictures: a small inline SVG in the page's colours and font, or a file of its own.
+
+No pyplot, no global state.
+"""
 
 from __future__ import annotations
 
@@ -6,25 +9,33 @@ import io
 import math
 import re
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, Final
 
 import matplotlib as mpl
 from markupsafe import Markup, escape
 from matplotlib.axes import Axes
+from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullFormatter, NullLocator
 
+from plm_scaling.core.files import writing_atomic
 from plm_scaling.core.units import format_count
 from plm_scaling.reporting.wording import power_of_ten
 
 __all__ = [
     "COLORS",
     "DARK",
+    "KINDS",
+    "SCALE",
     "budget_color",
     "count_axis",
     "draw_panel",
     "flops_axis",
+    "log_ticks",
     "note",
+    "write_picture",
 ]
 
 _BUDGETS: Final = ("#46085c", "#472c7a", "#3e4a89", "#31678e", "#27808e", "#1f988b", "#2cb17e", "#58c765")
@@ -55,6 +66,19 @@ DARK: Final[dict[str, str]] = {
     **{f"b{i}": color for i, color in enumerate(_BUDGETS_DARK)},
 }
 """The same names on a dark screen."""
+
+KINDS: Final = (
+    ("#0072b2", "o"),
+    ("#d55e00", "s"),
+    ("#009e73", "^"),
+    ("#cc79a7", "D"),
+    ("#1b2431", "v"),
+    ("#8a6d00", "P"),
+)
+"""Colour and marker of things told apart by name: Okabe-Ito, its yellow darkened to be seen on paper."""
+
+SCALE: Final = LinearSegmentedColormap.from_list("budgets", _BUDGETS)
+"""The colours of the budgets without steps, for sizes and losses."""
 
 _WIDTH: Final = 4.7
 _STYLE: Final[dict[str, Any]] = {
@@ -118,6 +142,28 @@ def draw_panel(name: str, label: str, draw: Callable[[Axes], None], *, height: f
     return Markup(_inline(buffer.getvalue(), name, label))
 
 
+def write_picture(path: Path, draw: Callable[[Figure], None], *, size: tuple[float, float], label: str) -> Path:
+    """A picture drawn by `draw` as a file of its own, on white, replaced atomically.
+
+    Parameters
+    ----------
+    path : its ending says the format: .svg (text stays text), .png or .pdf.
+    size : width and height, inches; 9.6 wide reads well at 1200 pixels and on a printed page.
+    label : what the picture shows, kept as its title.
+    """
+    style: Any = {**_STYLE, "svg.hashsalt": path.stem, "figure.facecolor": "white", "figure.titlesize": 11.5}
+    style |= {"figure.titleweight": "bold", "axes.titleweight": "normal", "axes.labelcolor": COLORS["ink"]}
+    kind = path.suffix.lower().removeprefix(".")
+    dated = {"svg": "Date", "pdf": "CreationDate"}.get(kind)
+    with mpl.rc_context(style):
+        figure = Figure(figsize=size, layout=ConstrainedLayoutEngine(w_pad=0.09, h_pad=0.06, rect=(0, 0, 0.988, 1)))
+        draw(figure)
+        metadata: dict[str, Any] = {"Title": label, **({dated: None} if dated else {})}
+        with writing_atomic(path) as handle:
+            figure.savefig(handle, format=kind, dpi=160, metadata=metadata)
+    return path
+
+
 def _inline(svg: str, name: str, label: str) -> str:
     """Body of an SVG document made fit for a page: no prologue, few ids, page colours, page font, short numbers."""
     svg = svg[svg.index("<svg") :]
@@ -144,38 +190,39 @@ def _opening(label: str) -> str:
     return rf'<svg xmlns="http://www.w3.org/2000/svg" viewBox="\1" role="img" aria-label="{escape(label)}">'
 
 
-def count_axis(axes: Axes, which: str, values: list[float], label: str) -> None:
-    """A log axis of counts (N, D, epochs) with ticks people read: 1, 2, 5 per decade, 25k, 1M."""
-    _log_axis(axes, which, values, label, format_count)
+def count_axis(axes: Axes, which: str, values: list[float], label: str, *, most: int = 7) -> None:
+    """A log axis of counts (N, D, epochs) with at most so many ticks, which people read: 1, 2, 5 per decade, 25k."""
+    _log_axis(axes, which, values, label, format_count, most)
 
 
-def flops_axis(axes: Axes, values: list[float], label: str) -> None:
-    """A log x axis of FLOPs, ticks as powers of ten."""
-    _log_axis(axes, "x", values, label, power_of_ten)
+def flops_axis(axes: Axes, values: list[float], label: str, *, most: int = 7) -> None:
+    """A log x axis of FLOPs, at most so many ticks as powers of ten."""
+    _log_axis(axes, "x", values, label, power_of_ten, most)
 
 
-def _log_axis(axes: Axes, which: str, values: list[float], label: str, text: Callable[[float], str]) -> None:
+def _log_axis(axes: Axes, which: str, values: list[float], label: str, text: Callable[[float], str], most: int) -> None:
     low, high = min(values), max(values)
     span = math.log(high / low)
     margin = max(0.08 * span, 0.5 * (math.log(4.0) - span))  # a lone value still gets an axis with ticks
     low, high = low / math.exp(margin), high * math.exp(margin)
     axis = axes.xaxis if which == "x" else axes.yaxis
-    (axes.set_xscale if which == "x" else axes.set_yscale)("log")
+    # Limits first: what is drawn may share one value, from which matplotlib makes no limits of its own.
     (axes.set_xlim if which == "x" else axes.set_ylim)(low, high)
-    axis.set_major_locator(FixedLocator(_log_ticks(low, high)))
+    (axes.set_xscale if which == "x" else axes.set_yscale)("log")
+    axis.set_major_locator(FixedLocator(log_ticks(low, high, most)))
     axis.set_minor_locator(NullLocator())
     axis.set_major_formatter(FuncFormatter(lambda value, _: text(value)))
     axis.set_minor_formatter(NullFormatter())
     axis.set_label_text(label)
 
 
-def _log_ticks(low: float, high: float) -> list[float]:
-    """The densest of the 1-2-5 and the power-of-ten grids that leaves at most seven ticks."""
+def log_ticks(low: float, high: float, most: int) -> list[float]:
+    """The densest of the 1-2-5 and the power-of-ten grids that leaves at most so many ticks."""
     decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
     for steps, every in (((1, 2, 5), 1), ((1, 3), 1), ((1,), 1), ((1,), 2), ((1,), 3)):
         ticks = [step * 10.0**d for d in decades if d % every == 0 for step in steps]
         inside = [tick for tick in ticks if low <= tick <= high]
-        if len(inside) <= 7:
+        if len(inside) <= most:
             return inside
     return [10.0**d for d in decades if d % 5 == 0]
 

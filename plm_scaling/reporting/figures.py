@@ -8,6 +8,7 @@ from typing import TypeVar
 
 from markupsafe import Markup
 
+from plm_scaling.laws.surface import form_of
 from plm_scaling.reporting.arm_figures import draw_diversity, draw_repeat_curves, draw_repeats, draw_transfer
 from plm_scaling.reporting.arms import repeat_series
 from plm_scaling.reporting.law_figures import draw_data, draw_isoflop, draw_sizes, draw_surface
@@ -16,6 +17,7 @@ from plm_scaling.reporting.study import OBJECTIVES, Study, fitted_set, is_on_pag
 from plm_scaling.reporting.tables import (
     Table,
     tabulate_exponents,
+    tabulate_forms,
     tabulate_minima,
     tabulate_parts,
     tabulate_surfaces,
@@ -75,9 +77,9 @@ def _elsewhere(study: Study) -> str:
 def _isoflop(study: Study) -> Section:
     reading = (
         "Each colour is one compute budget, the same in both panels. Points are means over seeds (single runs faint), "
-        "bars the noise between seeds. The curve is a parabola in ln N; the diamond is its minimum N_opt and the band "
-        "its 95 % interval. An open diamond is a weak minimum; a circled point is a row whose lowest loss stands at "
-        "its edge, so the best size lies beyond those tried."
+        "bars the noise between seeds. The curve is a parabola (or cubic) in ln N, dotted beyond the sizes it was "
+        "fitted to; the diamond is its minimum N_opt and the band its 95 % interval. An open diamond is a weak "
+        "minimum; a circled point is a row without a minimum inside, so the best size lies beyond those tried."
     )
     reading += _elsewhere(study)
     panels = [draw_isoflop(study, objective) for objective in OBJECTIVES]
@@ -102,16 +104,44 @@ def _optimum(study: Study) -> Section:
 
 def _surface(study: Study) -> Section:
     reading = (
-        "Lines of equal loss under L(N, D) = E + A N^-alpha + B D^-beta, fitted to all runs on unlimited data (dots, "
-        "coloured by budget). The thick line joins the lowest points at equal 6ND. Beyond the dots the lines are "
+        f"Lines of equal loss under the surface fitted to all runs on unlimited data (dots, coloured by budget): "
+        f"{_equations(study)}. The thick line joins the lowest points at equal 6ND. Beyond the dots the lines are "
         "extrapolation."
     )
     reading += _elsewhere(study)
-    absent = "No surface has been fitted: it needs runs that differ in N and in D independently."
+    absent = _no_surface(study)
     panels = [draw_surface(study, objective) for objective in OBJECTIVES]
-    return _section(
-        "surface", "L(N, D)", "The loss as a function of N and D", reading, panels, [tabulate_surfaces(study)], absent
-    )
+    tables = [tabulate_surfaces(study), tabulate_forms(study)]
+    return _section("surface", "L(N, D)", "The loss as a function of N and D", reading, panels, tables, absent)
+
+
+def _no_surface(study: Study) -> str:
+    """Why there is no surface, in the fits' own words where they refused one."""
+    refused = {
+        f"{name.upper()}: {refusal.reason}"
+        for name, law in study.laws.items()
+        if law.surface is None
+        for refusal in law.refusals
+    }
+    if refused:
+        return f"No surface has been fitted. {'. '.join(sorted(refused))}."
+    return "No surface has been fitted: it needs runs that differ in N and in D independently."
+
+
+def _equations(study: Study) -> str:
+    """CLM: L = ..., MLM: L = ..., each with the batch its lines are drawn at where that matters."""
+    said = []
+    for objective in OBJECTIVES:
+        fit = law.surface if (law := study.laws.get(objective)) else None
+        if fit is not None:
+            form = form_of(fit)
+            at = (
+                f" (lines at a batch of {fit.batch_typical:,.0f} tokens)"
+                if form.has_batch and fit.batch_typical
+                else ""
+            )
+            said.append(f"{objective.upper()}, {form.equation}{at}")
+    return "; ".join(said)
 
 
 def _repeats(study: Study) -> Section:

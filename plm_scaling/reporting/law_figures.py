@@ -12,13 +12,23 @@ from matplotlib.axes import Axes
 from plm_scaling.core.run import Objective
 from plm_scaling.core.run_table import RunRow, RunTable
 from plm_scaling.core.units import format_count
-from plm_scaling.laws.forms import surface_loss
+from plm_scaling.laws.jets import FloatArray
 from plm_scaling.laws.law_fit import Interval, IsoflopFit, IsoflopRow, LawFit, SurfaceFit
+from plm_scaling.laws.surface import surface_loss, surface_optimum
 from plm_scaling.reporting.drawing import COLORS, budget_color, count_axis, draw_panel, flops_axis, note
+from plm_scaling.reporting.isoflop_rows import draw_row
 from plm_scaling.reporting.study import OBJECTIVES, WEAK_ROW, Study, fitted_set, is_on_page, on_set, weak_exponents
-from plm_scaling.reporting.wording import interval_se, power_of_ten
+from plm_scaling.reporting.wording import interval_se
 
-__all__ = ["budgets_of", "draw_data", "draw_isoflop", "draw_sizes", "draw_surface", "runs_at"]
+__all__ = [
+    "budgets_of",
+    "draw_data",
+    "draw_isoflop",
+    "draw_sizes",
+    "draw_surface",
+    "optimal_path",
+    "runs_at",
+]
 
 _SAME_C = 0.10
 """Rows of the two objectives whose compute differs by less (relative) share a colour."""
@@ -65,7 +75,7 @@ def draw_isoflop(study: Study, objective: Objective) -> Markup | None:
 
     def draw(axes: Axes) -> None:
         for row in rows:
-            _draw_row(axes, seen, law, row)
+            draw_row(axes, row, _color_of(seen, row.C), law.noise_sd, runs_at(seen, law, row))
         sizes = [N for row in rows for N in row.N]
         sizes += [row.N_opt.value for row in rows if row.N_opt]
         count_axis(axes, "x", [*sizes, max(sizes) ** 1.06 / min(sizes) ** 0.06], "Parameters N")
@@ -79,28 +89,6 @@ def draw_isoflop(study: Study, objective: Objective) -> Markup | None:
 def _title(study: Study, law: LawFit, text: str) -> str:
     """The title, with the validation set where it is not the page's."""
     return text if is_on_page(study, law) else f"{text}, fitted on {fitted_set(study, law) or 'another set'}"
-
-
-def _draw_row(axes: Axes, study: Study, law: LawFit, row: IsoflopRow) -> None:
-    color = _color_of(study, row.C)
-    for run in runs_at(study, law, row):
-        axes.plot(run.N, run.loss, ".", color=color, alpha=0.35, ms=4, zorder=2)
-    axes.errorbar(row.N, row.loss, yerr=law.noise_sd, fmt="o", color=color, ms=4.5, lw=0.9, zorder=3)
-    if row.curvature is not None and row.N_opt is not None and row.L_opt is not None and row.curvature > 0:
-        ends = [*row.N, row.N_opt.value]
-        N = np.geomspace(min(ends), max(ends), 80)
-        axes.plot(N, row.curvature * np.log(N / row.N_opt.value) ** 2 + row.L_opt, color=color, zorder=2)
-        low, high = (min(max(x, min(row.N) / 2), max(row.N) * 2) for x in (row.N_opt.low, row.N_opt.high))
-        axes.plot([low, high], [row.L_opt] * 2, color=color, lw=5, alpha=0.33, solid_capstyle="butt", zorder=1)
-        fill = COLORS["card"] if WEAK_ROW & set(row.flags) else color
-        edge = color if WEAK_ROW & set(row.flags) else COLORS["card"]
-        axes.plot(row.N_opt.value, row.L_opt, "D", mfc=fill, mec=edge, mew=1.3, ms=7.5, zorder=4)
-    else:
-        axes.plot(row.N, row.loss, color=color, lw=1.0, ls=(0, (2, 2)), zorder=2)
-        lowest = min(range(len(row.N)), key=lambda i: row.loss[i])
-        axes.plot(row.N[lowest], row.loss[lowest], "o", mfc="none", mec=color, mew=1.3, ms=9, zorder=4)
-    last = max(range(len(row.N)), key=lambda i: row.N[i])
-    note(axes, power_of_ten(row.C), row.N[last], row.loss[last], color=color, offset=(7, 0), weight="bold")
 
 
 def _floor_line(axes: Axes, study: Study, objective: Objective) -> None:
@@ -257,10 +245,19 @@ def draw_surface(study: Study, objective: Objective) -> Markup | None:
 
 
 def _draw_path(axes: Axes, fit: SurfaceFit, objective: Objective) -> None:
-    """Where the surface is lowest at equal 6 N D: alpha A0 (N/N0)^-alpha = beta B0 (D/D0)^-beta."""
-    p = {name: interval.value for name, interval in fit.parameters.items()}
-    D = np.geomspace(fit.range_D[0], fit.range_D[1], 200)
-    N = fit.N0 * (p["alpha"] * p["A0"] / (p["beta"] * p["B0"]) * (D / fit.D0) ** p["beta"]) ** (1 / p["alpha"])
+    """Where the surface is lowest at equal 6 N D, inside the sizes and tokens that were run."""
+    N, D = optimal_path(fit)
     inside = (fit.range_N[0] <= N) & (fit.range_N[1] >= N)
     if inside.any():
         axes.plot(N[inside], D[inside], color=COLORS[objective], lw=2.2, zorder=2)
+
+
+def optimal_path(fit: SurfaceFit, points: int = 60) -> tuple[FloatArray, FloatArray]:
+    """Compute-optimal (N, D) float64[k] over the tokens that were run; empty where the form has no optimum."""
+    C = 6.0 * np.geomspace(fit.range_N[0] * fit.range_D[0], fit.range_N[1] * fit.range_D[1], points)
+    one = fit.model_copy(update={"draws": ()})
+    N, D = (
+        np.array(side) for side in zip(*((n[0], d[0]) for n, d in (surface_optimum(one, c) for c in C)), strict=True)
+    )
+    inside = np.isfinite(N) & (fit.range_D[0] <= D) & (fit.range_D[1] >= D)
+    return N[inside], D[inside]

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from plm_scaling.core.run import LedgerRow, RunRecord
 from plm_scaling.core.run_table import RunRow
 from plm_scaling.core.units import format_count
+from plm_scaling.laws.law_fit import Interval
+from plm_scaling.laws.surface import form_of
 from plm_scaling.reporting.mixtures import diversity_sources
 from plm_scaling.reporting.study import OBJECTIVES, Study, source_set
 from plm_scaling.reporting.wording import (
@@ -15,17 +17,20 @@ from plm_scaling.reporting.wording import (
     count_interval,
     count_range,
     flag_words,
+    form_words,
     measured,
     number_interval,
     percent,
     power_of_ten,
     signed,
+    split_flags,
     token_gain,
 )
 
 __all__ = [
     "Table",
     "tabulate_exponents",
+    "tabulate_forms",
     "tabulate_ledger",
     "tabulate_minima",
     "tabulate_parts",
@@ -102,31 +107,61 @@ def tabulate_exponents(study: Study) -> Table | None:
                 a_D = number_interval(fit.a_D) if fit.a_D else "refused"
                 rows.append((objective.upper(), f"IsoFLOP minima, {fit.currency}", a_N, a_D, flag_words(fit.flags)))
         if law.surface:
-            a_N = number_interval(law.surface.a_N)
-            rows.append((objective.upper(), "fitted surface, 6ND", a_N, _ABSENT, flag_words(law.surface.flags)))
+            a_N = number_interval(law.surface.a_N) if law.surface.a_N else "refused"
+            method = f"fitted surface ({form_words(law.surface)}), 6ND"
+            rows.append((objective.upper(), method, a_N, _ABSENT, flag_words(law.surface.flags)))
     return _table("Exponents", "Objective|Method|N_opt ~ C^a, a (95 %)|D_opt ~ C^a, a (95 %)|Doubts", rows, 2)
 
 
 def tabulate_surfaces(study: Study) -> Table | None:
-    """Parameters of L(N, D) with their intervals."""
+    """Parameters of the fitted surfaces with their intervals; forms differ in their parameters."""
+    fits = [(name, law.surface) for name in OBJECTIVES if (law := study.laws.get(name)) and law.surface]
+    names = tuple(dict.fromkeys(name for _, fit in fits for name in fit.parameters))
+    rows = []
+    for objective, fit in fits:
+        tokens = {parameter.name for parameter in form_of(fit).parameters if parameter.unit == "tokens"}
+        values = [_parameter(fit.parameters.get(name), counts=name in tokens) for name in names]
+        quality = (percent(fit.rms_relative_error), percent(fit.starts_agreeing), flag_words(fit.flags))
+        at = f"N0 = {format_count(fit.N0)}, D0 = {format_count(fit.D0)}"
+        rows.append((objective.upper(), form_words(fit), at, *values, *quality))
+    header = ("Objective|Form|Centred at", *names, "RMS error|Starts agreeing|Doubts")
+    return _table("Fitted surfaces: A0 and B0 are the terms at N0 and D0", "|".join(header), rows, 3)
+
+
+def _parameter(interval: Interval | None, *, counts: bool) -> str:
+    if interval is None:
+        return _ABSENT
+    return count_interval(interval) if counts else number_interval(interval)
+
+
+def tabulate_forms(study: Study) -> Table | None:
+    """Every form that was tried, with its error on budgets beyond those it was fitted to."""
     rows = []
     for objective in OBJECTIVES:
         law = study.laws.get(objective)
-        if law and law.surface:
-            fit = law.surface
-            values = [
-                number_interval(fit.parameters[name]) if name in fit.parameters else _ABSENT
-                for name in ("E", "A0", "alpha", "B0", "beta")
-            ]
-            quality = (percent(fit.rms_relative_error), percent(fit.starts_agreeing), flag_words(fit.flags))
-            at = f"N0 = {format_count(fit.N0)}, D0 = {format_count(fit.D0)}"
-            rows.append((objective.upper(), at, *values, *quality))
-    return _table(
-        "L(N, D) = E + A0 (N/N0)^-alpha + B0 (D/D0)^-beta",
-        "Objective|Centred at|E|A0|alpha|B0|beta|RMS error|Starts agreeing|Doubts",
-        rows,
-        2,
+        for score in law.forms if law else ():
+            rows.append(
+                (
+                    objective.upper(),
+                    form_words(score),
+                    str(score.n_parameters),
+                    _error(score.extrapolation),
+                    percent(score.coverage) if score.coverage is not None else _ABSENT,
+                    _error(score.leave_one_out),
+                    _error(score.rms_relative_error),
+                    percent(score.weight),
+                )
+            )
+    header = (
+        "Objective|Form|Parameters|Error on larger budgets|Of those inside the 90 % interval|One run left out"
+        "|RMS in sample|Weight"
     )
+    return _table("Forms that were tried", header, rows, 2)
+
+
+def _error(share: float | None) -> str:
+    """Two decimals: forms differ by hundredths of a percent."""
+    return _ABSENT if share is None else f"{100 * share:.2f}\u00a0%"
 
 
 def tabulate_transfer(study: Study) -> Table | None:
@@ -184,7 +219,7 @@ def tabulate_runs(study: Study) -> Table | None:
             str(row.seed) if row.seed is not None else _ABSENT,
             measured(row.loss, row.loss_se),
             f"{row.device_s:.0f}" if row.device_s is not None else _ABSENT,
-            flag_words(tuple(flag for flag in row.flags.split(",") if flag)),
+            flag_words(split_flags(row.flags)),
         )
         for row in _ordered(study)
     ]

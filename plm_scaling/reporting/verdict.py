@@ -85,8 +85,9 @@ def _growth_of(law: LawFit) -> Markup:
 def _refused(law: LawFit) -> Markup:
     found = sum(1 for row in law.isoflop.rows if row.N_opt) if law.isoflop else 0
     text = "Exponents are <b>refused</b>: fewer than two budgets have a minimum inside the sizes tried ({} found)."
-    if law.surface is None:
-        return chip_line(law.objective, text, found)
+    if law.surface is None or law.surface.a_N is None:
+        why = "; ".join(f"{refusal.quantity}: {refusal.reason}" for refusal in law.refusals)
+        return chip_line(law.objective, text + "{}", found, f" Refused too: {why}." if why else "")
     text += " The surface alone would give a = {} on 6ND{}."
     doubt = f", itself doubtful: {flag_words(law.surface.flags)}" if law.surface.flags else ""
     return chip_line(law.objective, text, found, number_interval(law.surface.a_N), doubt)

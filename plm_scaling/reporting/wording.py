@@ -9,7 +9,7 @@ from typing import Final
 from markupsafe import Markup, escape
 
 from plm_scaling.core.units import format_count, format_with_error
-from plm_scaling.laws.law_fit import Interval
+from plm_scaling.laws.law_fit import FormScore, Interval, SurfaceFit
 from plm_scaling.transfers.transfer_fit import TransferPair
 
 __all__ = [
@@ -21,6 +21,7 @@ __all__ = [
     "count_interval",
     "count_range",
     "flag_words",
+    "form_words",
     "interval_se",
     "join_words",
     "measured",
@@ -28,6 +29,7 @@ __all__ = [
     "percent",
     "power_of_ten",
     "signed",
+    "split_flags",
     "token_gain",
     "typeset",
 ]
@@ -40,16 +42,17 @@ _RAISED: Final = str.maketrans("-0123456789", "\u207b\u2070\u00b9\u00b2\u00b3\u2
 _Z95: Final = 1.959964
 
 
-_LETTERS: Final = {"alpha": "\u03b1", "beta": "\u03b2"}
+_LETTERS: Final = {"alpha": "\u03b1", "beta": "\u03b2", "eta": "\u03b7"}
 
 
 def typeset(text: str) -> Markup:
     """Plain text as HTML: N_opt, D_t, A0 with lowered indices, ^-alpha raised, Greek letters, 1.5e+11 in full."""
     html = str(escape(text))
-    html = re.sub(r"\b([NDC])_(opt|t|exact|6nd)\b", r"\1<sub>\2</sub>", html)
-    html = re.sub(r"\b([ABND])0\b", r"\1<sub>0</sub>", html)
-    html = re.sub(r"\b(alpha|beta)\b", lambda m: _LETTERS[m[1]], html)
+    html = re.sub(r"\b([NDCBa])_(opt|t|exact|6nd|c|N|D)\b", r"\1<sub>\2</sub>", html)
+    html = re.sub(r"\b([ABNDLK])0\b", r"\1<sub>0</sub>", html)
+    html = re.sub(r"\b(alpha|beta|eta)\b", lambda m: _LETTERS[m[1]], html)
     html = re.sub(r"\b(\d(?:\.\d+)?)e\+(\d\d)\b", lambda m: power_of_ten(float(m[0])), html)
+    html = re.sub(r"\^\(([^()]*)\)", r"<sup>\1</sup>", html)
     html = re.sub(r"\^(-?)(\w)", lambda m: f"<sup>{MINUS if m[1] else ''}{m[2]}</sup>", html)
     return Markup(html)
 
@@ -68,6 +71,18 @@ def flag_words(flags: tuple[str, ...]) -> str:
     """Flags as words: shallow minimum, E unidentified."""
     words = (flag.replace("_", " ").lower() for flag in flags)
     return ", ".join(text.replace("e unidentified", "E unidentified") for text in words)
+
+
+def split_flags(flags: str) -> tuple[str, ...]:
+    """The flags of a run, which commas or spaces separate."""
+    return tuple(flag for flag in re.split(r"[,\s]+", flags) if flag)
+
+
+def form_words(fit: SurfaceFit | FormScore) -> str:
+    """Name of a fit's form: bounded with a batch term, L0 = 2.88."""
+    plain, _, batch = fit.form.partition("+")
+    words = plain.replace("_", " ") + (" with a batch term" if batch else "")
+    return words if fit.plateau is None else f"{words}, L0 = {fit.plateau:.4g}"
 
 
 def measured(value: float, se: float | None) -> str:

@@ -8,11 +8,12 @@ from dataclasses import dataclass
 from typing import Final, Literal
 
 import numpy as np
-import numpy.typing as npt
 
 from plm_scaling.core.errors import ConfigError, RefusedError
+from plm_scaling.laws.fit import interval_of
 from plm_scaling.laws.law_fit import Interval, IsoflopFit, LawFit, SurfaceFit
-from plm_scaling.laws.published import PublishedLaw
+from plm_scaling.laws.surface import form_of, surface_loss, surface_optimum
+from plm_scaling.laws.zoo import PublishedLaw
 from plm_scaling.sizing.costs import exact_over_6nd
 from plm_scaling.sizing.recommendation import LawAnswer, LawRole
 
@@ -152,6 +153,8 @@ def _stated(loss: float | None) -> float:
 def laws_of_fit(fit: LawFit) -> tuple[SizingLaw, ...]:
     """The laws in a fit of one's own: the isoFLOP frontier first where it is identified, then the fitted surface.
 
+    A surface without an optimum (no minimum at fixed compute, or one that the fit refused) answers nothing here.
+
     Raises
     ------
     RefusedError : the fit identifies neither.
@@ -159,15 +162,26 @@ def laws_of_fit(fit: LawFit) -> tuple[SizingLaw, ...]:
     laws = []
     if fit.isoflop is not None and fit.isoflop.a_N is not None and fit.isoflop.k_N is not None:
         laws.append(_isoflop_law(fit, fit.isoflop, fit.isoflop.a_N, fit.isoflop.k_N))
-    if fit.surface is not None:
+    if fit.surface is not None and fit.surface.a_N is not None:
         laws.append(_surface_law(fit, fit.surface))
     if not laws:
         raise RefusedError(
             f"this {fit.objective.upper()} fit does not say which size is compute-optimal",
-            why="; ".join(fit.notes) or "neither the isoFLOP exponents nor a surface could be fitted",
+            why=_why_none(fit),
             hint="add budgets and sizes until at least two isoFLOP rows have an interior minimum",
         )
     return tuple(laws)
+
+
+def _why_none(fit: LawFit) -> str:
+    """What the fit itself says of the size it does not give."""
+    if fit.refusals:
+        return "; ".join(f"{refusal.quantity}: {refusal.reason}" for refusal in fit.refusals)
+    if fit.notes:
+        return "; ".join(fit.notes)
+    if fit.surface is not None:
+        return f"the form {fit.surface.form} has no lowest loss at a fixed compute"
+    return "neither the isoFLOP exponents nor a surface could be fitted"
 
 
 def _in_currency(currency: Literal["C_exact", "C_6nd"], optimum: Callable[[float], float]) -> Callable[[float], float]:
@@ -213,38 +227,29 @@ def _isoflop_law(fit: LawFit, isoflop: IsoflopFit, a_N: Interval, k_N: float) ->
 
 
 def _surface_law(fit: LawFit, surface: SurfaceFit) -> SizingLaw:
-    """The surface E + A N^-alpha + B D^-beta; its band is the central 95 % of the bootstrap draws."""
-    names = tuple(surface.parameters)
-    point = np.array([[surface.parameters[name].value for name in names]])
-    draws = np.array(surface.draws) if surface.draws else point
+    """The fitted surface, a law of N and D whatever the currency; its band is the central 95 % of the draws."""
+    form = form_of(surface)
+    batch = surface.batch_typical
+    tells_batch = form.has_batch and batch is not None
 
-    def sizes(values: npt.NDArray[np.float64], C: float) -> npt.NDArray[np.float64]:
-        p = {name: values[:, i] for i, name in enumerate(names)}
-        log_ratio = np.log(p["alpha"] * p["A0"]) - np.log(p["beta"] * p["B0"])
-        # dL/dlnN = 0 on 6 N D = C, with N and D measured from the centre of the fit.
-        shift = p["alpha"] * math.log(surface.N0) + p["beta"] * (math.log(C / 6.0) - math.log(surface.D0))
-        return np.exp((log_ratio + shift) / (p["alpha"] + p["beta"]))
-
-    optimum = _in_currency(fit.currency, lambda C: float(sizes(point, C)[0]))
+    def optimum(C: float) -> float:
+        return float(surface_optimum(surface, C)[0][0])
 
     def band(C: float) -> Band | None:
-        factor = exact_over_6nd(optimum(C)) if fit.currency == "C_exact" else 1.0
-        low, high = np.quantile(sizes(draws, C * factor), [0.025, 0.975])
-        return float(low), float(high)
-
-    def loss(N: float, D: float) -> float | None:
-        p = {name: interval.value for name, interval in surface.parameters.items()}
-        return float(p["E"] + p["A0"] * (N / surface.N0) ** -p["alpha"] + p["B0"] * (D / surface.D0) ** -p["beta"])
+        sizes, _ = surface_optimum(surface, C)
+        interval = interval_of(float(sizes[0]), sizes[1:])
+        return (interval.low, interval.high) if interval else None
 
     return SizingLaw(
         law_id=f"own-{fit.objective}-surface",
         objective=fit.objective,
-        source=f"own fit of {fit.n_runs} runs, E + A N^-alpha + B D^-beta",
+        source=f"own fit of {fit.n_runs} runs, {form.equation}",
         status="own fit",
         optimum=optimum,
         band=band,
-        loss=loss,
-        range_C=_range_6nd(fit, optimum),
+        loss=lambda N, D: float(surface_loss(surface, N, D)),
+        range_C=surface.range_C_6nd or _range_6nd(fit, optimum),
+        caveat=f"at batches of {batch:,.0f} tokens, the median of the runs" if tells_batch else "",
         flags=surface.flags,
     )
 

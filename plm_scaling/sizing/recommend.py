@@ -12,7 +12,7 @@ from plm_scaling.core.recipe import batch_tokens_for, default_recipe, peak_lr_fo
 from plm_scaling.core.run import Objective
 from plm_scaling.core.units import total_parameters
 from plm_scaling.laws.law_fit import LawFit
-from plm_scaling.laws.published import PublishedLaw, load_zoo
+from plm_scaling.laws.zoo import PublishedLaw, load_zoo
 from plm_scaling.sizing.answers import (
     REFUSE_DECADES,
     SizingLaw,

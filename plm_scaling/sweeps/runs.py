@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,8 +16,9 @@ from plm_scaling.core.run import LedgerRow, RunRecord, ValidationLoss
 from plm_scaling.core.run_folder import RunFolder
 from plm_scaling.core.run_table import RunRow, RunTable
 from plm_scaling.corpus.format import VAL_IID
+from plm_scaling.laws.clusters import ValidationClusters
 
-__all__ = ["SequenceLosses", "collect_runs", "paired_gap", "read_val", "streams_text"]
+__all__ = ["SequenceLosses", "collect_runs", "paired_gap", "read_clusters", "read_val", "streams_text"]
 
 Float = npt.NDArray[np.float64]
 Int = npt.NDArray[np.int64]
@@ -172,6 +173,20 @@ def read_val(runs_dir: Path, run_id: str, validation: str = VAL_IID) -> Sequence
         residue_loss_sum=columns["residue_loss_sum"][order].astype(np.float64),
         n_residue_targets=columns["n_residue_targets"][order].astype(np.int64),
     )
+
+
+def read_clusters(runs_dir: Path, run_ids: Sequence[str], validation: str = VAL_IID) -> ValidationClusters | None:
+    """Losses of several runs by validation sequence; None where some lack them or were scored on other sequences."""
+    try:
+        losses = [read_val(runs_dir, run_id, validation) for run_id in run_ids]
+    except RecordError:
+        return None
+    if not losses or any(
+        not np.array_equal(a.row, losses[0].row) or not np.array_equal(a.n_targets, losses[0].n_targets) for a in losses
+    ):
+        return None
+    sums = np.stack([a.loss_sum for a in losses])
+    return ValidationClusters(tuple(run_ids), sums, losses[0].n_targets.astype(np.float64))
 
 
 def paired_gap(runs_dir: Path, id_a: str, id_b: str, validation: str = VAL_IID) -> tuple[float, float]:

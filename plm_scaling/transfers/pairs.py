@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import json
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Final
 
 from plm_scaling.core.files import canonical_json
 from plm_scaling.core.run_table import RunRow, RunTable
 from plm_scaling.transfers.curves import SAME_LENGTH, by_length
 
-__all__ = ["RunPair", "find_pairs", "scratch_curve"]
+__all__ = ["RunPair", "control_of", "find_pairs", "near_partner", "scratch_curve"]
+
+_NEAR: Final = math.log(2.0)
 
 
 @dataclass(frozen=True)
@@ -46,6 +51,7 @@ def _matches(target: RunRow, other: RunRow) -> bool:
         and other.corpus_id == target.corpus_id
         and other.mask_refresh == target.mask_refresh
         and other.schedule_complete
+        and not other.excluded
         and _same_data(target, other)
     )
 
@@ -72,7 +78,7 @@ def find_pairs(table: RunTable) -> tuple[RunPair, ...]:
     by_id = {row.run_id: row for row in table}
     pairs = []
     for target in table:
-        if target.source_run_id is None or not target.schedule_complete:
+        if target.source_run_id is None or not target.schedule_complete or target.excluded:
             continue
         source = by_id.get(target.source_run_id)
         if source is not None and source.objective == target.objective:
@@ -84,6 +90,33 @@ def find_pairs(table: RunTable) -> tuple[RunPair, ...]:
             flags = () if partner.seed == target.seed else ("SEED_DIFFERS",)
         pairs.append(RunPair(target, partner, source, flags))
     return tuple(pairs)
+
+
+def near_partner(table: RunTable, target: RunRow) -> RunRow | None:
+    """The scratch run of equal settings whose D is closest, within a factor of two."""
+    runs = [
+        row
+        for row in table
+        if row.source_run_id is None
+        and _matches(target, row)
+        and row.batch_tokens == target.batch_tokens
+        and abs(math.log(row.D / target.D)) <= _NEAR
+    ]
+    return min(runs, key=lambda row: abs(math.log(row.D / target.D)), default=None)
+
+
+def control_of(target: RunRow, controls: Sequence[RunRow]) -> RunRow | None:
+    """The transferred run of equal settings whose source learnt from shuffled residues; of several, of equal seed."""
+    alike = [
+        row
+        for row in controls
+        if _matches(target, row)
+        and abs(row.D / target.D - 1.0) <= SAME_LENGTH
+        and row.batch_tokens == target.batch_tokens
+        and row.source_objective == target.source_objective
+        and abs((row.D_source or 0.0) - (target.D_source or 0.0)) <= SAME_LENGTH * (target.D_source or 0.0)
+    ]
+    return next((row for row in alike if row.seed == target.seed), alike[0] if alike else None)
 
 
 def scratch_curve(table: RunTable, target: RunRow) -> RunTable:

@@ -8,8 +8,10 @@ from typing import Any
 
 import pytest
 
+from plm_scaling import api
 from plm_scaling.core.run_table import RunRow, RunTable
 from plm_scaling.laws.law_fit import LawFit
+from plm_scaling.sweeps.runs import read_clusters
 from plm_scaling.transfers.transfer_fit import TransferFit
 
 Cli = Callable[..., Any]
@@ -53,19 +55,65 @@ def test_a_law_is_told_with_its_intervals(cli: Cli, good: Path) -> None:
         "N_opt at C = 3e+09",
         "N_opt at C = 1e+10",
         "N_opt ~ C^a, a",
-        "surface beta/(alpha+beta)",
-        "seed noise (sd)",
+        "surface (extrapolation)",
+        "surface N_opt ~ C^a, a",
+        "surface N_opt at C = 3e+11",
+        "noise between seeds",
+        "larger budgets",
+        "multiplicative",
     ):
         assert quantity in screen.out
+    assert f"next: plm-scaling predict {good.parent / 'fit-clm.json'} --points" in screen.err
     law = LawFit.read(good.parent / "fit-clm.json")
     assert law.isoflop is not None
     assert law.isoflop.a_N is not None
     assert law.isoflop.a_N.low < 0.45 / 0.95 < law.isoflop.a_N.high
+    assert law.chosen == "extrapolation"
+    assert sum(score.weight for score in law.forms) == pytest.approx(1)
+    assert law.refusals == ()
+
+
+def test_one_form_as_asked_for(cli: Cli, good: Path) -> None:
+    screen = cli("fit", good, "--form", "chinchilla", "--draws", "50")
+    assert screen.code == 0
+    assert "surface (asked for)" in screen.out
+    assert "larger budgets" not in screen.out
+    law = LawFit.read(good.parent / "fit-clm.json")
+    assert law.surface is not None
+    assert (law.surface.form, law.chosen, law.forms) == ("chinchilla", "asked for", ())
+    values = {name: interval.value for name, interval in law.surface.parameters.items()}
+    assert values["E"] == pytest.approx(1.0, rel=0.02)
+    assert values["alpha"] == pytest.approx(0.5, rel=0.05)
+    assert values["beta"] == pytest.approx(0.45, rel=0.05)
+    assert set(law.surface.profiles) == {*values, "a_N"}
+
+
+def test_a_plateau_and_a_border_are_passed_on(cli: Cli, good: Path) -> None:
+    options = ("--form", "bounded", "--plateau", "60", "--delta", "inf", "--draws", "50")
+    assert cli("fit", good, *options).code == 0
+    law = LawFit.read(good.parent / "fit-clm.json")
+    assert law.surface is not None
+    assert (law.surface.plateau, law.surface.huber_delta) == (60, float("inf"))
+    assert "L0" not in law.surface.parameters
+
+
+def test_larger_runs_are_left_out_and_predicted(cli: Cli, good: Path) -> None:
+    assert cli("fit", good, "--form", "chinchilla", "--max-compute", "2e10", "--draws", "50").code in (0, 4)
+    law = LawFit.read(good.parent / "fit-clm.json")
+    assert law.n_runs == 20
+    (good.parent / "points.csv").write_text("N,D\n8e3,625000\n")
+    out = good.parent / "predicted.csv"
+    assert cli("predict", good.parent / "fit-clm.json", "--points", good.parent / "points.csv", "-o", out).code == 0
+    (row,) = csv.DictReader(io.StringIO(out.read_text()))
+    assert float(row["lo90"]) < float(row["loss"]) < float(row["hi90"])
+    assert float(row["loss"]) == pytest.approx(1 + 40 * 8e3**-0.5 + 120 * 625000**-0.45, rel=0.01)
+    assert float(row["decades_beyond"]) == pytest.approx(0.477, abs=0.002)
 
 
 @pytest.mark.parametrize("output", ["json", "csv"])
 def test_a_law_for_programs(cli: Cli, good: Path, output: str) -> None:
-    screen = cli("fit", good, "--draws", "50", "--format", output, "-o", good.parent / "deep" / "law.json")
+    options = ("--form", "chinchilla", "--draws", "50", "--format", output)
+    screen = cli("fit", good, *options, "-o", good.parent / "deep" / "law.json")
     assert screen.code == 0
     law = LawFit.read(good.parent / "deep" / "law.json")
     if output == "json":
@@ -78,7 +126,7 @@ def test_a_law_for_programs(cli: Cli, good: Path, output: str) -> None:
 
 
 def test_refused_exponents_are_exit_code_4_and_a_valid_file_that_says_why(cli: Cli, edge: Path) -> None:
-    screen = cli("fit", edge, "--draws", "50")
+    screen = cli("fit", edge, "--form", "chinchilla", "--draws", "50")
     assert screen.code == 4
     law = LawFit.read(edge.parent / "fit-clm.json")
     assert law.isoflop is not None
@@ -93,20 +141,21 @@ def test_refused_exponents_are_exit_code_4_and_a_valid_file_that_says_why(cli: C
 
 def test_a_dry_run_writes_nothing(cli: Cli, good: Path, edge: Path) -> None:
     before = sorted(path.name for path in good.parent.iterdir())
-    screen = cli("fit", good, "--draws", "50", "--dry-run")
+    screen = cli("fit", good, "--form", "chinchilla", "--draws", "50", "--dry-run")
     assert screen.code == 4  # `edge` has replaced the table
     assert f"would write {good.parent / 'fit-clm.json'}" in screen.err
     assert sorted(path.name for path in good.parent.iterdir()) == before
 
 
 def test_two_objectives_need_a_choice(cli: Cli, tmp_path: Path) -> None:
-    parts = [RunTable.read(table(tmp_path / f"{o}.csv", (3e9, 1e10), (2e3, 4e3, 8e3, 16e3), o)) for o in ("clm", "mlm")]
+    budgets, sizes = (3e9, 1e10, 3e10), (2e3, 4e3, 8e3, 16e3, 32e3)
+    parts = [RunTable.read(table(tmp_path / f"{o}.csv", budgets, sizes, o)) for o in ("clm", "mlm")]
     both = RunTable((*parts[0], *parts[1])).write(tmp_path / "both.parquet")
     refused = cli("fit", both)
     assert refused.code == 2
     assert "clm and mlm" in refused.err
     assert "--objective clm|mlm" in refused.err
-    assert cli("fit", both, "--objective", "mlm", "--draws", "50").code == 0
+    assert cli("fit", both, "--objective", "mlm", "--form", "chinchilla", "--draws", "50").code == 0
     assert (tmp_path / "fit-mlm.json").exists()
     other = cli("fit", tmp_path / "clm.csv", "--objective", "mlm")
     assert other.code == 2
@@ -136,11 +185,26 @@ def test_no_table_is_a_usage_error(cli: Cli, tmp_path: Path) -> None:
 
 
 def test_a_runs_folder_is_a_table(cli: Cli, study: Path) -> None:
-    screen = cli("fit", study / "runs", "--objective", "clm", "--draws", "50")
-    assert screen.code == 0
+    screen = cli("fit", study / "runs", "--objective", "clm", "--form", "chinchilla", "--draws", "50")
+    assert screen.code in (0, 4)
     assert f"next: plm-scaling report {study}" in screen.err
     # Seven of two budgets; the source of the transfer is a run from scratch like any other.
     assert LawFit.read(study / "fit-clm.json").n_runs == 8
+
+
+def test_validation_sequences_are_resampled_together_with_the_runs(study: Path) -> None:
+    runs = api.collect(study / "runs").of("clm")
+    ids = [row.run_id for row in runs]
+    clusters = read_clusters(study / "runs", ids)
+    assert clusters is not None
+    assert clusters.loss_sum.shape == (len(ids), 40)
+    mean = clusters.loss_sum.sum(axis=1) / clusters.n_targets.sum()
+    assert mean == pytest.approx(runs.column("loss"), rel=1e-9)
+    assert read_clusters(study / "runs", [*ids, "nobody"]) is None
+    assert read_clusters(study / "runs", []) is None
+    (study / "runs" / ids[0] / "val.parquet").write_bytes(b"damaged")
+    assert read_clusters(study / "runs", ids) is None
+    assert api.fit(study / "runs", objective="clm", form="no_floor", draws=20).n_runs == len(ids)
 
 
 def test_a_validation_set_nobody_was_scored_on_is_named(cli: Cli, study: Path) -> None:

@@ -1,11 +1,16 @@
 from __future__ import annotations
 
+import math
 from typing import Any
 
+import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
+from plm_scaling.core.errors import FitError
 from plm_scaling.core.run_table import RunRow, RunTable
-from plm_scaling.laws.budgets import Budget, batch_range, gather_budgets
+from plm_scaling.laws.budgets import Budget, batch_range, gather_budgets, noise_from_one_budget
 from plm_scaling.laws.noise import LossNoise, law_runs
 
 
@@ -19,8 +24,8 @@ def row(C: float = 1e12, sizes: int = 3, **values: Any) -> list[RunRow]:
     return [run(C, j, **values) for j in range(sizes)]
 
 
-def budgets(*runs: RunRow) -> list[Budget]:
-    return gather_budgets(law_runs(RunTable(runs), "clm"), "C_6nd", LossNoise(0.01))
+def budgets(*runs: RunRow, tolerance: float = 0.03) -> list[Budget]:
+    return gather_budgets(law_runs(RunTable(runs), "clm"), "C_6nd", LossNoise(0.01), tolerance)
 
 
 @pytest.mark.parametrize("role", ["transfer_scratch", "transfer_source", "repeats,transfer_source"])
@@ -71,3 +76,64 @@ def test_batches_that_differ_are_named() -> None:
     (equal,) = budgets(*row(batch_tokens=512))
     assert equal.flags == ()
     assert batch_range(row()) is None
+
+
+class TestTolerance:
+    @pytest.mark.parametrize(("tolerance", "sizes"), [(0.03, 3), (0.1, 4)])
+    def test_strict_and_lenient(self, tolerance: float, sizes: int) -> None:
+        (*_, budget) = budgets(*row(), run(0.93e12, 3), tolerance=tolerance)
+        assert len(budget.N) == sizes
+        assert pytest.approx(1e12) == budget.C
+
+    @pytest.mark.parametrize("tolerance", [0.0, -0.1, 0.5, math.nan])
+    def test_what_is_none(self, tolerance: float) -> None:
+        with pytest.raises(FitError, match="tolerance"):
+            budgets(*row(), tolerance=tolerance)
+
+    def test_a_run_that_fell_short_does_not_split_a_budget(self) -> None:
+        # From the lower end a window of 2 x 3 % would take .945 and .995 and leave the rest.
+        short, full = budgets(run(0.945e12, 0), *[run(C, j + 1) for j, C in enumerate((0.995e12, 1e12, 1.004e12))])
+        assert (len(short.N), len(full.N)) == (1, 3)
+
+    def test_of_two_groups_as_large_the_tighter_one_is_the_budget(self) -> None:
+        groups = budgets(*[run(1e12 * math.exp(x), j) for j, x in enumerate((0.0, 0.025, 0.05, 0.06))])
+        assert [len(b.N) for b in groups] == [1, 3]
+
+    def test_replicates_of_one_budget_are_found_with_the_same_tolerance(self) -> None:
+        pairs = [run(C, j, seed=seed) for C, j in ((1e12, 1), (1.08e12, 2)) for seed in (0, 1)]
+        runs = RunTable((*pairs, run(1e12, 0), run(1e12, 3), *row(4e12)))
+        for tolerance, one in ((0.03, False), (0.1, True)):
+            found = budgets(*runs, tolerance=tolerance)
+            assert noise_from_one_budget(runs, "C_6nd", found, tolerance) is one
+
+
+@given(
+    logs=st.lists(st.floats(0.0, 1.0), min_size=1, max_size=25), tolerance=st.floats(0.01, 0.3), shuffle=st.randoms()
+)
+@settings(max_examples=60, deadline=None)
+def test_budgets_share_out_the_runs_of_rows(logs: list[float], tolerance: float, shuffle: Any) -> None:
+    runs = [run(1e12 * math.exp(x), j % 7, seed=j) for j, x in enumerate(logs)]
+    found = budgets(*runs, tolerance=tolerance)
+    assert sum(int(b.n_seeds.sum()) for b in found) == len(runs)
+    assert [b.C for b in found] == sorted(b.C for b in found)
+    compute = np.concatenate([b.D * b.N * 6 for b in found])
+    assert compute.min() >= 0.999e12
+    for b in found:
+        near = np.abs(np.log(b.D * b.N * 6 / b.C))
+        assert near.max() <= 2.0 * math.log1p(tolerance) * (1 + 1e-6)
+    shuffle.shuffle(runs)
+    assert [b.C for b in budgets(*runs, tolerance=tolerance)] == pytest.approx([b.C for b in found])
+
+
+def test_published_tables_state_no_exact_compute() -> None:
+    (budget,) = budgets(*row())
+    assert np.isnan(budget.other_C).all()
+    assert gather_budgets(RunTable(tuple(row())), "C_exact", None) == []
+
+
+def test_only_some_sizes() -> None:
+    (budget,) = budgets(*row(sizes=4))
+    part = budget.only(budget.N > 1e4)
+    assert part.N.tolist() == [2e4, 4e4, 8e4]
+    assert len(part.se) == len(part.D) == len(part.loss) == len(part.n_seeds) == len(part.other_C) == 3
+    assert part.C == budget.C

@@ -103,7 +103,7 @@ def test_help_and_size_need_no_checkout(installed: Path, empty: Path) -> None:
 DATA = """
 import json
 from plm_scaling.core.configs import find_config, list_configs
-from plm_scaling.laws.published import load_zoo
+from plm_scaling.laws.zoo import load_zoo
 from plm_scaling.reporting.page import render_page
 from plm_scaling.reporting.study import Study
 from plm_scaling.sweeps.plan import read_spec

@@ -6,7 +6,7 @@ import re
 import pytest
 
 from plm_scaling.core.run_table import RunTable
-from plm_scaling.laws.law_fit import Interval, LawFit
+from plm_scaling.laws.law_fit import Interval, LawFit, Refusal
 from plm_scaling.reporting.arm_verdicts import say_second_source
 from plm_scaling.reporting.arms import Estimate
 from plm_scaling.reporting.mixtures import diversity_views
@@ -129,6 +129,12 @@ def test_refused_exponents_are_said_to_be_refused(full_study: Study) -> None:
     doubtful = law.surface.model_copy(update={"flags": ("E_UNIDENTIFIED", "OUT_OF_HULL")})
     growth = texts(dataclasses.replace(full_study, laws={"clm": refused(law, surface=doubtful)}))[0]
     assert growth.endswith("on 6ND, itself doubtful: E unidentified, out of hull.")
+    reason = "ln N and ln D move together"
+    refusal = Refusal(quantity="loss surface L(N, D)", code="COLLINEAR_DESIGN", reason=reason)
+    for surface in (None, law.surface.model_copy(update={"a_N": None})):
+        told = refused(law, surface=surface, refusals=(refusal,))
+        growth = texts(dataclasses.replace(full_study, laws={"clm": told}))[0]
+        assert growth.endswith(f"(1 found). Refused too: loss surface L(N, D): {reason}.")
     bare = refused(law, surface=None)
     assert "surface" not in texts(dataclasses.replace(full_study, laws={"clm": bare}))[0]
     none = law.model_copy(update={"isoflop": None, "surface": None})

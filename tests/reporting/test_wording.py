@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from plm_scaling.laws.law_fit import Interval
+from plm_scaling.laws.law_fit import FormScore, Interval
 from plm_scaling.reporting import wording
 from plm_scaling.reporting.study import Study
 
@@ -58,6 +58,22 @@ def test_typeset_lowers_raises_and_escapes() -> None:
     assert "<sup>\u2212\u03b1</sup>, D<sub>t</sub>, val_iid" in html
     assert wording.typeset("C = 1.48e+11 FLOPs") == "C = 1.48\u00d710\u00b9\u00b9 FLOPs"
     assert wording.typeset("run 59863e000815") == "run 59863e000815"
+    for name, html in (("L0", "L<sub>0</sub>"), ("K0", "K<sub>0</sub>"), ("B_c", "B<sub>c</sub>")):
+        assert wording.typeset(f"{name} = 2") == f"{html} = 2"
+    assert wording.typeset("C^-eta, (A/B)^(a_N/a_D)") == (
+        "C<sup>\u2212\u03b7</sup>, (A/B)<sup>a<sub>N</sub>/a<sub>D</sub></sup>"
+    )
+
+
+def test_flags_and_forms_in_words() -> None:
+    assert wording.split_flags("A_FLAG,B  C, ") == ("A_FLAG", "B", "C")
+    assert wording.split_flags("") == ()
+    score = FormScore(
+        form="log_quadratic", n_parameters=6, objective_value=0.1, rms_relative_error=0.01, aic=0.0, weight=1.0
+    )
+    assert wording.form_words(score) == "log quadratic"
+    bounded = score.model_copy(update={"form": "bounded+batch", "plateau": 2.88768})
+    assert wording.form_words(bounded) == "bounded with a batch term, L0 = 2.888"
 
 
 @pytest.mark.parametrize(

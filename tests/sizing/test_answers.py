@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from plm_scaling.core.errors import RefusedError
-from plm_scaling.laws.law_fit import Interval, IsoflopFit, IsoflopRow, LawFit, SurfaceFit
-from plm_scaling.laws.published import find_law, load_zoo
+from plm_scaling.laws.law_fit import Interval, IsoflopFit, IsoflopRow, LawFit, Refusal, SurfaceFit
+from plm_scaling.laws.zoo import find_law, load_zoo
 from plm_scaling.sizing.answers import (
     VALLEY_NATS,
     answer_of,
@@ -179,8 +179,77 @@ def test_a_fit_on_exact_compute_is_read_on_exact_compute() -> None:
     assert law.range_C[1] == pytest.approx(1e18 / exact_over_6nd(law.optimum(1e18)), rel=1e-3)
 
 
-def test_a_surface_of_ones_own_minimises_its_loss() -> None:
-    (law,) = laws_of_fit(fit(None, surface()))
+def bounded_surface(batch_typical: float | None = 5e5) -> SurfaceFit:
+    """A bounded law with a batch term, as a fit of the present version holds it."""
+    values = {"E": 1.2, "A0": 0.9, "B0": 0.7, "alpha": 0.3, "beta": 0.55, "L0": 2.9, "B_c": 2e6}
+    rng = np.random.default_rng(1)
+    draws = tuple(tuple(float(v * math.exp(rng.normal(0, 0.02))) for v in values.values()) for _ in range(60))
+    return SurfaceFit.model_validate(
+        surface().model_dump()
+        | {
+            "form": "bounded+batch",
+            "parameters": {name: {"value": v, "low": 0.9 * v, "high": 1.1 * v} for name, v in values.items()},
+            "draws": draws,
+            "batch_typical": batch_typical,
+            "range_C_6nd": (2e16, 3e18),
+            "flags": ("MIXED_BATCH",),
+        }
+    )
+
+
+def test_a_law_of_any_form_minimises_its_own_loss() -> None:
+    (law,) = laws_of_fit(fit(None, bounded_surface()))
+    C = 3e18
+    N = law.optimum(C)
+    grid = N * np.exp(np.linspace(-3, 3, 601))
+    losses = np.array([law.loss(float(n), C / 6 / float(n)) for n in grid])
+    assert abs(int(losses.argmin()) - 300) <= 1
+    assert 1.2 < losses.min() < losses.max() < 2.9
+    low, high = law.band(C) or (0.0, 0.0)
+    assert N / 2 < low < N < high < 2 * N
+    assert law.range_C == (2e16, 3e18)
+    assert law.flags == ("MIXED_BATCH",)
+    assert law.caveat == "at batches of 500,000 tokens, the median of the runs"
+    assert "L = E + h R / (h + R)" in law.source
+    # At a larger batch a token is worth less: more tokens, a smaller model.
+    (wide,) = laws_of_fit(fit(None, bounded_surface(8e6)))
+    assert wide.optimum(C) < N
+    assert (wide.loss(N, C / 6 / N) or 0.0) > (law.loss(N, C / 6 / N) or math.inf)
+
+
+def test_a_form_without_an_optimum_answers_nothing() -> None:
+    values = {"K0": 2.5, "alpha": 0.05, "beta": 0.06}
+    parameters = {name: Interval(value=v, low=v, high=v) for name, v in values.items()}
+    bare = surface().model_copy(
+        update={"form": "multiplicative", "parameters": parameters, "draws": (), "a_N": None, "flags": ()}
+    )
+    with pytest.raises(RefusedError, match="does not say which size"):
+        laws_of_fit(fit(None, bare))
+    silent = fit(None, bare).model_copy(update={"notes": ()})
+    with pytest.raises(RefusedError) as caught:
+        laws_of_fit(silent)
+    assert "multiplicative has no lowest loss at a fixed compute" in str(caught.value)
+    (law,) = laws_of_fit(fit(isoflop(), bare))
+    assert law.law_id == "own-mlm-isoflop"
+
+
+def test_a_refused_optimum_is_not_answered_with() -> None:
+    reason = "at every budget the surface's minimum lies below the smallest that were run; widen the sweep"
+    refused = fit(None, bounded_surface().model_copy(update={"a_N": None})).model_copy(
+        update={"refusals": (Refusal(quantity="N_opt of the surface", code="OUT_OF_HULL", reason=reason),)}
+    )
+    with pytest.raises(RefusedError) as caught:
+        laws_of_fit(refused)
+    assert reason in str(caught.value)
+    no_surface = refused.model_copy(update={"surface": None})
+    with pytest.raises(RefusedError, match="does not say which size"):
+        laws_of_fit(no_surface)
+
+
+@pytest.mark.parametrize("currency", ["C_6nd", "C_exact"])
+def test_a_surface_of_ones_own_minimises_its_loss(currency: str) -> None:
+    """A surface is a law of N and D: the currency its budgets were placed on does not matter."""
+    (law,) = laws_of_fit(fit(None, surface(), currency))
     C = 1e19
     N = law.optimum(C)
     best = law.loss(N, C / (6 * N))

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from plm_scaling.core.errors import ConfigError, RefusedError
 from plm_scaling.core.recipe import batch_tokens_for, peak_lr_for
 from plm_scaling.laws.law_fit import Interval, IsoflopFit, LawFit
-from plm_scaling.laws.published import find_law
+from plm_scaling.laws.zoo import find_law
 from plm_scaling.sizing.recommend import Budget, recommend
 from plm_scaling.sizing.recommendation import Recommendation
 
