@@ -6,9 +6,12 @@ from pathlib import Path
 
 import click
 
-from plm_scaling.cli.render import DryRun, OutputFormat, emit, say
+from plm_scaling.cli.render import DryRun, OutputFormat, emit, say, warn
 
 __all__ = ["command"]
+
+_FAR = 1.0
+"""Decades: the reach of the law's own extrapolation test."""
 
 
 @click.command("predict", epilog="Example: plm-scaling predict fit-mlm.json --points points.csv -o predicted.csv")
@@ -33,5 +36,10 @@ def command(law: Path, points: Path, level: float, out: Path | None, dry_run: bo
 
     predicted = api.predict(law, points, out=None if dry_run else out, level=level)
     emit(output, rows=predicted.table(), title=f"{law.name}: predicted loss, nats per token")
+    beyond = float(predicted.prediction.decades.max())
+    if beyond > _FAR:
+        warn(
+            f"EXTRAPOLATED: {beyond:.1f} decades of compute beyond the runs fitted: nothing tested the law so far out."
+        )
     if out is not None:
         say(f"{'would write' if dry_run else 'wrote'} {out}")

@@ -100,10 +100,14 @@ def _form_name(form: str, plateau: float | None) -> str:
 
 def _repeat_rows(fit: RepeatFit) -> list[Row]:
     """The law of repeats and the parameters that belong to the repeats."""
-    epochs = f"{fit.n_repeated} runs of {fit.range_epochs[0]:.3g} to {fit.range_epochs[1]:.3g} epochs"
+    low, high = (f"{end:.3g}" for end in fit.range_epochs)
+    epochs = f"{fit.n_repeated} of {low if low == high else f'{low} to {high}'} epochs"
     rows = [{"quantity": f"repeats ({epochs})", "estimate": fit.form, "flags": ",".join(fit.flags)}]
     for entry in fit.identified:
-        value = with_interval(fit.parameters.get(entry.quantity)) if entry.identified else "not identified"
+        known = fit.parameters.get(entry.quantity)
+        value = with_interval(known) if known and math.isfinite(known.high) else ""
+        if not entry.identified:
+            value = f"{value} (not identified)" if value else "not identified"
         rows.append({"quantity": f"repeats {entry.quantity}", "estimate": value, "flags": ""})
     return rows
 

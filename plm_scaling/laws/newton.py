@@ -26,7 +26,7 @@ Keep = npt.NDArray[np.bool_] | npt.NDArray[np.intp] | slice
 _CHUNK: Final = 32_000
 """Residuals per batch: enough to spread the cost of a step, few enough for the processor's cache."""
 _MAX_STEPS: Final = 200
-_FEW_STEPS: Final = (9, 24)
+_FEW_STEPS: Final = (9, 24, 60)
 """Steps of a problem solved to a tolerance, for all and for those left: what still crawls along a flat valley then
 gains nothing that shows."""
 EXACT: Final = 1e-15

@@ -38,9 +38,7 @@ WEIGHT_POWER: Final = 3.0
 """Weights in the ensemble are error^-3. One trial per fold would argue for as many as there are folds, equal weights
 for 0; 3 had the least error when ensembles themselves were held against larger budgets."""
 _SAME_BUDGET: Final = math.log(1.12)
-_FOLD_STARTS: Final = 4
-_POLISH: Final = 3
-"""Rounds of steps from a fold's best end."""
+_FOLD_STARTS: Final = 3
 _LEAST_BORDER: Final = 1e-4
 """Forms are held against each other with no narrower Huber border: below it one step of Newton's sees no curvature."""
 _Z90: Final = 1.6449
@@ -148,9 +146,7 @@ def _folds(problem: Problem, sample: Sample) -> list[Fold]:
     owner = np.repeat(np.arange(len(cuts)), [len(begin) for begin in starts])
     ends, values = minimise(problem, np.concatenate(starts), weights[owner], tolerance=TOLERANCE)
     best = np.array([np.flatnonzero(owner == k)[np.argmin(values[owner == k])] for k in range(len(cuts))])
-    theta = ends[best]
-    for _ in range(_POLISH):
-        theta, _ = minimise(problem, theta, weights, tolerance=1e-12)
+    theta, _ = minimise(problem, ends[best], weights, tolerance=1e-12)
     return [_fold(problem, sample, cut, found) for cut, found in zip(cuts, theta, strict=True)]
 
 
