@@ -107,7 +107,7 @@ def random_starts(runs: Runs, count: int) -> float:
     return float(np.mean(values <= best * (1 + 1e-6)))
 
 
-def bench_fits(runs: Runs, repetitions: int, starts: int, resamples: int, with_draws: bool) -> dict[str, Any]:
+def bench_fits(runs: Runs, repetitions: int, starts: int, resamples: int, quick: bool) -> dict[str, Any]:
     """Parts (a) to (c)."""
     clock, rng = Clock(), np.random.default_rng(0)
     grid = recipe_starts()
@@ -116,7 +116,7 @@ def bench_fits(runs: Runs, repetitions: int, starts: int, resamples: int, with_d
     weights = resample(len(runs.N), repetitions * resamples, 1)
     best: dict[str, list[float]] = defaultdict(list)
     published = np.array([np.log(482.01), np.log(2085.43), np.log(1.8169), 0.3478, 0.3658])
-    peers = find_peers(runs)
+    peers = find_peers(runs, quick=quick)
     optimum(runs)  # the first call imports
     for k in range(repetitions):
         some = grid[order[k * starts : (k + 1) * starts]]
@@ -130,11 +130,17 @@ def bench_fits(runs: Runs, repetitions: int, starts: int, resamples: int, with_d
         clock.time("fit_surface", lambda: fit_surface(runs.N, runs.D, runs.loss, draws=1))
         fitted = clock.time("fit_surface, draws", lambda: fit_surface(runs.N, runs.D, runs.loss, draws=DRAWS))
     best["ours, surface"].append(huber_sum(surface_loss(fitted, runs.N, runs.D), runs.loss))
+    what = {peer.name: peer.what for peer in peers}
     for peer in peers:
         best[peer.name].append(huber_sum(clock.time(peer.name, peer.fit), runs.loss))
-        if peer.draw and with_draws:
+        if peer.draw and not quick:
             clock.time(f"{peer.name}, draws", lambda: peer.draw(DRAWS))  # noqa: B023
-    return report(clock, best) | {"table": runs.name, "runs": len(runs.N), "peers_missing": missing_peers()}
+    return report(clock, best) | {
+        "table": runs.name,
+        "runs": len(runs.N),
+        "peers": what,
+        "peers_missing": missing_peers(),
+    }
 
 
 def report(clock: Clock, best: dict[str, list[float]]) -> dict[str, Any]:
@@ -207,7 +213,7 @@ def bench_auto(repetitions: int) -> dict[str, Any]:
 def show(result: dict[str, Any]) -> None:
     seconds, objectives = result["cpu_s"], result["objectives"]
     print(f"{result['table']}, {result['runs']} runs; one thread, medians of process CPU time")
-    print(f"{'':42s}{'seconds':>10s}  objective (sum of Huber losses)")
+    print(f"{'':56s}{'seconds':>10s}  objective (sum of Huber losses)")
     recipe = seconds["recipe start"] * ALL_STARTS
     lines = [
         ("ours: fit, 8 starts to the end", seconds["fit"], objectives["ours"]),
@@ -216,12 +222,13 @@ def show(result: dict[str, Any]) -> None:
         (f"recipe: {ALL_STARTS:,} starts", recipe, objectives["recipe start"]),
         ("recipe with gradient", seconds["recipe start, gradient"] * ALL_STARTS, objectives["recipe start, gradient"]),
         (f"recipe: {DRAWS:,} resamples", seconds["recipe resample"] * DRAWS, None),
-        *[(name, seconds[name], objectives.get(name)) for name in seconds if name.partition(",")[0] in PACKAGES],
+        *[(f"{name}: {what}", seconds[name], objectives[name]) for name, what in result["peers"].items()],
+        *[(name, seconds[name], None) for name in seconds if name.partition(", draws")[0] in PACKAGES and "," in name],
     ]
     for label, value, objective in lines:
-        print(f"{label:42s}{value:10.3f}  {'' if objective is None else f'{objective:.12g}'}")
+        print(f"{label:56s}{value:10.3f}  {'' if objective is None else f'{objective:.12g}'}")
     for name in result["peers_missing"]:
-        print(f"{name:42s}{'not installed':>10s}")
+        print(f"{name:56s}{'not installed':>10s}")
     share = result["recipe_starts_at_best"]
     print(f"recipe: {result['recipe_starts_timed']} starts timed, {share:.0%} reach the optimum to 1e-3")
     print(f"ours: {result['random_starts']:.1%} of random centred starts reach it to 1e-6 (goal 95 %)")
@@ -244,7 +251,7 @@ def main() -> None:
     args = parser.parse_args()
     runs = load_runs()
     repetitions, starts, resamples = (3, 20, 10) if args.quick else (9, 40, 30)
-    result = bench_fits(runs, repetitions, starts, resamples, with_draws=not args.quick)
+    result = bench_fits(runs, repetitions, starts, resamples, quick=args.quick)
     result["random_starts"] = random_starts(runs, 200 if args.quick else 1000)
     result |= bench_auto(1 if args.quick else 3)
     if args.json:

@@ -53,26 +53,33 @@ def huber_sum(predicted: Array, loss: Array) -> float:
     return float((capped * (size - 0.5 * capped)).sum())
 
 
-def recipe_objective(theta: Array, log_N: Array, log_D: Array, target: Array, weights: Array) -> float:
-    """Hoffmann et al. 2022, eq. 10, summed, as Besiroglu et al. 2024 wrote it: no gradient."""
+def log_terms(theta: Array, log_N: Array, log_D: Array) -> tuple[Array, Array]:
+    """Shares of the three terms float64[3, n] and ln L float64[n]; several times faster than numpy's logaddexp."""
     a, b, e, alpha, beta = theta
-    terms = np.stack([a - alpha * log_N, b - beta * log_D, np.full_like(log_N, e)])
-    residual = np.abs(np.logaddexp.reduce(terms, axis=0) - target)
-    huber = np.where(residual <= DELTA, 0.5 * residual**2, DELTA * (residual - 0.5 * DELTA))
-    return float((weights * huber).sum())
+    terms = np.empty((3, len(log_N)))
+    terms[0], terms[1], terms[2] = a - alpha * log_N, b - beta * log_D, e
+    top = terms.max(axis=0)
+    parts = np.exp(terms - top)
+    total = parts.sum(axis=0)
+    return parts / total, top + np.log(total)
+
+
+def recipe_objective(theta: Array, log_N: Array, log_D: Array, target: Array, weights: Array) -> float:
+    """Hoffmann et al. 2022, eq. 10, summed as Besiroglu et al. 2024 do: no gradient."""
+    size = np.abs(log_terms(theta, log_N, log_D)[1] - target)
+    capped = np.minimum(size, DELTA)
+    return float(weights @ (capped * (size - 0.5 * capped)))
 
 
 def with_gradient(theta: Array, log_N: Array, log_D: Array, target: Array, weights: Array) -> tuple[float, Array]:
     """The same with its gradient."""
-    a, b, e, alpha, beta = theta
-    terms = np.stack([a - alpha * log_N, b - beta * log_D, np.full_like(log_N, e)])
-    total = np.logaddexp.reduce(terms, axis=0)
-    residual = total - target
+    shares, log_L = log_terms(theta, log_N, log_D)
+    residual = log_L - target
     size = np.abs(residual)
     capped = np.minimum(size, DELTA)
-    by_a, by_b, by_e = np.exp(terms - total) * (weights * np.copysign(capped, residual))
+    by_a, by_b, by_e = shares * (weights * np.copysign(capped, residual))
     gradient = np.array([by_a.sum(), by_b.sum(), by_e.sum(), -(by_a @ log_N), -(by_b @ log_D)])
-    return float((weights * capped * (size - 0.5 * capped)).sum()), gradient
+    return float(weights @ (capped * (size - 0.5 * capped))), gradient
 
 
 def recipe_starts() -> Array:
@@ -112,9 +119,13 @@ def missing_peers() -> list[str]:
     return [name for name, module in PACKAGES.items() if importlib.util.find_spec(module) is None]
 
 
-def find_peers(runs: Runs) -> list[Peer]:
-    """The installed packages, ready to fit these runs."""
-    makers = {"chinchilla": _chinchilla, "simple-scaling-laws": _simple_scaling_laws, "vpnls": _vpnls}
+def find_peers(runs: Runs, *, quick: bool = False) -> list[Peer]:
+    """The installed packages, ready to fit these runs; quick: those that start from grids start from smaller ones."""
+    makers = {
+        "chinchilla": lambda runs: _chinchilla(runs, 2 if quick else 3),
+        "simple-scaling-laws": _simple_scaling_laws,
+        "vpnls": _vpnls,
+    }
     return [make(runs) for name, make in makers.items() if name not in missing_peers()]
 
 
@@ -122,13 +133,14 @@ def _additive(runs: Runs, E: float, A: float, B: float, alpha: float, beta: floa
     return np.asarray(E + A * runs.N ** -float(alpha) + B * runs.D ** -float(beta), dtype=np.float64)
 
 
-def _chinchilla(runs: Runs) -> Peer:
-    """BFGS in extended precision from a grid of 2^5 starts, the largest its documentation shows; no pictures."""
+def _chinchilla(runs: Runs, levels: int) -> Peer:
+    """BFGS in extended precision from a grid of levels^5 starts; without its pictures."""
     import pandas
     from chinchilla import Chinchilla
     from chinchilla._metrics import log_huber
 
-    grid = {"e": (-0.5, 0.5), "a": (5, 15), "b": (5, 15), "alpha": (0.2, 0.7), "beta": (0.2, 0.7)}
+    limits = {"e": (-0.5, 0.5), "a": (0, 20), "b": (0, 20), "alpha": (0.2, 0.8), "beta": (0.2, 0.8)}
+    grid = {name: tuple(np.linspace(*ends, levels)) for name, ends in limits.items()}
 
     def fit() -> Array:
         with tempfile.TemporaryDirectory() as folder:
@@ -141,7 +153,7 @@ def _chinchilla(runs: Runs) -> Peer:
             p = model.params
         return _additive(runs, p["E"], p["A"], p["B"], p["alpha"], p["beta"])
 
-    return Peer("chinchilla", "32 starts, Huber on ln L", fit)
+    return Peer("chinchilla", f"{levels**5} starts, Huber on ln L", fit)
 
 
 def _simple_scaling_laws(runs: Runs) -> Peer:

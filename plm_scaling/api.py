@@ -199,8 +199,9 @@ def status(runs: Path, *, plan: Path | None = None) -> list[RunLine]:
     return sweep_status(runs, SweepPlan.read(found) if found else None)
 
 
-def collect(table: Path, *, validation: str = "val_iid", objective: str | None = None) -> RunTable:
+def collect(table: Path | str, *, validation: str = "val_iid", objective: str | None = None) -> RunTable:
     """A run table from a runs folder, a CSV or a Parquet file; `objective` is that of a table which does not say."""
+    table = Path(table)
     if table.is_dir():
         from plm_scaling.sweeps.runs import collect_runs
 
@@ -210,8 +211,8 @@ def collect(table: Path, *, validation: str = "val_iid", objective: str | None =
 
 def import_runs(
     name: str,
-    path: Path,
-    out: Path | None = None,
+    path: Path | str,
+    out: Path | str | None = None,
     *,
     loss: FinalLoss = "denoised",
     objective: str | None = None,
@@ -235,6 +236,7 @@ def import_runs(
     """
     from plm_scaling.laws.published import import_table, with_final_losses, write_imported
 
+    path = Path(path)
     if name == "runs":
         from plm_scaling.corpus.format import VAL_IID
         from plm_scaling.laws.exports import imported_own_runs
@@ -244,12 +246,12 @@ def import_runs(
     else:
         imported = with_final_losses(import_table(name, path, columns=columns, objective=objective), loss)
     if out is not None:
-        write_imported(imported, out, importer=name, source=path)
+        write_imported(imported, Path(out), importer=name, source=path)
     return imported
 
 
 def fit(
-    table: Path,
+    table: Path | str,
     *,
     objective: str | None = None,
     form: str = "auto",
@@ -260,8 +262,8 @@ def fit(
     currency: Literal["auto", "C_exact", "C_6nd"] = "auto",
     draws: int = 4000,
     seed: int = 0,
-    pictures: Path | None = None,
-    out: Path | None = None,
+    pictures: Path | str | None = None,
+    out: Path | str | None = None,
 ) -> LawFit:
     """Fit the laws of one objective to a table of runs; written to `out` if given.
 
@@ -278,6 +280,7 @@ def fit(
     """
     from plm_scaling.laws.combine import fit_laws
 
+    table = Path(table)
     runs = collect(table, validation=validation, objective=objective)
     chosen = _objective_of(runs, objective, table)
     clusters = None
@@ -298,15 +301,17 @@ def fit(
         clusters=clusters,
     )
     if out is not None:
-        fitted.write(out)
+        fitted.write(Path(out))
     if pictures is not None:
         from plm_scaling.reporting.fit_figures import write_fit_figures
 
-        write_fit_figures(fitted, runs, pictures)
+        write_fit_figures(fitted, runs, Path(pictures))
     return fitted
 
 
-def predict(law: Path, points: Path, *, out: Path | None = None, level: float = 0.90) -> PredictedPoints:
+def predict(
+    law: Path | str, points: Path | str, *, out: Path | str | None = None, level: float = 0.90
+) -> PredictedPoints:
     """Losses that a fit predicts at the points of a CSV (columns N, D, optionally batch_tokens); a CSV at `out`.
 
     Raises
@@ -316,9 +321,9 @@ def predict(law: Path, points: Path, *, out: Path | None = None, level: float = 
     from plm_scaling.laws.law_fit import LawFit
     from plm_scaling.laws.points import predict_points
 
-    predicted = predict_points(LawFit.read(law), points, level=level)
+    predicted = predict_points(LawFit.read(Path(law)), Path(points), level=level)
     if out is not None:
-        predicted.write(out)
+        predicted.write(Path(out))
     return predicted
 
 
@@ -337,11 +342,11 @@ def _objective_of(runs: RunTable, objective: str | None, table: Path) -> Any:
 
 
 def transfer(
-    table: Path,
+    table: Path | str,
     *,
     validation: str = "val_iid",
     laws: Sequence[LawFit] = (),
-    out: Path | None = None,
+    out: Path | str | None = None,
 ) -> TransferFit:
     """Effectively transferred tokens of every scratch/transferred pair of a table; written to `out` if given.
 
@@ -358,17 +363,18 @@ def transfer(
     """
     from plm_scaling.transfers.tokens import transferred_tokens
 
-    runs = collect(table, validation=validation)
+    folder = Path(table)
+    runs = collect(folder, validation=validation)
     gap_of = None
-    if table.is_dir():
+    if folder.is_dir():
         from plm_scaling.sweeps.runs import paired_gap
 
         def gap_of(first: str, second: str) -> tuple[float, float]:
-            return paired_gap(table, first, second, validation)
+            return paired_gap(folder, first, second, validation)
 
     fitted = transferred_tokens(runs, {law.objective: law for law in laws}, gap_of=gap_of)
     if out is not None:
-        fitted.write(out)
+        fitted.write(Path(out))
     return fitted
 
 
