@@ -21,7 +21,6 @@ __all__ = [
     "Value",
     "exp",
     "log",
-    "log1mexp",
     "log_sum_exp",
     "minimum",
     "soft_minimum",
@@ -152,17 +151,6 @@ def softplus(x: Value) -> Value:
         # Several times faster than numpy's logaddexp, and as far from overflow.
         share = 1.0 / (1.0 + np.exp(-np.maximum(v, -700.0)))
         return np.maximum(v, 0.0) + np.log(1.0 + np.exp(-np.abs(v))), share, share * (1.0 - share)
-
-    return _unary(x, f)
-
-
-def log1mexp(x: Value) -> Value:
-    """ln(1 - e^-x) for x > 0."""
-
-    def f(v: FloatArray) -> tuple[FloatArray, FloatArray, FloatArray]:
-        v = np.maximum(v, 1e-300)
-        ratio = 1.0 / np.expm1(np.minimum(v, 700.0))
-        return np.log(-np.expm1(-v)), ratio, -ratio * (1.0 + ratio)
 
     return _unary(x, f)
 

@@ -16,6 +16,8 @@ from plm_scaling.laws.law_fit import LawFit
 from plm_scaling.laws.noise import law_runs
 from plm_scaling.laws.predict import predict_losses
 
+pytestmark = pytest.mark.slow  # eight fits, half of them of every form
+
 FAR = (1.1e20, 3.4e20)
 """Fitted to runs of up to 1.1e20 FLOPs, tested up to 3.4e20."""
 NEAR = (3.4e19, 1.1e20)
