@@ -14,6 +14,7 @@ from plm_scaling.laws.fit import interval_of
 from plm_scaling.laws.law_fit import Interval, IsoflopFit, LawFit, SurfaceFit
 from plm_scaling.laws.surface import form_of, surface_loss, surface_optimum
 from plm_scaling.laws.zoo import PublishedLaw
+from plm_scaling.laws.zoo_forms import lowest_over_sizes
 from plm_scaling.sizing.costs import exact_over_6nd
 from plm_scaling.sizing.recommendation import LawAnswer, LawRole
 
@@ -107,7 +108,7 @@ def published_sizing_law(law: PublishedLaw, unique_tokens: float | None = None) 
         return lambda n: _stated(loss(n, C / (6.0 * n)))
 
     def optimum(C: float) -> float:
-        return _lowest(at_budget(C)) if values_repeats else law.optimum(C)[0]
+        return lowest_over_sizes(at_budget(C)) if values_repeats else law.optimum(C)[0]
 
     def band(C: float) -> Band | None:
         N = optimum(C)
@@ -130,18 +131,6 @@ def published_sizing_law(law: PublishedLaw, unique_tokens: float | None = None) 
         caveat="; ".join(part for part in (law.convention, law.caveat) if part),
         flags=flags,
     )
-
-
-def _lowest(loss: Callable[[float], float]) -> float:
-    """The N of the lowest loss: a grid from 1e4 to 1e14, since the law of repeats has kinks, then golden section."""
-    grid = np.linspace(math.log(1e4), math.log(1e14), 301)
-    best = int(np.argmin([loss(math.exp(x)) for x in grid]))
-    low, high = float(grid[max(0, best - 1)]), float(grid[min(len(grid) - 1, best + 1)])
-    golden = (math.sqrt(5.0) - 1.0) / 2.0
-    for _ in range(60):
-        left, right = high - golden * (high - low), low + golden * (high - low)
-        low, high = (low, right) if loss(math.exp(left)) < loss(math.exp(right)) else (left, high)
-    return math.exp(0.5 * (low + high))
 
 
 def _stated(loss: float | None) -> float:

@@ -81,7 +81,6 @@ def test_mlm_is_nearer_than_the_additive_form(mean_error: MeanError) -> None:
     assert mean_error("mlm", "chinchilla", FAR) > mean_error("mlm", "auto", FAR)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(("objective", "bar"), [("clm", 0.0055), ("mlm", 0.0085)])
 def test_from_half_a_decade_less(mean_error: MeanError, objective: str, bar: float) -> None:
     error = mean_error(objective, "auto", NEAR)
