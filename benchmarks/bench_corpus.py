@@ -56,6 +56,7 @@ def synthetic_corpus(folder: Path, n: int) -> Corpus:
     for name in ("shards", "index"):
         (folder / name).mkdir(parents=True)
     (folder / "shards/000000.bin").write_bytes(tokens.tobytes())
+    zeros = np.zeros(n, dtype=np.uint32)
     columns = {
         "accession": [str(i) for i in range(n)],
         "source": np.zeros(n, dtype=np.uint16),
@@ -64,7 +65,12 @@ def synthetic_corpus(folder: Path, n: int) -> Corpus:
         "offset": (ends - length - 1).astype(np.uint64),
         "first": np.ones(n, dtype=np.bool_),
         "split": np.zeros(n, dtype=np.uint8),
-        "cluster": pa.nulls(n, pa.uint64()),
+        **{name: pa.nulls(n, pa.uint32()) for name in ("cluster50", "cluster90")},
+        "taxon": zeros,
+        "members": zeros,
+        "rep_id": pa.nulls(n, pa.string()),
+        "evidence": pa.array(np.zeros(n, np.uint8)),
+        "flags": zeros,
     }
     pq.write_table(pa.table(columns, schema=INDEX_SCHEMA), folder / "index/000000.parquet")
     total = len(tokens)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from data_prep.formats import is_local, kind_of, local_path
 from plm_scaling.core.errors import ConfigError, CorpusError
 from plm_scaling.corpus.format import HELD_OUT_PREFIX
 
@@ -21,16 +22,26 @@ _RESERVED: Final = ("", "*")
 
 @dataclass(frozen=True)
 class SourceInput:
-    """A source of sequences: a name and its files, in order."""
+    """A source of sequences: a name and its files, in order.
+
+    Parameters
+    ----------
+    name : of the source.
+    paths : files or folders; data sets of the Hugging Face hub as text, `hf://owner/name`.
+    origin : where the files were downloaded from, if they were.
+    licence : that of the source, as its owner names it.
+    """
 
     name: str
-    paths: tuple[Path, ...]
+    paths: tuple[Path | str, ...]
+    origin: str = ""
+    licence: str = ""
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "paths", tuple(map(Path, self.paths)))
+        object.__setattr__(self, "paths", tuple(self.paths))
 
     @classmethod
-    def from_file(cls, path: Path) -> SourceInput:
+    def from_file(cls, path: Path | str) -> SourceInput:
         """A source of one file, named after it without its endings: `data/human.fasta.gz` is `human`."""
         name = Path(path).name
         for endings in (_COMPRESSED, _FASTA):
@@ -82,8 +93,17 @@ def describe_inputs(
 def _described(source: SourceInput) -> InputSize:
     if not source.paths:
         raise ConfigError(f"source {source.name!r} has no files")
-    for path in source.paths:
-        if not path.is_file():
-            problem = "a folder, not a file" if path.is_dir() else "no such file"
-            raise CorpusError(problem, where=str(path), why=f"it belongs to source {source.name!r}")
-    return InputSize(source.name, len(source.paths), sum(path.stat().st_size for path in source.paths))
+    return InputSize(source.name, len(source.paths), sum(_size(source.name, item) for item in source.paths))
+
+
+def _size(source: str, item: Path | str) -> int:
+    """Bytes of a file or folder as stored, 0 for what is not on this machine."""
+    if not is_local(item):
+        return 0
+    path = local_path(item)
+    if not path.exists():
+        raise CorpusError("no such file", where=str(path), why=f"it belongs to source {source!r}")
+    if path.is_file():
+        return path.stat().st_size
+    kind_of(item)  # refuses a folder that is no data set
+    return sum(child.stat().st_size for child in path.rglob("*") if child.is_file())

@@ -1,66 +1,81 @@
-"""From FASTA files to a prepared corpus: parse, find exact duplicates, split, write shards and index.
+"""From files of proteins to a prepared corpus, in stages that can be broken off and gone on with.
 
-The first pass parses every file once and spills tokens and hashes; the second writes what stays. All of it happens in
-a temporary folder beside the corpus, which gets its name only when it is complete.
+reading     parse, tokenise, hash and filter each part of the input        parts/
+checking    hash the files that several tasks read                         checksums/
+comparing   find equal sequences, a range of hashes at a time              dedup/
+placing     addresses of all rows, cuts between shards, random splits      layout/, split/base.u8
+containing  fragments and reversals of other sequences (if asked for)      containment/
+clustering  near-duplicates at 90 and 50 % identity (if asked for)         cluster/
+splitting   hold out whole clusters, measure what leaks (if asked for)     split/split.u8
+writing     shards and index                                               corpus/
+
+All of it happens in a work folder beside the corpus, which gets its name only when it is complete.
 """
 
 from __future__ import annotations
 
-import contextlib
-import datetime
-import errno
-import importlib.metadata
-import platform
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import Final
 
-from data_prep.dedup import find_duplicates
-from data_prep.inputs import InputSize, SourceInput, describe_inputs, held_out_sources
-from data_prep.reading import FirstPass, Progress
-from data_prep.shards import check_shard_bytes
-from data_prep.split import SplitRule
+from data_prep.draft import Draft
+from data_prep.inputs import InputSize, SourceInput, describe_inputs
+from data_prep.plan import PART_BYTES, PrepPlan, PrepSpec, make_plan
+from data_prep.progress import Progress, told_progress
+from data_prep.publish import make_manifest
+from data_prep.stages import STAGES, Stage
 from data_prep.streams import BLOCK_BYTES
 from data_prep.verify import verify_corpus
-from data_prep.workplace import workplace
-from data_prep.writing import SecondPass
-from plm_scaling.core.errors import CorpusError
-from plm_scaling.corpus.format import MANIFEST_NAME, MAX_SHARD_BYTES, Manifest
+from data_prep.workplace import Workplace, disk_errors, workplace
+from plm_scaling.core.errors import CorpusError, UnfinishedError
+from plm_scaling.corpus.format import MANIFEST_NAME, Manifest
+from plm_scaling.execution.inline import InlineExecutor
+from plm_scaling.execution.local import LocalExecutor
+from plm_scaling.execution.tasks import Executor, Task, TaskEvent
 
-__all__ = ["InputSize", "Progress", "SourceInput", "describe_inputs", "prepare_corpus", "verify_corpus"]
+__all__ = [
+    "InputSize",
+    "PrepSpec",
+    "Progress",
+    "SourceInput",
+    "describe_inputs",
+    "prepare_corpus",
+    "verify_corpus",
+]
 
 _NO_HOLD_OUT: Final[Mapping[str, Sequence[Path]]] = MappingProxyType({})
-_VERSIONED: Final = ("plm-scaling", "numpy", "pyarrow", "xxhash")
 
 
 def prepare_corpus(
     inputs: Sequence[SourceInput],
     out: Path,
+    spec: PrepSpec | None = None,
     *,
-    val_share: float = 0.01,
-    split_seed: int = 0,
     hold_out: Mapping[str, Sequence[Path]] = _NO_HOLD_OUT,
-    max_shard_bytes: int = MAX_SHARD_BYTES,
+    executor: Executor | None = None,
     block_bytes: int = BLOCK_BYTES,
+    part_bytes: int = PART_BYTES,
     progress: Callable[[Progress], None] | None = None,
     overwrite: bool = False,
 ) -> Manifest:
-    """Turn protein FASTA files into a corpus: tokenised, de-duplicated, split, checked in.
+    """Turn protein sequences into a corpus: tokenised, de-duplicated, clustered if asked for, split, checked in.
 
-    The same input gives the same bytes, whatever `block_bytes`. Memory does not grow with the input.
+    The same input gives the same bytes, whatever `block_bytes`, `part_bytes` and the executor. Memory does not grow
+    with the input (but for clusters, which are found by an external program). A call that was killed is gone on with
+    by the same call.
 
     Parameters
     ----------
     inputs : the sources in order of priority: of equal sequences the first is stored, the others are its copies.
     out : folder of the corpus; it appears when it is complete.
-    val_share : expected share of the unique sequences that becomes `val_iid`.
-    split_seed : another seed draws other validation sequences.
+    spec : what decides the corpus' content.
     hold_out : name -> files; each set becomes the split and the source `heldout_NAME`. It comes before all inputs,
         so that every exact copy of its sequences leaves the training data.
-    max_shard_bytes : largest shard in bytes (tokens).
+    executor : where the tasks run; in this process, one after the other, unless said otherwise.
     block_bytes : text read at a time, in bytes.
-    progress : called after each block read and each batch written.
+    part_bytes : smallest stretch of a plain file that becomes a task of its own.
+    progress : called now and then.
     overwrite : replace an older corpus at `out`.
 
     Raises
@@ -68,40 +83,61 @@ def prepare_corpus(
     ConfigError : names, shares or sizes that make no sense.
     CorpusError : an input that cannot be used, no sequence at all, or something in the way at `out`.
     """
-    bytes_total = sum(size.bytes for size in describe_inputs(inputs, hold_out=hold_out))
-    rule = SplitRule(tuple(hold_out), val_share, split_seed)
-    max_length = check_shard_bytes(max_shard_bytes) - 1
+    plan = make_plan(inputs, spec or PrepSpec(), hold_out=hold_out, block_bytes=block_bytes, part_bytes=part_bytes)
     told = progress or (lambda _: None)
-    try:
-        with workplace(out, overwrite=overwrite) as place:
-            first_pass = FirstPass(place.spill, max_length, block_bytes, bytes_total, told)
-            read = first_pass.read((*held_out_sources(hold_out), *inputs))
-            second_pass = SecondPass(read, find_duplicates(read.hashes, place.spill), rule)
-            shards, index = second_pass.write(place, max_shard_bytes, told)
-            manifest = Manifest(
-                name=out.absolute().name,
-                sources=second_pass.source_stats(),
-                splits=second_pass.split_stats(),
-                val_share=val_share,
-                split_seed=split_seed,
-                shards=shards,
-                index=index,
-                versions=_versions(),
-                created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-            )
-            manifest.write(place.corpus / MANIFEST_NAME)
-            place.publish()
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS):
-            raise
-        raise CorpusError(f"cannot write the corpus: {error.strerror}", where=str(out)) from error
+    with disk_errors(out), workplace(out, plan, overwrite=overwrite) as place:
+        for stage in STAGES.values():
+            _run_stage(stage, place, plan, executor or InlineExecutor(), told)
+            if stage.name == "comparing":
+                _check_rows(Draft(place.folder))
+        plan.check_inputs()
+        manifest = make_manifest(Draft(place.folder), out.absolute().name)
+        manifest.write(place.corpus / MANIFEST_NAME)
+        place.publish()
     return manifest
 
 
-def _versions() -> dict[str, str]:
-    versions = {"python": platform.python_version()}
-    for name in _VERSIONED:
-        # A source tree that was not installed has no version.
-        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
-            versions[name] = importlib.metadata.version(name)
-    return versions
+def _run_stage(
+    stage: Stage, place: Workplace, plan: PrepPlan, executor: Executor, told: Callable[[Progress], None]
+) -> None:
+    """Run what is missing of a stage."""
+    draft = Draft(place.folder)
+    missing = stage.missing(draft)
+    if not missing:
+        return
+    total = {"reading": plan.bytes_total, "writing": 0}.get(stage.name, 0)
+    if stage.name == "writing":
+        total = draft.layout.shard_starts[-1]
+    tasks = [
+        Task(f"{stage.name}-{number:05d}", "data_prep.stages:run_task", (str(place.folder), stage.name, number))
+        for number in missing
+    ]
+    if len(tasks) == 1 and isinstance(executor, LocalExecutor):
+        executor = InlineExecutor()  # a pool would take longer to start than most such tasks take
+    with told_progress(place.folder / "progress" / stage.name, total, stage.name, told):
+        results = executor.run(tasks, _stop_at_first_error)
+    failed = [result for result in results if not result.ok]
+    if failed:
+        raise UnfinishedError(
+            f"{len(failed)} of {len(tasks)} tasks of the stage {stage.name!r} did not finish",
+            where=failed[0].key,
+            why=failed[0].reason,
+            hint="run the same command again: what is done is kept",
+        )
+
+
+def _stop_at_first_error(event: TaskEvent) -> None:
+    """A bad input will not get better: the other tasks need not be waited for. A killed task is another matter."""
+    if event.result is not None and not event.result.ok and not event.result.killed:
+        raise event.result.to_error()
+
+
+def _check_rows(draft: Draft) -> None:
+    if not draft.n_rows:
+        last = draft.plan.sources[-1].files[-1].item
+        dropped = sum(count.sequences for part in draft.parts for count in part.counts.dropped.values())
+        raise CorpusError(
+            "no sequences in any of the files",
+            where=last,
+            why=f"the filters dropped all {dropped:,}" if dropped else "",
+        )

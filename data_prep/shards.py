@@ -1,4 +1,4 @@
-"""Writers of a corpus' two kinds of files: shards of tokens and the index of records."""
+"""Writers of a corpus' two kinds of files: a shard of tokens and an index file of records."""
 
 from __future__ import annotations
 
@@ -13,85 +13,42 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from plm_scaling.core.errors import ConfigError
 from plm_scaling.core.files import sha256_file
-from plm_scaling.corpus.format import INDEX_SCHEMA, MAX_SHARD_BYTES, FileEntry
+from plm_scaling.corpus.format import INDEX_SCHEMA, FileEntry
 
-__all__ = ["BATCH_ROWS", "IndexWriter", "ShardWriter", "check_shard_bytes"]
+__all__ = ["BATCH_ROWS", "IndexWriter", "ShardWriter"]
 
 BATCH_ROWS: Final = 1 << 16
 """Index rows written at a time: one row group."""
-_BATCHES_PER_FILE: Final = 16
-
-
-def check_shard_bytes(max_bytes: int) -> int:
-    """The largest shard in bytes, if a corpus may have such shards.
-
-    Raises
-    ------
-    ConfigError : it may not.
-    """
-    if not 2 <= max_bytes <= MAX_SHARD_BYTES:
-        raise ConfigError(f"max_shard_bytes is {max_bytes}", why=f"it must lie between 2 and {MAX_SHARD_BYTES}")
-    return max_bytes
 
 
 class ShardWriter:
-    """Writes tokens to numbered shards of at most `max_bytes`, never cutting a sequence.
+    """Writes tokens to one file; a context manager.
 
     Parameters
     ----------
-    folder : the corpus being written; shards go to `folder/shards`.
-    max_bytes : largest size of a shard; one token is one byte.
+    path : of the shard, below the corpus being written; its folder is made.
     """
 
-    def __init__(self, folder: Path, max_bytes: int = MAX_SHARD_BYTES) -> None:
-        self.folder, self.max_bytes = folder, check_shard_bytes(max_bytes)
-        (folder / "shards").mkdir(parents=True)
-        self._done: list[FileEntry] = []
-        self._handle: BinaryIO | None = None
-        self._name = ""
-        self._size = 0
+    def __init__(self, path: Path) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self.path, self.n_bytes = path, 0
+        self._handle: BinaryIO = path.open("wb")
         self._sha256 = hashlib.sha256()
 
-    def write(self, tokens: npt.NDArray[np.uint8], sizes: npt.NDArray[np.int64]) -> None:
-        """Append whole sequences.
-
-        Parameters
-        ----------
-        tokens : uint8[sum(sizes)], `<eos>` included.
-        sizes : int64[n], tokens of each sequence, none above `max_bytes`.
-        """
-        ends = np.cumsum(sizes)
-        done, n_done = 0, 0
-        while n_done < len(sizes):
-            fits = int(np.searchsorted(ends, done + self.max_bytes - self._size, side="right"))
-            if fits == n_done:
-                self._close_shard()
-                continue
-            self._append(tokens[done : int(ends[fits - 1])])
-            done, n_done = int(ends[fits - 1]), fits
-
-    def close(self) -> tuple[FileEntry, ...]:
-        """Finish the last shard; returns all of them."""
-        self._close_shard()
-        return tuple(self._done)
-
-    def _append(self, tokens: npt.NDArray[np.uint8]) -> None:
-        if self._handle is None:
-            self._name = f"shards/{len(self._done):06d}.bin"
-            self._handle = (self.folder / self._name).open("wb")
+    def write(self, tokens: npt.NDArray[np.uint8]) -> None:
+        """Append tokens."""
         data = np.ascontiguousarray(tokens).data
         self._handle.write(data)
         self._sha256.update(data)
-        self._size += len(data)
+        self.n_bytes += len(data)
 
-    def _close_shard(self) -> None:
-        if self._handle is None:
-            return
-        _sync_and_close(self._handle)
-        self._done.append(FileEntry(name=self._name, bytes=self._size, sha256=self._sha256.hexdigest()))
-        self._handle, self._size, self._sha256 = None, 0, hashlib.sha256()
+    def close(self) -> FileEntry:
+        """Finish the file and say what it is."""
+        self._handle.flush()
+        os.fsync(self._handle.fileno())
+        self._handle.close()
+        return FileEntry(name=_name(self.path), bytes=self.n_bytes, sha256=self._sha256.hexdigest())
 
     def __enter__(self) -> Self:
         return self
@@ -99,70 +56,34 @@ class ShardWriter:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._handle is not None:
-            self._handle.close()
+        self._handle.close()
 
 
 class IndexWriter:
-    """Writes index rows to numbered Parquet files, one row group per batch."""
+    """Writes index rows to one Parquet file, a row group per batch; a context manager."""
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        (folder / "index").mkdir(parents=True)
-        self._names: list[str] = []
-        self._writer: Any = None
-        self._n_batches = 0
-
-    def write(
-        self,
-        *,
-        accession: list[str],
-        source: npt.NDArray[np.integer],
-        length: npt.NDArray[np.integer],
-        digest: npt.NDArray[np.bytes_],
-        offset: npt.NDArray[np.integer],
-        first: npt.NDArray[np.bool_],
-        split: npt.NDArray[np.integer],
-    ) -> None:
-        """Append a batch of rows; all columns have one value per row, `digest` is void16[n]."""
-        if self._n_batches % _BATCHES_PER_FILE == 0:
-            self._next_file()
-        n = len(accession)
-        columns = [
-            pa.array(accession, pa.string()),
-            pa.array(source.astype(np.uint16)),
-            pa.array(length.astype(np.uint32)),
-            pa.FixedSizeBinaryArray.from_buffers(pa.binary(16), n, [None, pa.py_buffer(digest.tobytes())]),
-            pa.array(offset.astype(np.uint64)),
-            pa.array(first),
-            pa.array(split.astype(np.uint8)),
-            pa.nulls(n, pa.uint64()),
-        ]
-        self._writer.write_table(pa.Table.from_arrays(columns, schema=INDEX_SCHEMA), row_group_size=BATCH_ROWS)
-        self._n_batches += 1
-
-    def close(self) -> tuple[FileEntry, ...]:
-        """Finish the last file; returns all of them."""
-        self._close_file()
-        return tuple(self._entry(name) for name in self._names)
-
-    def _next_file(self) -> None:
-        self._close_file()
-        self._names.append(f"index/{len(self._names):06d}.parquet")
-        self._writer = pq.ParquetWriter(
-            self.folder / self._names[-1], INDEX_SCHEMA, compression="zstd", use_dictionary=["source", "split"]
+    def __init__(self, path: Path) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self.path = path
+        self._writer: Any = pq.ParquetWriter(
+            path, INDEX_SCHEMA, compression="zstd", use_dictionary=["source", "split", "taxon", "evidence", "flags"]
         )
 
-    def _close_file(self) -> None:
-        if self._writer is not None:
-            self._writer.close()
-            self._writer = None
+    def write(self, **columns: Any) -> None:
+        """Append a batch of rows: a value per row of each column of INDEX_SCHEMA, or None for all null.
 
-    def _entry(self, name: str) -> FileEntry:
-        path = self.folder / name
-        with path.open("rb") as handle:
+        `hash` is void16[n]; accession and rep_id are Arrow columns; the others are arrays of numbers.
+        """
+        n = len(columns["length"])
+        made = [_column(field, columns[field.name], n) for field in INDEX_SCHEMA]
+        self._writer.write_table(pa.Table.from_arrays(made, schema=INDEX_SCHEMA), row_group_size=BATCH_ROWS)
+
+    def close(self) -> FileEntry:
+        """Finish the file and say what it is."""
+        self._writer.close()
+        with self.path.open("rb") as handle:
             os.fsync(handle.fileno())
-        return FileEntry(name=name, bytes=path.stat().st_size, sha256=sha256_file(path))
+        return FileEntry(name=_name(self.path), bytes=self.path.stat().st_size, sha256=sha256_file(self.path))
 
     def __enter__(self) -> Self:
         return self
@@ -170,10 +91,19 @@ class IndexWriter:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._close_file()
+        self._writer.close()
 
 
-def _sync_and_close(handle: BinaryIO) -> None:
-    handle.flush()
-    os.fsync(handle.fileno())
-    handle.close()
+def _name(path: Path) -> str:
+    """Name of a file within its corpus: shards/000000.bin."""
+    return f"{path.parent.name}/{path.name}"
+
+
+def _column(field: pa.Field, values: Any, n: int) -> Any:
+    if values is None:
+        return pa.nulls(n, field.type)
+    if isinstance(values, pa.ChunkedArray):
+        return values.combine_chunks()
+    if pa.types.is_fixed_size_binary(field.type):
+        return pa.FixedSizeBinaryArray.from_buffers(field.type, n, [None, pa.py_buffer(values.tobytes())])
+    return pa.array(np.asarray(values).astype(field.type.to_pandas_dtype(), copy=False))

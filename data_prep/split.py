@@ -10,26 +10,29 @@ import numpy as np
 import numpy.typing as npt
 
 from plm_scaling.core.errors import ConfigError
-from plm_scaling.corpus.format import HELD_OUT_PREFIX, TRAIN, VAL_IID
+from plm_scaling.corpus.format import EXCLUDED, HELD_OUT_PREFIX, TRAIN, VAL_CLUSTER, VAL_IID
 
-__all__ = ["SplitRule"]
+__all__ = ["EXCLUDED_ID", "FIRST_HELD_OUT", "TRAIN_ID", "VAL_CLUSTER_ID", "VAL_IID_ID", "SplitRule"]
 
-_TRAIN_ID: Final = 0
-_VAL_ID: Final = 1
-_FIRST_HELD_OUT: Final = 2
+TRAIN_ID: Final = 0
+VAL_IID_ID: Final = 1
+VAL_CLUSTER_ID: Final = 2
+EXCLUDED_ID: Final = 3
+FIRST_HELD_OUT: Final = 4
 _MAX_SPLITS: Final = 256
 _WORDS: Final = 1 << 64
 
 
 @dataclass(frozen=True)
 class SplitRule:
-    """Which split a sequence belongs to.
+    """Which split a sequence belongs to before clusters are known.
 
     Parameters
     ----------
-    hold_out : names of the held-out sets; their sources come first, in this order.
+    hold_out : names of the held-out sets.
     val_share : expected share of the other unique sequences that validates, in [0, 1).
     seed : another seed draws other validation sequences.
+    n_files : so many of the held-out sets are files, whose sources come first, in this order; the others are clades.
 
     Raises
     ------
@@ -39,6 +42,7 @@ class SplitRule:
     hold_out: tuple[str, ...] = ()
     val_share: float = 0.01
     seed: int = 0
+    n_files: int | None = None
 
     def __post_init__(self) -> None:
         if not (math.isfinite(self.val_share) and 0.0 <= self.val_share < 1.0):
@@ -48,8 +52,8 @@ class SplitRule:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """Names of the splits in the order of their ids: train, val_iid, then one per held-out set."""
-        return (TRAIN, VAL_IID, *(HELD_OUT_PREFIX + name for name in self.hold_out))
+        """Names of the splits in the order of their ids: the four every corpus has, then one per held-out set."""
+        return (TRAIN, VAL_IID, VAL_CLUSTER, EXCLUDED, *(HELD_OUT_PREFIX + name for name in self.hold_out))
 
     def assign(self, words: npt.NDArray[np.uint64], owner: npt.NDArray[np.int64]) -> npt.NDArray[np.uint8]:
         """Split of each row, uint8[n], as a position in `names`.
@@ -62,8 +66,9 @@ class SplitRule:
         key = _mix(np.array([self.seed % _WORDS], dtype=np.uint64))
         drawn = _mix(words[:, 0] ^ _mix(words[:, 1] ^ key))
         validates = drawn < np.uint64(int(self.val_share * _WORDS))
-        by_content = np.where(validates, _VAL_ID, _TRAIN_ID)
-        return np.where(owner < len(self.hold_out), owner + _FIRST_HELD_OUT, by_content).astype(np.uint8)
+        by_content = np.where(validates, VAL_IID_ID, TRAIN_ID)
+        n_files = len(self.hold_out) if self.n_files is None else self.n_files
+        return np.where(owner < n_files, owner + FIRST_HELD_OUT, by_content).astype(np.uint8)
 
 
 def _mix(words: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:

@@ -3,39 +3,53 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+import re
+import threading
+from collections.abc import Callable, Generator, Iterator
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
+from queue import SimpleQueue
 from typing import Any, BinaryIO, Final
 
 from plm_scaling.core.errors import CorpusError
 
 __all__ = ["BLOCK_BYTES", "Meter", "text_blocks"]
 
-BLOCK_BYTES: Final = 1 << 18
-"""Text per block: all that is made of a block should fit into the L2 cache of a core."""
+BLOCK_BYTES: Final = 1 << 20
+"""Text per block: not much more than the processor's cache holds, enough to make the fixed cost of a block small."""
+_PLAIN_READ: Final = 1 << 17
 _MIN_BLOCK_BYTES: Final = 64
-_COMPRESSED_READ: Final = 1 << 16
+_COMPRESSED_READ: Final = (1 << 10, 1 << 18)
+_BLOCKS_AHEAD: Final = 3
 _BYTE_ORDER_MARK: Final = b"\xef\xbb\xbf"
 _REFUSED: Final = {b"BZh": "bzip2", b"\xfd7zXZ\0": "xz", b"PK\3\4": "zip"}
+_RECORD_START: Final = re.compile(rb"[\r\n]>")
 
 
 @dataclass
 class Meter:
-    """What was read of a file, as stored: a count of bytes and their SHA-256."""
+    """What was read of a file, as stored: a count of bytes and, if `hashed`, their SHA-256."""
 
     bytes_read: int = 0
+    hashed: bool = True
     _sha256: Any = field(default_factory=hashlib.sha256, repr=False)
 
     def add(self, data: bytes) -> None:
-        """Count and hash bytes just read."""
+        """Count, and hash if wanted, bytes just read."""
         self.bytes_read += len(data)
-        self._sha256.update(data)
+        if self.hashed:
+            self._sha256.update(data)
 
     def sha256(self) -> str:
-        """Hex SHA-256 of all bytes read so far."""
+        """Hex SHA-256 of all bytes read so far.
+
+        Raises
+        ------
+        ValueError : the meter only counts.
+        """
+        if not self.hashed:
+            raise ValueError("this meter counts bytes but does not hash them")
         return str(self._sha256.hexdigest())
 
 
@@ -48,7 +62,9 @@ class _Codec:
     error: Any
 
 
-def text_blocks(path: Path, *, block_bytes: int = BLOCK_BYTES, meter: Meter | None = None) -> Iterator[bytes]:
+def text_blocks(
+    path: Path, *, block_bytes: int = BLOCK_BYTES, meter: Meter | None = None, span: tuple[int, int] | None = None
+) -> Iterator[bytes]:
     """Blocks of a file's text, none empty, with unix line ends and without a byte order mark.
 
     The compression is told by the content, not by the name. Gzip members and zstd frames may follow one another.
@@ -56,24 +72,38 @@ def text_blocks(path: Path, *, block_bytes: int = BLOCK_BYTES, meter: Meter | No
     Parameters
     ----------
     path : plain, gzip or zstd file.
-    block_bytes : size of a block in bytes of text (at least 64).
-    meter : told of every byte read, as stored in the file.
+    block_bytes : size of a block in bytes of text (at least 64), about; blocks of plain files may be smaller.
+    meter : told of every byte read, as stored in the file; of each byte of the span only, and never to hash, if there
+        is one.
+    span : (begin, end) in bytes of a plain FASTA file: only the text of the records whose header starts there. Text
+        before the first header belongs to the span that begins at 0.
 
     Raises
     ------
-    CorpusError : the file cannot be opened, is damaged or truncated (with the offset), or is compressed otherwise.
+    CorpusError : the file cannot be opened, is damaged or truncated (with the offset), or is compressed otherwise, or
+        at all though a span was asked for.
     """
     size = max(block_bytes, _MIN_BLOCK_BYTES)
+    at_once = min(size, _PLAIN_READ)
     try:
-        raw = path.open("rb")
+        raw = path.open("rb", buffering=0)
     except OSError as error:
         raise CorpusError(f"cannot read the file: {error.strerror}", where=str(path)) from None
     with raw:
         codec = _codec_of(raw.read(8), path)
         raw.seek(0)
         read = _metered(raw, meter)
-        blocks = _plain(read, size) if codec is None else _joined(_inflated(read, codec, path), size)
-        yield from _clean(_ahead(blocks))
+        if span is not None:
+            if codec is not None:
+                raise CorpusError(f"a stretch of a {codec.name} file cannot be read on its own", where=str(path))
+            yield from _clean(_stretch(raw, span, at_once, meter))
+        elif codec is not None:
+            yield from _clean(_ahead(_joined(_inflated(read, codec, path, size), size)))
+        elif meter is not None and meter.hashed:
+            yield from _clean(_ahead(_plain(read, size)))
+        else:
+            # Reading what the system has cached costs less than a thread would.
+            yield from _clean(_plain(read, at_once))
 
 
 def _codec_of(magic: bytes, path: Path) -> _Codec | None:
@@ -106,15 +136,51 @@ def _metered(raw: BinaryIO, meter: Meter | None) -> Callable[[int], bytes]:
     return read
 
 
-def _plain(read: Callable[[int], bytes], size: int) -> Iterator[bytes]:
+def _plain(read: Callable[[int], bytes], size: int) -> Generator[bytes]:
     while data := read(size):
         yield data
 
 
-def _inflated(read: Callable[[int], bytes], codec: _Codec, path: Path) -> Iterator[bytes]:
-    """Decompressed pieces of all streams laid end to end; zero padding between them is skipped."""
-    position, decoder = 0, None
-    while data := read(_COMPRESSED_READ):
+def _stretch(raw: BinaryIO, span: tuple[int, int], size: int, meter: Meter | None) -> Generator[bytes]:
+    """From the first header that starts in [begin, end), or the file's start, to the first one at `end` or later."""
+    begin, end = span
+    position = raw.seek(max(begin - 1, 0))
+    last = raw.read(1) if begin else b""
+    position, started = begin, begin == 0
+    while position < end or started:
+        data = raw.read(size)
+        if not data:
+            return
+        if meter is not None:
+            meter.bytes_read += min(len(data), max(0, end - position))
+        first = 0
+        if not started:
+            first = _record_start(data, last, 0)
+            started = 0 <= first < end - position
+        if started:
+            stop = _record_start(data, last, end - position) if position + len(data) > end else -1
+            if stop >= 0:
+                yield data[first:stop]
+                return
+            yield data[first:]
+        last, position = data[-1:], position + len(data)
+
+
+def _record_start(data: bytes, last: bytes, low: int) -> int:
+    """The first `>` at `low` or later with a line end before it, -1 without one; `last` is the byte before the data."""
+    if low <= 0:
+        if last in (b"\n", b"\r") and data.startswith(b">"):
+            return 0
+        low = 1
+    found = _RECORD_START.search(data, low - 1)
+    return found.end() - 1 if found else -1
+
+
+def _inflated(read: Callable[[int], bytes], codec: _Codec, path: Path, size: int) -> Generator[bytes]:
+    """Decompressed pieces of about `size` bytes of all streams laid end to end; zero padding between is skipped."""
+    position, decoder, wanted = 0, None, _COMPRESSED_READ[0] << 4
+    while data := read(wanted):
+        before, n_text = len(data), 0
         while data:
             if decoder is None:
                 stripped = data.lstrip(b"\0")
@@ -136,8 +202,11 @@ def _inflated(read: Callable[[int], bytes], codec: _Codec, path: Path) -> Iterat
             data = rest
             if decoder.eof:
                 decoder = None
+            n_text += len(text)
             if text:
                 yield text
+        # One call of the decoder makes a block: the other thread goes on meanwhile, and memory stays bounded.
+        wanted = min(max(before * size // max(n_text, 1), _COMPRESSED_READ[0]), _COMPRESSED_READ[1])
     if decoder is not None:
         raise CorpusError(
             f"truncated {codec.name} file: the data end at byte {position} in the middle of a stream",
@@ -146,40 +215,64 @@ def _inflated(read: Callable[[int], bytes], codec: _Codec, path: Path) -> Iterat
         )
 
 
-def _joined(pieces: Iterator[bytes], size: int) -> Iterator[bytes]:
-    """Pieces put together to blocks of at least `size` bytes (the last may be shorter)."""
+def _joined(pieces: Generator[bytes], size: int) -> Generator[bytes]:
+    """Pieces put together to blocks of at least `size` bytes (the last may be shorter): members may be short."""
     held: list[bytes] = []
     n_held = 0
-    for piece in pieces:
-        held.append(piece)
-        n_held += len(piece)
-        if n_held >= size:
-            yield b"".join(held)
-            held, n_held = [], 0
+    with closing(pieces):
+        for piece in pieces:
+            held.append(piece)
+            n_held += len(piece)
+            if n_held >= size:
+                yield b"".join(held) if len(held) > 1 else piece
+                held, n_held = [], 0
     if held:
         yield b"".join(held)
 
 
-def _ahead(blocks: Iterator[bytes]) -> Iterator[bytes]:
-    """The same blocks, the next one being made in a second thread while this one is used."""
-    with closing(blocks), ThreadPoolExecutor(1, thread_name_prefix="read-ahead") as pool:  # type: ignore[type-var]
-        pending = pool.submit(next, blocks, b"")
-        while block := pending.result():
-            pending = pool.submit(next, blocks, b"")
+def _ahead(blocks: Generator[bytes]) -> Generator[bytes]:
+    """The same blocks, the next ones being made in a second thread while this one is used."""
+    done: SimpleQueue[bytes | BaseException | None] = SimpleQueue()
+    free, given_up = threading.Semaphore(_BLOCKS_AHEAD), threading.Event()
+
+    def fill() -> None:
+        try:
+            with closing(blocks):
+                for block in blocks:
+                    done.put(block)
+                    free.acquire()
+                    if given_up.is_set():
+                        return
+            done.put(None)
+        except BaseException as error:  # raised again by the other thread
+            done.put(error)
+
+    thread = threading.Thread(target=fill, name="read-ahead", daemon=True)
+    thread.start()
+    try:
+        while (block := done.get()) is not None:
+            if isinstance(block, BaseException):
+                raise block
+            free.release()
             yield block
+    finally:
+        given_up.set()
+        free.release()
+        thread.join()
 
 
-def _clean(blocks: Iterator[bytes]) -> Iterator[bytes]:
+def _clean(blocks: Generator[bytes]) -> Generator[bytes]:
     """Unix line ends, no byte order mark, no empty blocks."""
     first, after_return = True, False
-    for block in blocks:
-        if first:
-            block, first = block.removeprefix(_BYTE_ORDER_MARK), False
-        if after_return:
-            # The two bytes of one line end may fall into two blocks.
-            block = block.removeprefix(b"\n")
-        after_return = block.endswith(b"\r")
-        if b"\r" in block:
-            block = block.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
-        if block:
-            yield block
+    with closing(blocks):
+        for block in blocks:
+            if first:
+                block, first = block.removeprefix(_BYTE_ORDER_MARK), False
+            if after_return:
+                # The two bytes of one line end may fall into two blocks.
+                block = block.removeprefix(b"\n")
+            after_return = block.endswith(b"\r")
+            if b"\r" in block:
+                block = block.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
+            if block:
+                yield block

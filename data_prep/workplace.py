@@ -1,7 +1,8 @@
-"""A temporary folder beside the corpus: locked, cleaned of earlier wrecks, renamed into place when all is done."""
+"""The work folder beside the corpus: locked, taken over from a killed run of the same plan, removed in the end."""
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import shutil
@@ -11,17 +12,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from plm_scaling.core.errors import CorpusError
+from data_prep.draft import PLAN_NAME
+from data_prep.plan import PrepPlan
+from plm_scaling.core.errors import CorpusError, PlmScalingError, RecordError, UnfinishedError
 from plm_scaling.corpus.format import MANIFEST_NAME
 
-__all__ = ["Workplace", "check_target", "workplace"]
+__all__ = ["Workplace", "check_target", "disk_errors", "workplace"]
 
-_CORPUS_ENTRIES: Final = frozenset({MANIFEST_NAME, "shards", "index", "windows"})
+_DISK_ERRORS: Final = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS)
+_CORPUS_ENTRIES: Final = frozenset({MANIFEST_NAME, "identity.parquet", "shards", "index", "windows", "arrow"})
 
 
 @dataclass(frozen=True)
 class Workplace:
-    """Where a corpus is made (`corpus`), its temporary files live (`spill`), and where it will be (`target`)."""
+    """Where a corpus is made (`folder`, with the corpus itself in `corpus`), and where it will be (`target`)."""
 
     folder: Path
     target: Path
@@ -31,15 +35,12 @@ class Workplace:
         """The corpus while it is incomplete."""
         return self.folder / "corpus"
 
-    @property
-    def spill(self) -> Path:
-        """Temporary files, gone in the end."""
-        return self.folder / "spill"
-
     def publish(self) -> None:
         """Give the finished corpus its name; an older corpus there is removed."""
         if self.target.exists():
             self.target.rename(self.folder / "replaced")
+        for folder in (self.corpus / "shards", self.corpus / "index", self.corpus):
+            _sync_folder(folder)
         self.corpus.rename(self.target)
         _sync_folder(self.target.parent)
 
@@ -73,8 +74,11 @@ def check_target(target: Path, *, overwrite: bool) -> None:
 
 
 @contextmanager
-def workplace(target: Path, *, overwrite: bool = False) -> Iterator[Workplace]:
-    """A clean, locked temporary folder beside `target`, removed in the end whatever happens.
+def workplace(target: Path, plan: PrepPlan, *, overwrite: bool = False) -> Iterator[Workplace]:
+    """A locked work folder beside `target` that holds `plan`.
+
+    What a killed run of an equal plan left there is kept, anything else is removed. In the end the folder is removed,
+    unless the run was broken off by something that may be better next time: a full disk, an interrupt, a lost task.
 
     Raises
     ------
@@ -88,18 +92,37 @@ def workplace(target: Path, *, overwrite: bool = False) -> Iterator[Workplace]:
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         _lock(descriptor, folder, target)
-        # What an earlier, killed preparation left behind.
-        for entry in folder.iterdir():
-            shutil.rmtree(entry)
-        place = Workplace(folder, target)
-        place.corpus.mkdir()
-        place.spill.mkdir()
+        _take_over(folder, plan)
         try:
-            yield place
-        finally:
+            yield Workplace(folder, target)
+        except UnfinishedError:
+            raise
+        except PlmScalingError:
+            shutil.rmtree(folder)
+            raise
+        else:
             shutil.rmtree(folder)
     finally:
         os.close(descriptor)
+
+
+def _take_over(folder: Path, plan: PrepPlan) -> None:
+    """Keep the folder if an equal plan is in it (published or not), else empty it; sweep up what was half done."""
+    if not _holds(folder, plan):
+        for entry in folder.iterdir():
+            shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
+        plan.write(folder / PLAN_NAME)
+    for stale in (*folder.glob("parts/.*.tmp"), folder / "progress"):
+        shutil.rmtree(stale, ignore_errors=True)
+
+
+def _holds(folder: Path, plan: PrepPlan) -> bool:
+    try:
+        found = PrepPlan.read(folder / PLAN_NAME)
+    except RecordError:
+        return False
+    # A run that was killed while it published has moved the corpus away: its marks no longer mean anything.
+    return found == plan and (not (folder / "written").exists() or (folder / "corpus").is_dir())
 
 
 def _lock(descriptor: int, folder: Path, target: Path) -> None:
@@ -111,6 +134,22 @@ def _lock(descriptor: int, folder: Path, target: Path) -> None:
     # The lock is worth nothing if its owner removed the folder between our opening and locking it.
     if not folder.exists() or os.fstat(descriptor).st_ino != folder.stat().st_ino:
         raise busy
+
+
+@contextmanager
+def disk_errors(where: Path) -> Iterator[None]:
+    """A full, read-only or forbidden disk is no fault of the input: say so, and keep what is done."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in _DISK_ERRORS:
+            raise
+        raise UnfinishedError(
+            f"cannot write the corpus: {error.strerror}",
+            where=str(error.filename or where),
+            hint="make room and run the same command again (what is done is kept beside the corpus, in a folder whose "
+            "name ends in .preparing), or remove that folder",
+        ) from error
 
 
 def _sync_folder(folder: Path) -> None:

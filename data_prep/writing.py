@@ -1,128 +1,105 @@
-"""The second pass: decide per record what is first and in which split; write shards and index; count."""
+"""The last stage: one shard of tokens and its index rows, counted as they are written."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
-from data_prep.dedup import Duplicates, hash_words
-from data_prep.reading import CorpusRead, Progress
+from data_prep.draft import Draft
+from data_prep.progress import Ticker
 from data_prep.shards import BATCH_ROWS, IndexWriter, ShardWriter
-from data_prep.spill import SpilledBatch, SpillReader
-from data_prep.split import SplitRule
-from data_prep.workplace import Workplace
-from plm_scaling.corpus.format import FileEntry, SourceStats, SplitStats
+from plm_scaling.core.records import Record
+from plm_scaling.corpus.format import FileEntry
 
-__all__ = ["SecondPass"]
+__all__ = ["ShardCounts", "write_shard"]
+
+Counts = tuple[tuple[int, int], ...]
 
 
-class SecondPass:
-    """Writes a corpus from the spilled records and counts as it goes.
+class ShardCounts(Record):
+    """A shard, its index file, and (sequences, tokens) of the first occurrences among its rows."""
 
-    Parameters
-    ----------
-    read : result of the first pass.
-    duplicates : which rows repeat which.
-    rule : the split of each sequence.
-    """
+    shard: FileEntry
+    index: FileEntry
+    per_source: Counts
+    per_split: Counts
 
-    def __init__(self, read: CorpusRead, duplicates: Duplicates, rule: SplitRule) -> None:
-        self.read, self.duplicates, self.rule = read, duplicates, rule
-        self.unique = np.zeros((len(read.sources), 2), dtype=np.int64)
-        self.split = np.zeros((len(rule.names), 2), dtype=np.int64)
 
-    def write(
-        self, place: Workplace, max_shard_bytes: int, told: Callable[[Progress], None]
-    ) -> tuple[tuple[FileEntry, ...], tuple[FileEntry, ...]]:
-        """Write everything; returns the shards and the index files."""
-        total = sum(source.residues + source.sequences for source in self.read.sources)
-        done = 0
-        with (
-            SpillReader(place.spill) as spill,
-            ShardWriter(place.corpus, max_shard_bytes) as shards,
-            IndexWriter(place.corpus) as index,
-            _Offsets(place.spill / "offsets.u64") as offsets,
-        ):
-            for batch in spill.batches(BATCH_ROWS):
-                sizes = batch.lengths + 1
-                first = self._write_rows(batch, sizes, offsets, index)
-                for tokens, kept_sizes in spill.tokens(sizes, first):
-                    shards.write(tokens, kept_sizes)
-                done += int(sizes.sum())
-                told(Progress(done, total, batch.stop, "writing"))
-            return shards.close(), index.close()
-
-    def _write_rows(
-        self, batch: SpilledBatch, sizes: npt.NDArray[np.int64], offsets: _Offsets, index: IndexWriter
-    ) -> npt.NDArray[np.bool_]:
-        """Write a batch's index rows; returns which rows are first occurrences."""
-        rows = np.arange(batch.start, batch.stop)
-        copies, originals = self.duplicates.between(batch.start, batch.stop)
-        first_copy = rows.copy()
-        first_copy[copies - batch.start] = originals
-        first: npt.NDArray[np.bool_] = first_copy == rows
-        source = self._source_of(rows)
-        split = self.rule.assign(hash_words(batch.digests), self._source_of(first_copy))
-        index.write(
-            accession=batch.accessions,
-            source=source,
-            length=batch.lengths,
-            digest=batch.digests,
-            offset=offsets.extend(np.where(first, sizes, 0), first_copy),
-            first=first,
-            split=split,
-        )
-        for table, group in ((self.unique, source), (self.split, split)):
-            np.add.at(table[:, 0], group[first], 1)
-            np.add.at(table[:, 1], group[first], sizes[first])
-        return first
-
-    def _source_of(self, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-        return np.searchsorted(self.read.first_rows, rows, side="right") - 1
-
-    def source_stats(self) -> tuple[SourceStats, ...]:
-        """Counts per source, in order."""
-        return tuple(
-            SourceStats(
-                name=source.name,
-                files=source.files,
-                sequences=source.sequences,
-                residues=source.residues,
-                tokens=source.residues + source.sequences,
-                unique_sequences=int(sequences),
-                unique_tokens=int(tokens),
-                duplicate_sequences=source.sequences - int(sequences),
-                duplicate_tokens=source.residues + source.sequences - int(tokens),
-                policy_counts={name: count for name, count in sorted(source.counts.items()) if count},
+def write_shard(draft: Draft, number: int, ticker: Ticker) -> ShardCounts:
+    """Write shard `number` and index file `number` to `corpus/` in the work folder."""
+    start, stop = draft.layout.shard_rows[number : number + 2]
+    tally = _Tally(len(draft.plan.sources), len(draft.plan.rule.names))
+    corpus = draft.folder / "corpus"
+    with ShardWriter(corpus / "shards" / f"{number:06d}.bin") as shard:
+        for piece in draft.first_sequences(start, stop):
+            shard.write(piece.tokens)
+            ticker.tell(shard.n_bytes, 0)
+        with IndexWriter(corpus / "index" / f"{number:06d}.parquet") as index:
+            for begin in range(start, stop, BATCH_ROWS):
+                end = min(stop, begin + BATCH_ROWS)
+                _write_rows(draft, begin, end, index, tally)
+                ticker.tell(shard.n_bytes, end - start)
+            return ShardCounts(
+                shard=shard.close(), index=index.close(), per_source=tally.sources, per_split=tally.splits
             )
-            for source, (sequences, tokens) in zip(self.read.sources, self.unique, strict=True)
-        )
-
-    def split_stats(self) -> tuple[SplitStats, ...]:
-        """Counts per split, in order."""
-        return tuple(
-            SplitStats(name=name, sequences=int(sequences), tokens=int(tokens))
-            for name, (sequences, tokens) in zip(self.rule.names, self.split, strict=True)
-        )
 
 
-class _Offsets(ExitStack):
-    """Where each row's tokens are stored, kept on disk so that later copies can look it up; a context manager."""
+def _write_rows(draft: Draft, start: int, stop: int, index: IndexWriter, tally: _Tally) -> None:
+    records, names = draft.records(start, stop), draft.names(start, stop)
+    first_rows = draft.duplicates.first_rows(start, stop)
+    rows = np.arange(start, stop)
+    first: npt.NDArray[np.bool_] = first_rows == rows
+    source, split = draft.source_of(rows), draft.column(split_file(draft.folder))[first_rows]
+    has_clusters = (draft.folder / "cluster" / "c50.u32").is_file()
+    index.write(
+        accession=names["accession"],
+        source=source,
+        length=records["length"],
+        hash=records["digest"],
+        offset=draft.column("layout/offset.u64")[start:stop],
+        first=first,
+        split=split,
+        cluster50=draft.column("cluster/c50.u32")[first_rows] if has_clusters else None,
+        cluster90=draft.column("cluster/c90.u32")[first_rows] if has_clusters else None,
+        taxon=records["taxon"],
+        members=records["members"],
+        rep_id=names["rep_id"],
+        evidence=records["evidence"],
+        flags=records["flags"],
+    )
+    tally.add(source[first], split[first], records["length"][first].astype(np.int64) + 1)
 
-    def __init__(self, path: Path) -> None:
-        super().__init__()
-        self.path = path
-        self._handle = self.enter_context(path.open("wb"))
-        self._end = 0
 
-    def extend(self, stored: npt.NDArray[np.int64], first_copy: npt.NDArray[np.int64]) -> npt.NDArray[np.uint64]:
-        """Offsets of the next rows, given their stored sizes (0 for copies) and the row of each one's first copy."""
-        ends = self._end + np.cumsum(stored)
-        self._handle.write((ends - stored).astype(np.uint64).tobytes())
-        self._handle.flush()
-        self._end = int(ends[-1])
-        return np.array(np.memmap(self.path, dtype=np.uint64, mode="r")[first_copy])
+def split_file(folder: Path) -> str:
+    """Where the splits are: those made with clusters, else those made without."""
+    return "split/split.u8" if (folder / "split" / "split.u8").is_file() else "split/base.u8"
+
+
+class _Tally:
+    """Unique sequences and tokens per source and per split."""
+
+    def __init__(self, n_sources: int, n_splits: int) -> None:
+        self._sources = np.zeros((n_sources, 2), dtype=np.int64)
+        self._splits = np.zeros((n_splits, 2), dtype=np.int64)
+
+    def add(
+        self, source: npt.NDArray[np.integer], split: npt.NDArray[np.integer], sizes: npt.NDArray[np.int64]
+    ) -> None:
+        """Count first occurrences of these sizes in tokens."""
+        for table, group in ((self._sources, source), (self._splits, split)):
+            np.add.at(table[:, 0], group, 1)
+            np.add.at(table[:, 1], group, sizes)
+
+    @property
+    def sources(self) -> Counts:
+        return _pairs(self._sources)
+
+    @property
+    def splits(self) -> Counts:
+        return _pairs(self._splits)
+
+
+def _pairs(table: npt.NDArray[np.int64]) -> Counts:
+    return tuple((int(sequences), int(tokens)) for sequences, tokens in table)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from plm_scaling.api import (
+        check_overlap,
         collect,
         demo,
         doctor,
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
         laws_compare,
         laws_list,
         laws_show,
+        ledger,
         plan,
         predict,
         prep,
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
         run,
         simulate,
         size,
+        statistics,
         status,
         transfer,
         verify,
@@ -39,6 +42,7 @@ __all__ = [
     "PlmScalingError",
     "RunTable",
     "__version__",
+    "check_overlap",
     "collect",
     "demo",
     "doctor",
@@ -49,6 +53,7 @@ __all__ = [
     "laws_compare",
     "laws_list",
     "laws_show",
+    "ledger",
     "plan",
     "predict",
     "prep",
@@ -56,6 +61,7 @@ __all__ = [
     "run",
     "simulate",
     "size",
+    "statistics",
     "status",
     "transfer",
     "verify",

@@ -14,10 +14,15 @@ from plm_scaling.core.errors import ConfigError
 from plm_scaling.core.run_table import RunTable
 
 if TYPE_CHECKING:
-    from data_prep.pipeline import Progress
+    from data_prep.inputs import SourceInput
+    from data_prep.plan import PrepSpec
+    from data_prep.progress import Progress
     from data_prep.simulate import SimulationTruth
     from plm_scaling.corpus.format import Manifest
-    from plm_scaling.execution.local import TaskEvent
+    from plm_scaling.corpus.ledger_report import LedgerReport
+    from plm_scaling.corpus.overlap import OverlapReport
+    from plm_scaling.corpus.statistics import CorpusStatistics
+    from plm_scaling.execution.tasks import Executor, TaskEvent
     from plm_scaling.laws.denoise import FinalLoss
     from plm_scaling.laws.imported import Imported
     from plm_scaling.laws.law_fit import LawFit
@@ -33,6 +38,7 @@ if TYPE_CHECKING:
     from plm_scaling.transfers.transfer_fit import TransferFit
 
 __all__ = [
+    "check_overlap",
     "collect",
     "demo",
     "doctor",
@@ -43,6 +49,7 @@ __all__ = [
     "laws_compare",
     "laws_list",
     "laws_show",
+    "ledger",
     "plan",
     "predict",
     "prep",
@@ -50,10 +57,14 @@ __all__ = [
     "run",
     "simulate",
     "size",
+    "statistics",
     "status",
     "transfer",
     "verify",
 ]
+
+_SMALL_INPUT_BYTES = 64_000_000
+"""Files as stored that are prepared before a pool of processes is worth starting."""
 
 
 def size(
@@ -94,28 +105,73 @@ def size(
 
 
 def prep(
-    inputs: Mapping[str, Sequence[Path]],
+    inputs: Mapping[str, Sequence[Path | str]],
     out: Path,
+    spec: PrepSpec | None = None,
     *,
+    sources: Sequence[str] = (),
     hold_out: Mapping[str, Sequence[Path]] | None = None,
-    val_share: float = 0.01,
-    split_seed: int = 0,
+    workers: int | None = None,
+    executor: Executor | None = None,
+    cache: Path | None = None,
     overwrite: bool = False,
     progress: Callable[[Progress], None] | None = None,
+    tell: Callable[[str], None] | None = None,
 ) -> Manifest:
-    """Prepare a corpus from FASTA files; `inputs` maps source names to files, earlier sources have priority."""
+    """Prepare a corpus.
+
+    Parameters
+    ----------
+    inputs : source name -> files; earlier sources own the sequences they share with later ones.
+    out : folder of the corpus.
+    spec : what decides its content.
+    sources : named sources (uniref50, ...), addresses, or data sets of the Hugging Face Hub; they come after the files.
+    hold_out : name -> files kept out as the split `heldout_NAME`.
+    workers : processes on this machine; None for one per core, or for none but this one where the files are small.
+    executor : where the tasks run, instead of `workers`.
+    cache : folder of downloads.
+    overwrite : replace an older corpus.
+    progress : called now and then.
+    tell : called with lines about each source that is fetched: whose it is, under which licence.
+    """
     from data_prep.pipeline import SourceInput, prepare_corpus
 
-    sources = [SourceInput(name=name, paths=tuple(paths)) for name, paths in inputs.items()]
+    named = [SourceInput(name=name, paths=tuple(paths)) for name, paths in inputs.items()]
+    named += [_fetched(word, cache, whole=spec is None or spec.max_residues is None, tell=tell) for word in sources]
     return prepare_corpus(
-        sources,
+        named,
         out,
-        val_share=val_share,
-        split_seed=split_seed,
+        spec,
         hold_out=hold_out or {},
+        executor=executor or _prep_executor(named, workers),
         overwrite=overwrite,
         progress=progress,
     )
+
+
+def _fetched(word: str, cache: Path | None, *, whole: bool, tell: Callable[[str], None] | None) -> SourceInput:
+    """A source by name, on this machine; where only its beginning is wanted, it is read as it arrives."""
+    from data_prep.inputs import SourceInput
+    from data_prep.sources import fetch_source, resolve_source, stream_items
+
+    source = resolve_source(word, cache=cache)
+    for line in source.notes():
+        if tell:
+            tell(f"{source.name}: {line}")
+    items = fetch_source(source, cache) if whole else stream_items(source)
+    return SourceInput(source.name, items, origin=source.origin, licence=source.licence)
+
+
+def _prep_executor(inputs: Sequence[SourceInput], workers: int | None) -> Executor:
+    """A pool, unless the work is over before a pool has started."""
+    from data_prep.inputs import describe_inputs
+    from plm_scaling.execution.inline import InlineExecutor
+    from plm_scaling.execution.local import LocalExecutor, default_workers
+
+    if workers is None:
+        small = sum(size.bytes for size in describe_inputs(inputs)) < _SMALL_INPUT_BYTES
+        workers = 1 if small else default_workers()
+    return InlineExecutor() if workers == 1 else LocalExecutor(workers, preload=("data_prep.stages",))
 
 
 def verify(corpus: Path) -> list[str]:
@@ -123,6 +179,27 @@ def verify(corpus: Path) -> list[str]:
     from data_prep.pipeline import verify_corpus
 
     return verify_corpus(corpus)
+
+
+def statistics(corpus: Path, *, families: Mapping[str, Path] | None = None) -> CorpusStatistics:
+    """Lengths, composition, duplicates, clusters, taxa and overlaps of a prepared corpus.
+
+    `families` maps names to FASTA files whose share of the training tokens is wanted (needs MMseqs2).
+    """
+    from plm_scaling.corpus.reader import Corpus
+    from plm_scaling.corpus.statistics import corpus_statistics
+
+    return corpus_statistics(Corpus.open(corpus), families=families or {})
+
+
+def check_overlap(
+    corpus: Path, fasta: Path, *, identity: float = 0.5, coverage: float = 0.8, split: str = "train"
+) -> OverlapReport:
+    """Compare every sequence of a FASTA file with those of a split: exact copies, and by MMseqs2 what is near."""
+    from plm_scaling.corpus.overlap import check_overlap as compare
+    from plm_scaling.corpus.reader import Corpus
+
+    return compare(Corpus.open(corpus), fasta, identity=identity, coverage=coverage, split=split)
 
 
 def simulate(out: Path, *, residues: int = 8_000_000, seed: int = 0) -> SimulationTruth:
@@ -197,6 +274,57 @@ def status(runs: Path, *, plan: Path | None = None) -> list[RunLine]:
     beside = runs.parent / "plan.json"
     found = plan if plan is not None else beside if beside.is_file() else None
     return sweep_status(runs, SweepPlan.read(found) if found else None)
+
+
+def ledger(
+    plan: Path | str,
+    run: str,
+    *,
+    corpus: Path | str | None = None,
+    step: int | None = None,
+    at: float | None = None,
+    points: int = 200,
+    out: Path | str | None = None,
+    pictures: Path | str | None = None,
+) -> LedgerReport:
+    """Which tokens of a run were new, repeated or copies, at a step or at its end; written to `out` if given.
+
+    It follows from the order of the run's batches: the run need not have been trained. The first question about a
+    run counts it through and keeps the result beside the corpus' windows.
+
+    Parameters
+    ----------
+    run : id of a run of the plan, or how it begins.
+    corpus : the plan's own by default.
+    step : batches trained on; `at`, instead: the first step before which at least so many tokens were drawn.
+    points : steps of the curve.
+    pictures : folder to draw the curves into.
+
+    Raises
+    ------
+    PlanError : no such run, or a step or tokens beyond its end. CorpusError : not the corpus of the plan.
+    """
+    from plm_scaling.core.errors import PlanError, did_you_mean
+    from plm_scaling.corpus.ledger_report import ledger_report
+    from plm_scaling.corpus.reader import Corpus
+    from plm_scaling.sweeps.plan_records import SweepPlan
+
+    plan = Path(plan)
+    wanted = SweepPlan.read(plan)
+    runs = {one.run_id: (one.config, one.steps) for one in wanted.runs}
+    found = [run_id for run_id in runs if run and run_id.startswith(run)]
+    if len(found) != 1:
+        what = f"{len(found)} runs of the plan begin with {run!r}" if found else f"the plan has no run {run!r}"
+        raise PlanError(what, where=str(plan), hint=did_you_mean(run, runs))
+    folder = (plan.resolve().parent / wanted.corpus).resolve() if corpus is None else corpus
+    made = ledger_report(Corpus.open(folder), runs, found[0], step=step, at=at, points=points)
+    if out is not None:
+        made.write(Path(out))
+    if pictures is not None:
+        from plm_scaling.reporting.ledger_figures import write_ledger_figure
+
+        write_ledger_figure(made, Path(pictures))
+    return made
 
 
 def collect(table: Path | str, *, validation: str = "val_iid", objective: str | None = None) -> RunTable:

@@ -36,12 +36,14 @@ def command(spec: Path, out: Path | None, corpus: Path | None, scale: float, dry
 
     target = None if dry_run else out or spec.parent / "plan.json"
     made = api.plan(spec, target, corpus=corpus, scale=scale)
+    shown = any("data" in run.roles for run in made.runs)
     rows = [
         {
             "run": r.run_id,
             "roles": ",".join(r.roles),
             "objective": r.config.objective,
             "shape": f"{r.config.n_layers}x{r.config.d_model}",
+            **({"data": r.data} if shown else {}),
             "N": r.config.N,
             "D": r.config.D,
             "epochs": r.epochs,

@@ -1,22 +1,16 @@
-"""`plm-scaling prep`: FASTA to a prepared corpus; `prep stats|verify|simulate` as subcommands."""
+"""`plm-scaling prep`: files to a prepared corpus; `prep stats|verify|check-overlap|simulate` as subcommands."""
 
 from __future__ import annotations
 
-import re
-import sys
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import click
 
-from plm_scaling.cli.render import DryRun, OutputFormat, emit, next_command, say
-from plm_scaling.core.errors import ConfigError
-from plm_scaling.core.units import format_count, parse_quantity
+from plm_scaling.cli.prep_files import files
+from plm_scaling.cli.render import DryRun, OutputFormat, emit, next_command, say, warn
+from plm_scaling.core.units import parse_quantity
 
 __all__ = ["command"]
-
-_ENDING = re.compile(r"(\.(fasta|faa|fas|fa))?(\.(gz|zst))?$", re.IGNORECASE)
 
 
 class FilesOrSubcommand(click.Group):
@@ -41,117 +35,63 @@ def command() -> None:
     """
 
 
-def source_of(word: str) -> tuple[str, Path]:
-    """NAME=FILE, or FILE whose name is the source's name."""
-    name, separator, path = word.partition("=")
-    if not separator:
-        name, path = _ENDING.sub("", Path(word).name), word
-    if not Path(path).is_file():
-        raise ConfigError("no such file", where=path, hint="give FASTA files, or NAME=FILE to name their source")
-    return name, Path(path)
-
-
-def grouped(words: Sequence[str]) -> dict[str, list[Path]]:
-    """Files by source, in the order given: earlier sources own the sequences they share with later ones."""
-    sources: dict[str, list[Path]] = {}
-    for word in words:
-        name, path = source_of(word)
-        sources.setdefault(name, []).append(path)
-    return sources
-
-
-@command.command("files")
-@click.argument("fasta", nargs=-1, required=True)
-@click.option("-o", "--out", type=click.Path(path_type=Path), required=True, help="Folder of the corpus.")
-@click.option("--hold-out", multiple=True, metavar="[NAME=]FILE", help="Keep a whole file out as a test set.")
-@click.option("--val-share", default=0.01, show_default=True, help="Share of unique sequences held out at random.")
-@click.option("--split-seed", default=0, show_default=True)
-@click.option("--overwrite", is_flag=True, help="Replace an existing corpus.")
-@DryRun
-@OutputFormat
-def files(
-    fasta: tuple[str, ...],
-    out: Path,
-    hold_out: tuple[str, ...],
-    val_share: float,
-    split_seed: int,
-    overwrite: bool,
-    dry_run: bool,
-    output: str,
-) -> None:
-    """Prepare a corpus from FASTA files; NAME=FILE names a source, files of one name belong together."""
-    from plm_scaling import api
-
-    inputs, held = grouped(fasta), grouped(hold_out)
-    if dry_run:
-        rows = [
-            {"source": name, "role": role, "file": str(path), "bytes": path.stat().st_size}
-            for role, group in (("hold-out", held), ("train", inputs))
-            for name, paths in group.items()
-            for path in paths
-        ]
-        emit(output, rows=rows, title=f"would prepare {out}")
-        return
-    manifest = api.prep(
-        inputs,
-        out,
-        hold_out=held,
-        val_share=val_share,
-        split_seed=split_seed,
-        overwrite=overwrite,
-        progress=_progress(),
-    )
-    print_manifest(manifest, output)
-    next_command(f"plm-scaling plan SPEC.toml   # with corpus = {str(out)!r}")
-
-
-def _progress() -> Any:
-    if not sys.stderr.isatty():
-        return None
-
-    def show(state: Any) -> None:
-        share = 100 * state.bytes_done / max(1, state.bytes_total)
-        click.echo(f"\r{share:5.1f} %  {format_count(state.sequences)} sequences ", err=True, nl=False)
-
-    return show
-
-
-def print_manifest(manifest: Any, output: str) -> None:
-    """Sources with their exact counts, then the splits and the policies that applied."""
-    rows = [
-        {
-            "source": s.name,
-            "sequences": s.sequences,
-            "residues": s.residues,
-            "tokens": s.tokens,
-            "unique tokens": s.unique_tokens,
-            "repeated tokens": s.duplicate_tokens,
-            "repeated %": round(100 * s.duplicate_tokens / max(1, s.tokens), 2),
-        }
-        for s in manifest.sources
-    ]
-    emit(output, rows=rows, value=manifest)
-    if output != "human":
-        return
-    splits = ", ".join(f"{s.name} {s.sequences:,} sequences / {s.tokens:,} tokens" for s in manifest.splits)
-    say(f"splits (unique): {splits}")
-    counts: dict[str, int] = {}
-    for source in manifest.sources:
-        for name, count in source.policy_counts.items():
-            counts[name] = counts.get(name, 0) + count
-    if any(counts.values()):
-        say("normalised: " + ", ".join(f"{name} {count:,}" for name, count in counts.items() if count))
-    say(f"corpus id {manifest.content_hash()[:12]}")
+command.add_command(files)
 
 
 @command.command("stats")
 @click.argument("corpus", type=click.Path(path_type=Path))
+@click.option("--family", "families", multiple=True, metavar="NAME=FASTA", help="Share of a family of interest.")
+@click.option("--pictures", type=click.Path(path_type=Path), help="Draw the figures as SVG into this folder.")
 @OutputFormat
-def stats(corpus: Path, output: str) -> None:
-    """Counts of a prepared corpus."""
-    from plm_scaling.corpus.reader import Corpus
+def stats(corpus: Path, families: tuple[str, ...], pictures: Path | None, output: str) -> None:
+    """Lengths, composition, duplicates, clusters, taxa, flags and overlaps of a prepared corpus."""
+    from plm_scaling import api
+    from plm_scaling.cli.stats_screen import families_of, print_statistics
 
-    print_manifest(Corpus.open(corpus).manifest, output)
+    found = api.statistics(corpus, families=families_of(families))
+    print_statistics(found, output)
+    if pictures is not None:
+        from plm_scaling.reporting.corpus_figures import draw_corpus
+
+        for path in draw_corpus(found, pictures):
+            say(f"drew {path}")
+
+
+@command.command("check-overlap")
+@click.argument("corpus", type=click.Path(path_type=Path))
+@click.argument("fasta", type=click.Path(path_type=Path))
+@click.option("--identity", default=0.5, show_default=True, help="From which on a sequence counts as near.")
+@click.option("--coverage", default=0.8, show_default=True, help="Least share of both sequences in the alignment.")
+@click.option("--split", default="train", show_default=True)
+@OutputFormat
+def check_overlap(corpus: Path, fasta: Path, identity: float, coverage: float, split: str, output: str) -> None:
+    """How near each sequence of FASTA, say an evaluation set, is to what a corpus trains on."""
+    from plm_scaling import api
+
+    report = api.check_overlap(corpus, fasta, identity=identity, coverage=coverage, split=split)
+    rows = [
+        {
+            "sequence": query.name,
+            "residues": query.length,
+            "copy of": query.copy_of,
+            "nearest": query.nearest,
+            "identity": round(query.nearest_identity, 3),
+            "coverage": round(query.nearest_coverage, 3),
+        }
+        for query in report.queries
+    ]
+    emit(output, rows=rows, value=report)
+    n = len(report.queries)
+    say(f"{report.copies} of {n} sequences have an exact copy in {report.split}")
+    if not report.tool:
+        warn(
+            "MMseqs2 is not on PATH: relatives were not looked for (apt install mmseqs2, or conda -c bioconda mmseqs2)"
+        )
+        return
+    say(f"{report.near} of {n} have a sequence at >= {identity:.0%} identity ({report.tool})")
+    if report.bins:
+        names = ("< 30 %", "30-50 %", "50-90 %", ">= 90 %")
+        say("by identity: " + ", ".join(f"{name} {count}" for name, count in zip(names, report.bins, strict=True)))
 
 
 @command.command("verify")

@@ -4,6 +4,7 @@ PlmScalingError            exit code 1
 |-- ConfigError            2   a config, spec or command line that cannot be used as written
 |   `-- QuantityError      2   a number with a unit that cannot be read ("12 bananas")
 |-- CorpusError            1   sequences or a prepared corpus that cannot be used
+|   `-- UnfinishedError    3   a preparation that was broken off; the same call goes on from there
 |-- PlanError              2   a sweep that cannot be carried out as asked
 |-- RunError               1   a training run that cannot start or continue
 |   |-- Diverged           1   the loss or the gradient stopped being a finite number
@@ -32,6 +33,7 @@ __all__ = [
     "RecordError",
     "RefusedError",
     "RunError",
+    "UnfinishedError",
     "did_you_mean",
 ]
 
@@ -82,6 +84,12 @@ class QuantityError(ConfigError):
 
 class CorpusError(PlmScalingError):
     """Sequences or a prepared corpus that cannot be used."""
+
+
+class UnfinishedError(CorpusError):
+    """A preparation that was broken off. What is done is kept, and the same call goes on from there."""
+
+    exit_code = 3
 
 
 class PlanError(PlmScalingError):

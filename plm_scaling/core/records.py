@@ -88,6 +88,19 @@ class Record(BaseModel):
             ) from None
 
     @classmethod
+    def checked(cls, **fields: Any) -> Self:
+        """A value made of what a user said.
+
+        Raises
+        ------
+        ConfigError : an unknown field, or a value that cannot be.
+        """
+        try:
+            return cls.model_validate(fields)
+        except ValidationError as error:
+            raise config_error(error, cls, "") from None
+
+    @classmethod
     def read_toml(cls, path: Path) -> Self:
         """Read a value a user wrote in TOML; `schema_version` may be left out.
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import ClassVar, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from plm_scaling.core.recipe import RecipeName
 from plm_scaling.core.records import Record
@@ -16,11 +16,13 @@ __all__ = [
     "RunConfig",
     "RunRecord",
     "RunStatus",
+    "Sampling",
     "Stream",
     "ValidationLoss",
 ]
 
 Objective = Literal["clm", "mlm"]
+Sampling = Literal["flat", "cluster50"]
 RunStatus = Literal["planned", "running", "interrupted", "failed", "diverged", "complete"]
 
 
@@ -33,13 +35,23 @@ class Stream(Record):
     sources: tuple[str, ...] = ()
     """Names of the sources drawn from; empty means all of them, each at its natural share."""
     unique_tokens: int | None = Field(default=None, gt=0)
-    """Tokens in the range, None for all that follow `start_tokens`."""
+    """Tokens in the range, None for all that follow `start_tokens`; of whole clusters with `cluster50`."""
     start_tokens: int = Field(default=0, ge=0)
     """Tokens of the permutation passed over first (disjoint phases of a transfer pair)."""
     weight: float = Field(default=1.0, gt=0)
     """Share of the windows, relative to the other streams of the run."""
     duplicates: bool = False
     """Visit exact duplicates too, not first occurrences only."""
+    sampling: Sampling = "flat"
+    """`flat`: every sequence once per epoch; `cluster50`: one member of each 50 % cluster per epoch, as ESM-2 does."""
+    exclude: tuple[str, ...] = ()
+    """Flags (corpus.format.FLAGS) whose sequences are left out of the pool."""
+
+    @field_validator("exclude")
+    @classmethod
+    def _canonical(cls, exclude: tuple[str, ...]) -> tuple[str, ...]:
+        """The same choice in another order is the same stream."""
+        return tuple(sorted(set(exclude)))
 
 
 class RunConfig(Record):
@@ -136,6 +148,10 @@ class LedgerRow(Record):
     """Part of `seen_earlier` that an earlier CLM phase saw."""
     seen_earlier_mlm: int = 0
     """Part of `seen_earlier` that an earlier MLM phase saw."""
+    mates_50: int = 0
+    """Part of `unique` whose 50 % identity cluster this run had already seen through another sequence."""
+    mates_90: int = 0
+    """Part of `mates_50` whose 90 % identity cluster this run had already seen through another sequence."""
 
 
 class ValidationLoss(Record):

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
+from functools import cached_property, lru_cache
 from typing import Final, TypeVar
 
 import numpy as np
@@ -10,16 +12,19 @@ import numpy.typing as npt
 
 from plm_scaling.core.errors import CorpusError
 from plm_scaling.core.run import RunConfig
-from plm_scaling.corpus.order import BatchOrder
-from plm_scaling.corpus.packing import Windows, WindowStats, open_windows
+from plm_scaling.corpus.order import BatchOrder, Passes
+from plm_scaling.corpus.packing import Windows, WindowStats, open_windows, pass_stats
 from plm_scaling.corpus.reader import Corpus
 
 __all__ = ["Batch", "Batches", "window_batch"]
 
 Int = npt.NDArray[np.int64]
+Int32 = npt.NDArray[np.int32]
 T = TypeVar("T", bound=np.generic)
 
 _SUM_BLOCK: Final = 4096
+_OPEN_EPOCHS: Final = 4
+"""Epochs of a stream with cluster sampling that stay mapped."""
 
 
 @dataclass(frozen=True)
@@ -38,11 +43,59 @@ class Batch:
     """
 
     tokens: npt.NDArray[np.uint8]
-    segment: npt.NDArray[np.int32]
-    position: npt.NDArray[np.int32]
+    segment: Int32
+    position: Int32
     row: Int
-    residue: npt.NDArray[np.int32]
+    residue: Int32
     epoch: Int
+
+
+class _PackedBatch(Batch):
+    """A batch of packed windows: all but the tokens is worked out when it is first asked for.
+
+    Parameters
+    ----------
+    slots : int32[n, 3], the documents and paddings of the windows, one after the other (`Windows.slots`).
+    slot_row : int64[n], their records, -1 for padding.
+    """
+
+    def __init__(self, tokens: npt.NDArray[np.uint8], epoch: Int, slots: Int32, slot_row: Int) -> None:
+        self._slots: Int32
+        self._slot_row: Int
+        self.__dict__.update(tokens=tokens, epoch=epoch, _slots=slots, _slot_row=slot_row)  # the class is frozen
+
+    @cached_property
+    def segment(self) -> Int32:
+        return self._places[0]
+
+    @cached_property
+    def position(self) -> Int32:
+        return self._places[1]
+
+    @cached_property
+    def residue(self) -> Int32:
+        return self._places[2]
+
+    @cached_property
+    def row(self) -> Int:
+        return np.repeat(self._slot_row, self._slots[:, 0]).reshape(self.tokens.shape)
+
+    @cached_property
+    def _places(self) -> tuple[Int32, Int32, Int32]:
+        """The three together: one large block is faster to get and to fill than three."""
+        length = self._slots[:, 0]
+        spread = self._slots.copy()
+        spread[:, 0] = start = np.cumsum(length, dtype=np.int32) - length
+        spread[:, 2] -= start
+        begin, segment, residue = np.repeat(spread.T, length, axis=1)
+        place = _counter(self.tokens.size)
+        residue += place
+        np.subtract(place, begin, out=begin)
+        padding = segment < 0
+        np.copyto(begin, 0, where=padding)
+        np.copyto(residue, -1, where=padding)
+        shape = self.tokens.shape
+        return segment.reshape(shape), begin.reshape(shape), residue.reshape(shape)
 
 
 def window_batch(windows: Windows, index: npt.ArrayLike, epoch: int = 0) -> Batch:
@@ -58,32 +111,16 @@ def window_batch(windows: Windows, index: npt.ArrayLike, epoch: int = 0) -> Batc
 
 
 def _assemble(pools: list[Windows], chosen: list[Int], epoch: Int) -> Batch:
-    """Concatenate the chosen windows of each pool: every array is the windows' slots, repeated by their lengths."""
-    context = pools[0].context
-    found = [
-        _ranges(windows.doc_ptr[index] + index, windows.doc_ptr[index + 1] - windows.doc_ptr[index] + 1)
-        for windows, index in zip(pools, chosen, strict=True)
-    ]
-    slots = _join([windows.slots[slot] for windows, slot in zip(pools, found, strict=True)])
-    rows = _join([windows.slot_row[slot] for windows, slot in zip(pools, found, strict=True)])
-    length = slots[:, 0].copy()
-    slots[:, 0] = start = np.cumsum(length, dtype=np.int32) - length
-    slots[:, 2] -= start
-    begin, segment, residue = np.repeat(slots.T, length, axis=1)
-    place = np.arange(len(epoch) * context, dtype=np.int32)
-    residue += place
-    place -= begin
-    padding = segment < 0
-    place[padding] = 0
-    residue[padding] = -1
-    shape = (len(epoch), context)
-    return Batch(
+    """Concatenate the chosen windows of each pool."""
+    found = []
+    for windows, index in zip(pools, chosen, strict=True):
+        first = windows.doc_ptr[index]
+        found.append(_ranges(first + index, windows.doc_ptr[index + 1] - first + 1))
+    return _PackedBatch(
         tokens=_join([windows.tokens[index] for windows, index in zip(pools, chosen, strict=True)]),
-        segment=segment.reshape(shape),
-        position=place.reshape(shape),
-        row=np.repeat(rows, length).reshape(shape),
-        residue=residue.reshape(shape),
         epoch=epoch,
+        slots=_join([windows.slots[slot] for windows, slot in zip(pools, found, strict=True)]),
+        slot_row=_join([windows.slot_row[slot] for windows, slot in zip(pools, found, strict=True)]),
     )
 
 
@@ -92,6 +129,14 @@ def _ranges(first: Int, count: Int) -> Int:
     ends = np.cumsum(count)
     out = np.repeat(first - (ends - count), count)
     out += np.arange(len(out))
+    return out
+
+
+@lru_cache(maxsize=4)
+def _counter(n: int) -> Int32:
+    """0, 1, ..., n - 1, read-only: the same for every batch."""
+    out = np.arange(n, dtype=np.int32)
+    out.setflags(write=False)
     return out
 
 
@@ -104,7 +149,6 @@ class Batches:
 
     Attributes
     ----------
-    windows : packed windows of each stream.
     order : which windows make which batch.
     n_steps : optimiser steps of the run, at least 1.
     """
@@ -119,21 +163,58 @@ class Batches:
             )
         self.corpus = corpus
         self.config = config
-        self.windows = tuple(open_windows(corpus, stream, config.context) for stream in config.streams)
+        self._windows: dict[tuple[int, int], Windows] = {}
+        self._totals: list[list[WindowStats]] = [[] for _ in config.streams]
+        self._sums: dict[tuple[int, int], list[int]] = {}
+        self._changing = tuple(stream.sampling == "cluster50" for stream in config.streams)
         self.order = BatchOrder(
-            n_windows=tuple(windows.n_windows for windows in self.windows),
+            passes=tuple(self._passes(number) for number in range(len(config.streams))),
             weights=tuple(stream.weight for stream in config.streams),
             windows_per_batch=config.windows_per_batch,
             seed=config.seed,
         )
         self.n_steps = max(1, round(config.D / (config.windows_per_batch * self.mean_tokens_per_window)))
-        self._sums: dict[tuple[int, int], list[int]] = {}
+
+    @property
+    def windows(self) -> tuple[Windows, ...]:
+        """Packed windows of each stream's first pass, which are those of all its passes unless clusters are sampled."""
+        return tuple(self.windows_at(number, 0) for number in range(len(self.config.streams)))
+
+    def windows_at(self, stream: int, epoch: int) -> Windows:
+        """The packed windows of a stream in one of its passes."""
+        key = (stream, epoch if self._changing[stream] else 0)
+        if key not in self._windows:
+            opened = open_windows(self.corpus, self.config.streams[stream], self.config.context, epoch=key[1])
+            if self._changing[stream]:
+                mapped = sorted(other for other in self._windows if other[0] == stream)
+                for other in mapped[: max(0, len(mapped) + 1 - _OPEN_EPOCHS)]:
+                    del self._windows[other]
+            self._windows[key] = opened
+        return self._windows[key]
+
+    def pass_stats(self, stream: int, epoch: int) -> WindowStats:
+        """Exact totals of a stream's windows in one of its passes; they need not be packed for it."""
+        if not self._changing[stream]:
+            return self.windows_at(stream, 0).stats
+        if epoch >= len(self._totals[stream]):
+            arguments = (self.corpus, self.config.streams[stream], self.config.context)
+            self._totals[stream] = list(pass_stats(*arguments, epoch + 1))
+        return self._totals[stream][epoch]
+
+    def _passes(self, stream: int) -> Passes:
+        if self._changing[stream]:
+            return Passes(lambda epoch: self.pass_stats(stream, epoch).n_windows)
+        return Passes(self.windows_at(stream, 0).n_windows)
 
     @property
     def mean_tokens_per_window(self) -> float:
-        """Mean tokens of a drawn window, streams weighted by their shares."""
+        """Mean tokens of a drawn window, streams weighted by their shares.
+
+        With cluster sampling that of the first pass: windows are as full in every other one, so that the tokens of a
+        window hardly change.
+        """
         weights = self.order.weights
-        means = [windows.stats.tokens_per_window for windows in self.windows]
+        means = [self.pass_stats(number, 0).tokens_per_window for number in range(len(weights))]
         return sum(w * m for w, m in zip(weights, means, strict=True)) / sum(weights)
 
     def at(self, step: int, rank: int = 0, world: int = 1) -> Batch:
@@ -141,43 +222,62 @@ class Batches:
         stream, window, epoch = self.order.batch(step)
         if world > 1:
             stream, window, epoch = stream[rank::world], window[rank::world], epoch[rank::world]
-        if len(self.windows) == 1:
-            return _assemble([self.windows[0]], [window], epoch)
-        # Streams come in order, so that joining their windows keeps the order of the batch.
-        present = np.unique(stream).tolist()
-        return _assemble([self.windows[s] for s in present], [window[stream == s] for s in present], epoch)
+        if self._changing == (False,):
+            return _assemble([self.windows_at(0, 0)], [window], epoch)
+        # Streams come in order, and so do the epochs of each: joining their windows keeps the order of the batch.
+        kind = stream * (int(epoch.max(initial=0)) + 1) + np.where(np.array(self._changing)[stream], epoch, 0)
+        border = [0, *(np.flatnonzero(np.diff(kind)) + 1).tolist(), len(kind)]
+        parts = [slice(begin, end) for begin, end in itertools.pairwise(border) if end > begin]
+        pools = [self.windows_at(int(stream[part.start]), int(epoch[part.start])) for part in parts]
+        return _assemble(pools, [window[part] for part in parts], epoch)
 
     def tokens_at(self, step: int) -> int:
         """Exact tokens (residues and `<eos>`) of all batches before `step`."""
         return sum(self._tokens_drawn(number, draws) for number, draws in enumerate(self.order.draws(step)))
 
     def _tokens_drawn(self, stream: int, draws: int) -> int:
-        """Tokens of a stream's first `draws` draws: whole epochs, whole blocks of the last one, the rest."""
-        windows = self.windows[stream]
-        epoch, position = divmod(draws, windows.n_windows)
+        """Tokens of a stream's first `draws` draws: whole passes, whole blocks of the last one, the rest."""
+        epoch, position = self.order.passes[stream].locate(draws)
+        whole = self._whole_passes(stream, epoch)[0]
+        if not position:
+            return whole
+        first = draws - position
         block, inside = divmod(position, _SUM_BLOCK)
-        first = epoch * windows.n_windows
         sums = self._sums.setdefault((stream, epoch), [0])
         while len(sums) <= block:
             begin = first + (len(sums) - 1) * _SUM_BLOCK
             sums.append(sums[-1] + self._span_tokens(stream, begin, begin + _SUM_BLOCK))
         begin = first + block * _SUM_BLOCK
         rest = self._span_tokens(stream, begin, begin + inside) if inside else 0
-        return epoch * windows.stats.tokens + sums[block] + rest
+        return whole + sums[block] + rest
 
     def _span_tokens(self, stream: int, begin: int, end: int) -> int:
-        window, _ = self.order.span(stream, begin, end)
-        return int(self.windows[stream].window_tokens[window].sum(dtype=np.int64))
+        """Tokens of draws of one pass."""
+        window, epoch = self.order.span(stream, begin, end)
+        return int(self.windows_at(stream, int(epoch[0])).window_tokens[window].sum(dtype=np.int64))
+
+    def _whole_passes(self, stream: int, epochs: int) -> tuple[int, int, int, int]:
+        """Tokens, residues, positions and squared lengths of a stream's first `epochs` passes."""
+        if self._changing[stream]:
+            stats, times = [self.pass_stats(stream, epoch) for epoch in range(epochs)], 1
+        else:
+            stats, times = [self.pass_stats(stream, 0)], epochs
+        return (
+            times * sum(s.tokens for s in stats),
+            times * sum(s.residues for s in stats),
+            times * sum(s.positions for s in stats),
+            times * sum(s.sum_length_squared for s in stats),
+        )
 
     def stats_at(self, step: int) -> WindowStats:
         """Exact totals over all windows drawn before `step`, for the FLOPs actually spent."""
         total = np.zeros(4, dtype=np.int64)
         draws = self.order.draws(step)
-        for number, windows in enumerate(self.windows):
-            visits = self.order.visits(number, draws[number])[windows.doc_window]
-            pieces = windows.pieces(self.corpus)
-            quantities = (pieces.tokens, pieces.residues, pieces.length, pieces.length**2)
-            total += [int((visits * quantity).sum()) for quantity in quantities]
+        for number, drawn in enumerate(draws):
+            epoch, position = self.order.passes[number].locate(drawn)
+            total += self._whole_passes(number, epoch)
+            if position:
+                total += self._part_of_pass(number, epoch, drawn)
         tokens, residues, positions, squared = total.tolist()
         return WindowStats(
             context=self.config.context,
@@ -187,3 +287,13 @@ class Batches:
             positions=positions,
             sum_length_squared=squared,
         )
+
+    def _part_of_pass(self, stream: int, epoch: int, draws: int) -> list[int]:
+        """The same of the part of a pass that lies before `draws` draws of the stream."""
+        windows = self.windows_at(stream, epoch)
+        seen = np.zeros(windows.n_windows, dtype=np.bool_)
+        seen[self.order.drawn(stream, epoch, draws)] = True
+        here = seen[windows.doc_window]
+        pieces = windows.pieces(self.corpus)
+        quantities = (pieces.tokens, pieces.residues, pieces.length, pieces.length**2)
+        return [int(quantity[here].sum()) for quantity in quantities]

@@ -16,14 +16,21 @@ from pydantic import Field
 from plm_scaling.core.records import Record
 
 __all__ = [
+    "EXCLUDED",
+    "FLAGS",
     "HELD_OUT_PREFIX",
+    "IDENTITY_EDGES",
     "INDEX_SCHEMA",
     "MANIFEST_NAME",
     "MAX_SHARD_BYTES",
     "TRAIN",
+    "VAL_CLUSTER",
     "VAL_IID",
+    "ClusterStats",
     "FileEntry",
+    "Leakage",
     "Manifest",
+    "RecordCount",
     "SourceStats",
     "SplitStats",
 ]
@@ -32,7 +39,17 @@ MANIFEST_NAME: Final = "manifest.json"
 MAX_SHARD_BYTES: Final = 1 << 30
 TRAIN: Final = "train"
 VAL_IID: Final = "val_iid"
+VAL_CLUSTER: Final = "val_cluster"
+"""One representative of each held-out 50 % cluster, none with a training sequence at 50 % identity or more."""
+EXCLUDED: Final = "excluded"
+"""Neither trained on nor scored: the other members of held-out clusters, and what was too near to training."""
 HELD_OUT_PREFIX: Final = "heldout_"
+
+FLAGS: Final = ("fragment", "low_complexity", "many_x", "short", "long", "weak_evidence", "viral")
+"""Bit i of the index' `flags` is FLAGS[i]. Append only: the positions are on disk."""
+
+IDENTITY_EDGES: Final = (0.3, 0.5, 0.9)
+"""Borders of the four bins of identity to the nearest training sequence: < .3, .3-.5, .5-.9, >= .9."""
 
 INDEX_SCHEMA: Final = pa.schema(
     [
@@ -42,8 +59,14 @@ INDEX_SCHEMA: Final = pa.schema(
         ("hash", pa.binary(16)),  # xxh3_128 of the normalised token ids, big-endian
         ("offset", pa.uint64()),  # of the first copy's first token, over all shards laid end to end
         ("first", pa.bool_()),  # first occurrence: its tokens are the stored ones
-        ("split", pa.uint8()),  # position in Manifest.splits; a property of the hash, so copies share it
-        ("cluster", pa.uint64()),  # null until clusters exist
+        ("split", pa.uint8()),  # position in Manifest.splits; copies share it
+        ("cluster50", pa.uint32()),  # number of the 50 % identity cluster, null without clusters; copies share it
+        ("cluster90", pa.uint32()),  # a part of one 50 % cluster
+        ("taxon", pa.uint32()),  # NCBI taxonomy id of the header, 0 unknown
+        ("members", pa.uint32()),  # sequences this one stands for (UniRef's n=), 0 unknown
+        ("rep_id", pa.string()),  # UniRef's RepID, null unknown
+        ("evidence", pa.uint8()),  # UniProt's protein existence level 1-5 (PE=), 0 unknown
+        ("flags", pa.uint32()),  # bits of FLAGS
     ]
 )
 
@@ -54,6 +77,13 @@ class FileEntry(Record):
     name: str
     bytes: int
     sha256: str
+
+
+class RecordCount(Record):
+    """Some records and their tokens (residues + one `<eos>` each)."""
+
+    sequences: int
+    tokens: int
 
 
 class SourceStats(Record):
@@ -72,6 +102,13 @@ class SourceStats(Record):
     duplicate_tokens: int
     policy_counts: dict[str, int] = Field(default_factory=dict)
     """What was kept, renamed or dropped, by name: lower_case, stops, gaps, J_as_X, X, B, U, Z, O, empty_records, ..."""
+    flagged: dict[str, RecordCount] = Field(default_factory=dict)
+    """Records kept and flagged, by flag (one record may have several)."""
+    dropped: dict[str, RecordCount] = Field(default_factory=dict)
+    """Records left out of the corpus on request, by the first reason that applied; not in the counts above."""
+    origin: str = ""
+    """Where the files came from: an address, or empty for local files."""
+    licence: str = ""
 
 
 class SplitStats(Record):
@@ -82,10 +119,39 @@ class SplitStats(Record):
     tokens: int
 
 
+class ClusterStats(Record):
+    """Clusters of near-duplicates among the unique sequences."""
+
+    tool: str
+    """Program and version, or the file the membership was read from."""
+    settings: tuple[str, ...]
+    """Arguments that decide the clusters, one entry per program call."""
+    n_clusters90: int
+    n_clusters50: int
+    largest50: int
+    """Sequences of the largest 50 % cluster."""
+
+
+class Leakage(Record):
+    """How near one held-out split is to training, by a search of its sequences against all training sequences."""
+
+    split: str
+    sequences: int
+    """Sequences searched."""
+    hits_before: int
+    """Of these, with a training sequence at >= 50 % identity before any was dropped."""
+    dropped: RecordCount
+    """Sequences dropped for such a hit (they are in split `excluded` now)."""
+    hits_after: int
+    """Sequences with such a hit left in the split, by a second search with more sensitive settings."""
+    bins: tuple[int, int, int, int]
+    """Sequences left in the split by identity to the nearest training sequence (IDENTITY_EDGES)."""
+
+
 class Manifest(Record):
     """The corpus as a value; its content hash is the corpus' id."""
 
-    SCHEMA_VERSION: ClassVar[int] = 1
+    SCHEMA_VERSION: ClassVar[int] = 2
     NOT_IDENTITY: ClassVar[frozenset[str]] = frozenset({"versions", "created", "name"})
 
     name: str
@@ -97,6 +163,14 @@ class Manifest(Record):
     split_seed: int
     shards: tuple[FileEntry, ...]
     index: tuple[FileEntry, ...]
+    clusters: ClusterStats | None = None
+    leakage: tuple[Leakage, ...] = ()
+    filters: dict[str, Any] = Field(default_factory=dict)
+    """Thresholds of the flags and what was dropped, where they were not the defaults."""
+    containment: dict[str, RecordCount] = Field(default_factory=dict)
+    """Unique sequences that another one holds, by how: `fragments`, `reversed`; `palindromes` apart. If counted."""
+    identity_file: FileEntry | None = None
+    """`identity.parquet`: row, split and identity to the nearest training sequence of every searched sequence."""
     versions: dict[str, str] = Field(default_factory=dict)
     created: str = ""
 
@@ -104,7 +178,8 @@ class Manifest(Record):
         """Content only: the same sequences prepared from renamed or re-compressed files are the same corpus."""
         identity = super().identity()
         for source in identity["sources"]:
-            source.pop("files", None)
+            for field in ("files", "origin", "licence"):
+                source.pop(field, None)
         return identity
 
     @property

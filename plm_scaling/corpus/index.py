@@ -34,7 +34,15 @@ class IndexColumns:
         import pyarrow as pa
         import pyarrow.parquet as pq
 
-        parts = [pq.read_table(self.path / entry.name, columns=[name]) for entry in self.manifest.index]
+        paths = [self.path / entry.name for entry in self.manifest.index]
+        if not paths or name not in pq.read_schema(paths[0]).names:
+            raise CorpusError(
+                f"the index has no column {name!r}",
+                where=str(self.path),
+                why="an older release prepared this corpus",
+                hint="prepare it again",
+            )
+        parts = [pq.read_table(path, columns=[name]) for path in paths]
         return pa.concat_tables(parts).column(0)
 
     def _numbers(self, name: str, dtype: type[np.generic]) -> npt.NDArray[Any]:
@@ -71,6 +79,47 @@ class IndexColumns:
     def split(self) -> npt.NDArray[np.uint8]:
         """Position of each record's split in `manifest.splits`."""
         return self._numbers("split", np.uint8)
+
+    @cached_property
+    def flags(self) -> npt.NDArray[np.uint32]:
+        """Bits of `format.FLAGS` of each record."""
+        return self._numbers("flags", np.uint32)
+
+    @cached_property
+    def taxon(self) -> npt.NDArray[np.uint32]:
+        """NCBI taxonomy id of each record, 0 unknown."""
+        return self._numbers("taxon", np.uint32)
+
+    @cached_property
+    def members(self) -> npt.NDArray[np.uint32]:
+        """Sequences each record stands for (UniRef's n=), 0 unknown."""
+        return self._numbers("members", np.uint32)
+
+    @cached_property
+    def evidence(self) -> npt.NDArray[np.uint8]:
+        """UniProt's protein existence level of each record, 0 unknown."""
+        return self._numbers("evidence", np.uint8)
+
+    def cluster(self, percent: int) -> Int:
+        """int64[n]: number of each record's cluster at 50 or 90 % identity; copies share it.
+
+        Raises
+        ------
+        CorpusError : the corpus has no clusters.
+        """
+        if self.manifest.clusters is None:
+            raise CorpusError(
+                "this corpus has no clusters", where=str(self.path), hint="prepare it again with --cluster mmseqs"
+            )
+        return self._clusters50 if percent == 50 else self._clusters90
+
+    @cached_property
+    def _clusters50(self) -> Int:
+        return self._numbers("cluster50", np.int64)
+
+    @cached_property
+    def _clusters90(self) -> Int:
+        return self._numbers("cluster90", np.int64)
 
     @cached_property
     def hash(self) -> npt.NDArray[np.uint64]:

@@ -1,112 +1,106 @@
 """The ledger: which training tokens were new, repeated, copies, or seen by an earlier run of the lineage. Exact.
 
-Everything follows from the order: how often each window was visited, and when first. Nothing is replayed. A token is
-known by its address, which exact copies share. All streams of a run have one context, so copies are cut at the same
-places and pieces can be compared whole; runs of a lineage may differ in context and are compared by address ranges.
+It follows from the order in which a run draws its windows, so it can be worked out before a run or long after it.
+The run is gone through once, without its tokens, and what every batch adds is kept beside the windows
+(`ledger_table`); any question after that is a sum of at most 1,024 rows.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
-import numpy.typing as npt
 
-from plm_scaling.core.errors import PlanError
-from plm_scaling.core.run import LedgerRow, Objective, RunConfig
+from plm_scaling.core.errors import CorpusError, PlanError
+from plm_scaling.core.files import canonical_json, sha256_text
+from plm_scaling.core.run import LedgerRow, RunConfig
 from plm_scaling.corpus.batches import Batches
+from plm_scaling.corpus.ledger_count import COUNTS, Earlier, RecordFacts, StepCounter
+from plm_scaling.corpus.ledger_table import StepTable, cached_table, locked_table, write_table
+from plm_scaling.corpus.ledger_visits import Schedule
+from plm_scaling.corpus.packing import PACKER_VERSION
 from plm_scaling.corpus.reader import Corpus
 
-__all__ = ["Visits", "ledger", "visits_until"]
+__all__ = ["LEDGER_VERSION", "Ledger", "Phase", "ledger", "open_ledger"]
 
-Int = npt.NDArray[np.int64]
+LEDGER_VERSION: Final = 1
+"""Part of the cache key: raise it when the same run would be counted differently."""
 
-_COUNTS: Final = (
-    *("tokens", "residues", "unique", "repeated_epoch", "repeated_duplicate"),
-    *("seen_earlier", "seen_earlier_clm", "seen_earlier_mlm"),
-)
+Phase = tuple[RunConfig, int]
+"""A run and the number of batches it was trained on."""
 
 
 @dataclass(frozen=True)
-class Visits:
-    """The pieces of documents a run has visited at least once.
+class Ledger:
+    """The ledger of one run, at any step.
 
     Attributes
     ----------
-    address : int64[n], of each piece's first token; equal for copies.
-    tokens, residues : int64[n], in the piece.
-    source : int64[n], position of its record's source.
-    count : int64[n], visits so far.
-    time : int64[n], when its window was first visited, in windows of the run.
+    source_names : of the sources that the run draws from, in the manifest's order.
+    table : what every batch adds.
     """
 
-    address: Int
-    tokens: Int
-    residues: Int
-    source: Int
-    count: Int
-    time: Int
+    source_names: tuple[str, ...]
+    table: StepTable
+
+    @property
+    def steps(self) -> int:
+        """The last step that can be asked for; at least the run's own."""
+        return self.table.card.steps
+
+    def rows(self, step: int) -> tuple[LedgerRow, ...]:
+        """The ledger after the batches before `step`: a row per source that gave tokens, then "*" for all.
+
+        Raises
+        ------
+        PlanError : a step that is negative or beyond the table.
+        """
+        if not 0 <= step <= self.steps:
+            raise PlanError(f"no step {step:,}", why=f"this ledger covers the steps 0 to {self.steps:,}")
+        counts = self.table.counts(step)
+        rows = [self._row(name, counts[number]) for number, name in enumerate(self.source_names)]
+        return (*(row for row in rows if row.tokens), self._row("*", counts.sum(axis=0)))
+
+    def _row(self, source: str, counts: Any) -> LedgerRow:
+        values = dict.fromkeys(COUNTS, 0) | dict(zip(self.table.card.columns, counts.tolist(), strict=True))
+        parts = ("unique", "repeated_epoch", "repeated_duplicate", "seen_earlier")
+        return LedgerRow(source=source, tokens=sum(values[name] for name in parts), **values)
+
+    def tokens(self, step: int) -> int:
+        """Tokens of the batches before `step`."""
+        return self.table.tokens(step)
+
+    def step_at(self, tokens: float) -> int:
+        """The first step before which at least so many tokens were drawn.
+
+        Raises
+        ------
+        PlanError : more tokens than the table covers.
+        """
+        step = self.table.step_at(int(np.ceil(tokens)))
+        if step is None:
+            raise PlanError(
+                f"{tokens:,.0f} tokens are never reached",
+                why=f"the {self.steps:,} steps of the ledger draw {self.tokens(self.steps):,}",
+            )
+        return step
+
+    @property
+    def first_tokens(self) -> dict[str, int]:
+        """Tokens drawn before the first repeat by epoch or copy, and before the first cluster mate, where there are."""
+        return self.table.card.first_tokens
 
 
-def visits_until(corpus: Corpus, config: RunConfig, step: int) -> Visits:
-    """The pieces visited by the batches before `step`, over all streams."""
-    batches = Batches(corpus, config)
-    draws = batches.order.draws(step)
-    columns: list[list[Int]] = [[] for _ in range(6)]
-    for number, windows in enumerate(batches.windows):
-        count = batches.order.visits(number, draws[number])[windows.doc_window]
-        time = batches.order.first_times(number, step)[windows.doc_window]
-        pieces = windows.pieces(corpus)
-        address = corpus.offset[pieces.row] + pieces.begin
-        source = corpus.source[pieces.row].astype(np.int64)
-        seen = count > 0
-        values = (address, pieces.tokens, pieces.residues, source, count, time)
-        for column, value in zip(columns, values, strict=True):
-            column.append(value[seen])
-    return Visits(*(np.concatenate(column) for column in columns))
-
-
-@dataclass(frozen=True)
-class _Cover:
-    """A union of address ranges: sorted, disjoint [begin, end), with the covered length before each."""
-
-    begin: Int
-    end: Int
-    before: Int
-
-    @classmethod
-    def of(cls, address: Int, size: Int) -> _Cover:
-        order = np.argsort(address, kind="stable")
-        begin = address[order]
-        reach = np.maximum.accumulate(begin + size[order]) if len(begin) else begin
-        opens = np.concatenate([np.ones(len(begin[:1]), dtype=np.bool_), begin[1:] > reach[:-1]])
-        starts = np.flatnonzero(opens)
-        ends = reach[np.append(starts[1:] - 1, len(begin) - 1)] if len(starts) else begin
-        lengths = ends - begin[starts]
-        return cls(begin[starts], ends, np.cumsum(lengths) - lengths)
-
-    def until(self, x: Int) -> Int:
-        """Covered addresses below each of `x`."""
-        if not len(self.begin):
-            return np.zeros(len(x), dtype=np.int64)
-        at = np.searchsorted(self.begin, x, side="right") - 1
-        inside = np.minimum(x, self.end[at]) - self.begin[at]
-        return np.where(at < 0, 0, self.before[at] + inside)
-
-    def overlap(self, address: Int, size: Int) -> Int:
-        """Covered addresses within each span."""
-        return self.until(address + size) - self.until(address)
-
-
-def ledger(corpus: Corpus, phases: Sequence[tuple[RunConfig, int]]) -> tuple[LedgerRow, ...]:
+def ledger(corpus: Corpus, phases: Sequence[Phase]) -> tuple[LedgerRow, ...]:
     """The ledger of a run at a step, given the runs it descends from.
 
     A visit of a token is its first in this run or a later one. A first visit is `unique`, or `seen_earlier` if an
     earlier phase visited the token. A later one is `repeated_epoch` if this stream has visited this record's token
     before, else `repeated_duplicate`: another record (an exact copy) or another stream brought the token first.
-    Each visit counts for the source of its record.
+    Each visit counts for the source of its record. Unique tokens of a sequence after the run has visited another one
+    of its 50 % (90 %) identity cluster are `mates_50` (`mates_90`) too.
 
     Parameters
     ----------
@@ -122,56 +116,91 @@ def ledger(corpus: Corpus, phases: Sequence[tuple[RunConfig, int]]) -> tuple[Led
     PlanError : no phase, or a negative step.
     CorpusError : a phase was trained on another corpus.
     """
+    return open_ledger(corpus, phases).rows(phases[-1][1])
+
+
+def open_ledger(corpus: Corpus, phases: Sequence[Phase]) -> Ledger:
+    """The ledger of the last phase at every step up to the run's end (or its `step`, if that is later).
+
+    Counted on first use, in one pass over the run, then read from the disk. Processes may call this at once: one
+    counts, the others wait. Where the corpus folder is read-only, the table goes to the machine's temporary folder.
+
+    Parameters
+    ----------
+    phases : (config, step) of each run of the lineage, oldest first, as for `ledger`.
+
+    Raises
+    ------
+    PlanError : no phase, or a negative step.
+    CorpusError : a phase was trained on another corpus.
+    """
     if not phases or min(step for _, step in phases) < 0:
         raise PlanError("a ledger needs at least one run, and steps that are not negative")
-    (config, step), earlier = phases[-1], phases[:-1]
-    seen = visits_until(corpus, config, step)
-    fresh = _first_of_address(seen)
-    past = [(old.objective, visits_until(corpus, old, at)) for old, at in earlier]
-    before_any = _overlap_with(past, ("clm", "mlm"), seen) * fresh
-    values: dict[str, Int] = {
-        "tokens": seen.count * seen.tokens,
-        "residues": seen.count * seen.residues,
-        "unique": fresh * seen.tokens - before_any,
-        "repeated_epoch": (seen.count - 1) * seen.tokens,
-        "repeated_duplicate": ~fresh * seen.tokens,
-        "seen_earlier": before_any,
-        "seen_earlier_clm": _overlap_with(past, ("clm",), seen) * fresh,
-        "seen_earlier_mlm": _overlap_with(past, ("mlm",), seen) * fresh,
+    for config, _ in phases:
+        _check_corpus(corpus, config)
+    config, step = phases[-1]
+    key = _key(corpus, phases)
+    found = cached_table(corpus.path, key, step)
+    if found is None:
+        with locked_table(corpus.path, key) as folder:
+            # Another process may have counted while this one waited.
+            found = cached_table(corpus.path, key, step)
+            if found is None:
+                batches = Batches(corpus, config)
+                counter = _counter(batches, phases[:-1])
+                found = write_table(folder, counter, max(step, batches.n_steps), _sources(corpus, config))
+    names = tuple(corpus.manifest.sources[number].name for number in found.card.sources)
+    return Ledger(names, found)
+
+
+def _check_corpus(corpus: Corpus, config: RunConfig) -> None:
+    if config.corpus_id != corpus.corpus_id:
+        raise CorpusError(
+            "the run was planned for another corpus",
+            where=str(corpus.path),
+            why=f"run {config.run_id} wants {config.corpus_id[:12]}, this one is {corpus.corpus_id[:12]}",
+            hint="point to the corpus of the plan, or plan again on this one",
+        )
+
+
+def _key(corpus: Corpus, phases: Sequence[Phase]) -> str:
+    identity = {
+        "corpus": corpus.corpus_id,
+        "packer": PACKER_VERSION,
+        "ledger": LEDGER_VERSION,
+        "run": _order_identity(phases[-1][0]),
+        "earlier": [{"objective": c.objective, "step": step, **_order_identity(c)} for c, step in phases[:-1] if step],
     }
-    return _rows(corpus, seen.source, values)
+    return sha256_text(canonical_json(identity))[:20]
 
 
-def _first_of_address(seen: Visits) -> npt.NDArray[np.bool_]:
-    """bool[n]: whether a piece was the first of its address in this run.
-
-    Copies packed into one window are visited in the window's order, which the stable sort keeps.
-    """
-    order = np.lexsort((seen.time, seen.address))
-    address = seen.address[order]
-    first = np.ones(len(order), dtype=np.bool_)
-    first[1:] = address[1:] != address[:-1]
-    out = np.empty(len(order), dtype=np.bool_)
-    out[order] = first
-    return out
+def _order_identity(config: RunConfig) -> dict[str, Any]:
+    """What decides the order of a run's tokens."""
+    return {
+        "context": config.context,
+        "windows_per_batch": config.windows_per_batch,
+        "seed": config.seed,
+        "streams": [stream.identity() for stream in config.streams],
+    }
 
 
-def _overlap_with(past: Sequence[tuple[Objective, Visits]], objectives: Sequence[str], seen: Visits) -> Int:
-    """int64[n]: tokens of each piece that earlier phases of these objectives visited."""
-    chosen = [visits for objective, visits in past if objective in objectives]
-    empty = np.zeros(0, dtype=np.int64)
-    cover = _Cover.of(
-        np.concatenate([empty, *(visits.address for visits in chosen)]),
-        np.concatenate([empty, *(visits.tokens for visits in chosen)]),
+def _counter(batches: Batches, earlier: Sequence[Phase]) -> StepCounter:
+    facts = RecordFacts.of(batches.corpus)
+    past = [
+        Earlier.of(Schedule.of(Batches(batches.corpus, old)), old.objective, facts, step)
+        for old, step in earlier
+        if step
+    ]
+    return StepCounter(
+        schedule=Schedule.of(batches),
+        facts=facts,
+        streams=batches.config.streams,
+        context=batches.config.context,
+        n_sources=len(batches.corpus.manifest.sources),
+        earlier=past,
     )
-    return cover.overlap(seen.address, seen.tokens)
 
 
-def _rows(corpus: Corpus, source: Int, values: dict[str, Int]) -> tuple[LedgerRow, ...]:
-    rows = []
-    for number, entry in enumerate(corpus.manifest.sources):
-        here = source == number
-        if here.any():
-            rows.append(LedgerRow(source=entry.name, **{name: int(values[name][here].sum()) for name in _COUNTS}))
-    rows.append(LedgerRow(source="*", **{name: int(values[name].sum()) for name in _COUNTS}))
-    return tuple(rows)
+def _sources(corpus: Corpus, config: RunConfig) -> tuple[int, ...]:
+    """Positions of the sources that any stream draws from."""
+    return tuple(sorted({number for stream in config.streams for number in corpus.source_ids(stream.sources)}))

@@ -1,11 +1,14 @@
 """Which windows make global batch k: a pure function of (numbers of windows, weights, seed, k). No state, O(1).
 
 Every epoch of every stream is a keyed bijection of its windows; a batch is shared among the streams by integer
-quotas. A rank takes a slice of the global batch, so the data do not depend on the number of ranks.
+quotas. A rank takes a slice of the global batch, so the data do not depend on the number of ranks. With cluster
+sampling the windows of a stream are others in every epoch, and another number of them (`Passes`).
 """
 
 from __future__ import annotations
 
+from bisect import bisect_right
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Final
@@ -16,7 +19,7 @@ import numpy.typing as npt
 from plm_scaling.core.errors import PlanError
 from plm_scaling.corpus.mixing import mix_key
 
-__all__ = ["BatchOrder", "feistel"]
+__all__ = ["BatchOrder", "Passes", "feistel"]
 
 Int = npt.NDArray[np.int64]
 
@@ -83,13 +86,61 @@ def _scramble(x: npt.NDArray[np.uint32], key: np.uint32) -> npt.NDArray[np.uint3
     return y
 
 
+class Passes:
+    """The passes (epochs) of a stream over its windows: how many each holds, and where it begins among the draws.
+
+    Parameters
+    ----------
+    size : windows of every pass, or a function that gives those of a pass, at least 1; it is asked once for each
+        pass, in order, and only as far as the draws asked for reach.
+    """
+
+    def __init__(self, size: int | Callable[[int], int]) -> None:
+        self._size = size
+        self._starts = [0]
+
+    @property
+    def constant(self) -> bool:
+        """Whether every pass is over the same windows."""
+        return isinstance(self._size, int)
+
+    def size(self, epoch: int) -> int:
+        """Windows of a pass."""
+        if isinstance(self._size, int):
+            return self._size
+        return self.start(epoch + 1) - self.start(epoch)
+
+    def start(self, epoch: int) -> int:
+        """Draws of the stream before a pass."""
+        if isinstance(self._size, int):
+            return epoch * self._size
+        while len(self._starts) <= epoch:
+            self._extend(self._size)
+        return self._starts[epoch]
+
+    def locate(self, draw: int) -> tuple[int, int]:
+        """Pass of a draw, and its position in the pass."""
+        if isinstance(self._size, int):
+            return divmod(draw, self._size)
+        while self._starts[-1] <= draw:
+            self._extend(self._size)
+        epoch = bisect_right(self._starts, draw) - 1
+        return epoch, draw - self._starts[epoch]
+
+    def _extend(self, size: Callable[[int], int]) -> None:
+        windows = size(len(self._starts) - 1)
+        if windows < 1:
+            raise PlanError(f"pass {len(self._starts) - 1} over a stream has no window")
+        self._starts.append(self._starts[-1] + windows)
+
+
 @dataclass(frozen=True)
 class BatchOrder:
     """The order in which a run visits its windows.
 
     Parameters
     ----------
-    n_windows : windows of each stream.
+    passes : passes of each stream over its windows.
     weights : share of the windows of each stream, relative to the others.
     windows_per_batch : windows of a global batch.
     seed : the run's seed.
@@ -99,19 +150,20 @@ class BatchOrder:
     PlanError : no stream, an empty stream, or numbers that do not match.
     """
 
-    n_windows: tuple[int, ...]
+    passes: tuple[Passes, ...]
     weights: tuple[float, ...]
     windows_per_batch: int
     seed: int
     _blocks: dict[tuple[int, int, int], Int] = field(default_factory=dict, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        if not self.n_windows or len(self.n_windows) != len(self.weights):
-            raise PlanError(f"{len(self.n_windows)} streams with {len(self.weights)} weights")
-        if min(self.n_windows) < 1 or min(self.weights) <= 0 or self.windows_per_batch < 1:
+        if not self.passes or len(self.passes) != len(self.weights):
+            raise PlanError(f"{len(self.passes)} streams with {len(self.weights)} weights")
+        sizes = tuple(passes.size(0) for passes in self.passes)
+        if min(sizes) < 1 or min(self.weights) <= 0 or self.windows_per_batch < 1:
             raise PlanError(
                 "a stream without windows, a weight or a batch that is not positive",
-                why=f"windows {self.n_windows}, weights {self.weights}, batch {self.windows_per_batch}",
+                why=f"windows {sizes}, weights {self.weights}, batch {self.windows_per_batch}",
             )
 
     @cached_property
@@ -149,10 +201,9 @@ class BatchOrder:
 
     def span(self, stream: int, begin: int, end: int) -> tuple[Int, Int]:
         """Windows and epochs of draws [begin, end) of a stream, each int64[end - begin]."""
-        n = self.n_windows[stream]
         windows, epochs = [], []
         while begin < end:
-            epoch, position = divmod(begin, n)
+            epoch, position = self.passes[stream].locate(begin)
             block, inside = divmod(position, _BLOCK)
             part = self._block(stream, epoch, block)[inside : inside + end - begin]
             windows.append(part)
@@ -168,7 +219,7 @@ class BatchOrder:
         name = (stream, epoch, block)
         found = self._blocks.get(name)
         if found is None:
-            n = self.n_windows[stream]
+            n = self.passes[stream].size(epoch)
             positions = np.arange(block * _BLOCK, min(n, (block + 1) * _BLOCK))
             found = feistel(positions, n, self.key(stream, epoch))
             found.setflags(write=False)
@@ -190,26 +241,37 @@ class BatchOrder:
         streams = np.repeat(np.arange(len(parts)), [last - first for first, last in zip(begin, end, strict=True)])
         return streams, np.concatenate([p[0] for p in parts]), np.concatenate([p[1] for p in parts])
 
+    def drawn(self, stream: int, epoch: int, draws: int) -> Int:
+        """Windows of one pass among a stream's first `draws` draws, int64[], in the order they are drawn."""
+        passes = self.passes[stream]
+        n = passes.size(epoch)
+        count = min(max(draws - passes.start(epoch), 0), n)
+        return feistel(np.arange(count), n, self.key(stream, epoch))
+
     def visits(self, stream: int, draws: int) -> Int:
-        """int64[n_windows]: how often each window of a stream is among its first `draws` draws."""
-        n = self.n_windows[stream]
-        epochs, partial = divmod(draws, n)
-        counts = np.full(n, epochs, dtype=np.int64)
-        if partial:
-            counts[feistel(np.arange(partial), n, self.key(stream, epochs))] += 1
+        """int64[n_windows]: how often each window of a stream is among its first `draws` draws.
+
+        Of a stream whose windows are the same in every pass.
+        """
+        passes = self.passes[stream]
+        assert passes.constant, "windows of different passes are different windows"
+        epochs, _ = passes.locate(draws)
+        counts = np.full(passes.size(0), epochs, dtype=np.int64)
+        counts[self.drawn(stream, epochs, draws)] += 1
         return counts
 
-    def first_times(self, stream: int, step: int) -> Int:
-        """int64[n_windows]: when each window of a stream is first visited before `step`, -1 if it is not.
+    def first_times(self, stream: int, step: int, epoch: int = 0) -> Int:
+        """int64[size(epoch)]: when each window of a pass is visited, -1 if it is not visited before `step`.
 
         Time counts the windows of all streams, in the order of `batch`: step x windows_per_batch + place.
         """
-        n = self.n_windows[stream]
+        passes = self.passes[stream]
         table = self.draws_at(np.arange(step + 1))
-        draw = np.arange(min(n, int(table[-1, stream])))
+        window = self.drawn(stream, epoch, int(table[-1, stream]))
+        draw = passes.start(epoch) + np.arange(len(window))
         at = np.searchsorted(table[:, stream], draw, side="right") - 1
         ahead = table[:, :stream].sum(axis=1)
         place = draw - table[at, stream] + ahead[at + 1] - ahead[at] if len(draw) else draw
-        times = np.full(n, -1, dtype=np.int64)
-        times[feistel(draw, n, self.key(stream, 0))] = at * self.windows_per_batch + place
+        times = np.full(passes.size(epoch), -1, dtype=np.int64)
+        times[window] = at * self.windows_per_batch + place
         return times

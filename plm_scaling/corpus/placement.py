@@ -45,7 +45,8 @@ def best_fit(length: Int, context: int) -> Int:
     **Source:** Johnson 1973 (best-fit decreasing); histogram form after Krell et al. 2021, "Efficient sequence
     packing without cross-contamination".
     """
-    order = np.argsort(-length, kind="stable")
+    # 16-bit keys are sorted by their digits, several times as fast.
+    order = np.argsort((context - length).astype(np.uint16) if context < 1 << 16 else -length, kind="stable")
     counts = np.bincount(length, minlength=context + 1)
     window = np.empty(len(length), dtype=np.int64)
     open_by_room: list[list[Int]] = [[] for _ in range(context + 1)]

@@ -15,9 +15,10 @@ from plm_scaling.core.alphabet import decode
 from plm_scaling.core.errors import CorpusError, PlanError, RecordError, did_you_mean
 from plm_scaling.core.files import writing_atomic
 from plm_scaling.core.run import Stream
-from plm_scaling.corpus.format import MANIFEST_NAME, TRAIN, Manifest
+from plm_scaling.corpus.format import FLAGS, MANIFEST_NAME, TRAIN, Manifest
 from plm_scaling.corpus.index import IndexColumns
 from plm_scaling.corpus.mixing import mix64
+from plm_scaling.corpus.sampling import ClusterPool, cluster_keys, cluster_pool
 
 if TYPE_CHECKING:
     import datasets
@@ -29,6 +30,8 @@ Int = npt.NDArray[np.int64]
 _PERMUTATION_KEY: Final = np.uint64(0x706C6D2D7363616C)
 """Fixed for ever: it decides which sequences a subset of U unique tokens holds."""
 _HF_BATCH: Final = 20_000
+_KEPT_POOLS: Final = 4
+"""Cluster pools held in memory, 8 bytes per sequence each."""
 
 
 class Corpus(IndexColumns):
@@ -45,6 +48,7 @@ class Corpus(IndexColumns):
         super().__init__(path, manifest)
         self.corpus_id = manifest.content_hash()
         sizes = [entry.bytes for entry in manifest.shards]
+        self._cluster_pools: dict[str, ClusterPool] = {}
         self._shard_starts: Int = np.concatenate([[0], np.cumsum(sizes, dtype=np.int64)]).astype(np.int64)
 
     def __repr__(self) -> str:
@@ -119,12 +123,19 @@ class Corpus(IndexColumns):
 
     # ---- which sequences ---------------------------------------------------------------------------------------
 
+    def _sequence_keys(self) -> npt.NDArray[np.uint64]:
+        """uint64[n]: a fixed mix of each record's content hash."""
+        return mix64(self.hash[:, 0] ^ mix64(self.hash[:, 1] + _PERMUTATION_KEY))
+
     @cached_property
     def _permutation(self) -> Int:
-        """All rows sorted by a fixed mix of the content hash; exact copies follow each other in row order."""
-        high, low = self.hash[:, 0], self.hash[:, 1]
-        key = mix64(high ^ mix64(low + _PERMUTATION_KEY))
-        return np.lexsort((low, key)).astype(np.int64, copy=False)
+        """All rows sorted by their keys; exact copies follow each other in row order, first occurrences first."""
+        return np.lexsort((self.hash[:, 1], self._sequence_keys())).astype(np.int64, copy=False)
+
+    @cached_property
+    def _cluster_keys(self) -> npt.NDArray[np.uint64]:
+        """uint64[]: the key of each 50 % cluster, of all its sequences: whatever a pool leaves out of it."""
+        return cluster_keys(self.cluster(50), self._sequence_keys())
 
     def source_ids(self, sources: Sequence[str]) -> list[int]:
         """Positions of the named sources; none named means all.
@@ -141,16 +152,19 @@ class Corpus(IndexColumns):
                 )
         return [names.index(name) for name in sources] if sources else list(range(len(names)))
 
-    def rows(self, split: str, sources: Sequence[str] = (), duplicates: bool = False) -> Int:
+    def rows(
+        self, split: str, sources: Sequence[str] = (), duplicates: bool = False, exclude: Sequence[str] = ()
+    ) -> Int:
         """int64[n]: the rows of a split in keyed order, a permutation fixed by the sequences alone.
 
         A prefix is therefore a random subset, prefixes are nested, and the order of the input files does not
         matter. Without `duplicates` only first occurrences are listed: a sequence held by several sources
-        belongs to the first of them.
+        belongs to the first of them. `exclude` leaves out every sequence whose first occurrence has one of
+        these flags, and its copies.
 
         Raises
         ------
-        PlanError : unknown split or source.
+        PlanError : unknown split, source or flag.
         """
         split_id = self.manifest.split_id(split)
         if split_id < 0:
@@ -161,43 +175,106 @@ class Corpus(IndexColumns):
             keep &= np.isin(self.source, self.source_ids(sources))
         if not duplicates:
             keep &= self.first
+        if exclude:
+            keep &= ~self._flagged(exclude, duplicates)
         order = self._permutation
         chosen: Int = order[keep[order]]
         return chosen
 
+    def _flagged(self, flags: Sequence[str], duplicates: bool) -> npt.NDArray[np.bool_]:
+        """bool[n]: whether a record's sequence has one of the flags; of copies only if `duplicates`."""
+        for flag in flags:
+            if flag not in FLAGS:
+                raise PlanError(f"there is no flag {flag!r}", where="exclude", hint=did_you_mean(flag, FLAGS))
+        bits = sum(1 << FLAGS.index(flag) for flag in set(flags))
+        flagged: npt.NDArray[np.bool_] = (self.flags & np.uint32(bits)) != 0
+        if duplicates:
+            order = self._permutation
+            heads = np.flatnonzero(self.first[order])
+            flagged[order] = np.repeat(flagged[order[heads]], np.diff(np.append(heads, len(order))))
+        return flagged
+
     def pool(self, stream: Stream, split: str = TRAIN) -> Int:
-        """int64[n]: the rows a stream draws from, a range of the keyed permutation of its sources.
+        """int64[n]: the rows a stream draws from, a range of the keyed permutation of its sequences or clusters.
 
         A sequence belongs to the range in which its first token falls, so that the ranges [a, b) and [b, c)
         share no sequence and miss none. Tokens of exact copies are counted once: with `duplicates` the range
-        holds the same sequences, and their copies. A range that ends beyond the last token is cut there.
+        holds the same sequences, and their copies. With cluster sampling a range holds whole clusters, and the
+        tokens of all their members count. A range that ends beyond the last token is cut there.
 
         Raises
         ------
-        PlanError : unknown source, or no token left after `start_tokens`.
+        PlanError : unknown source or flag, or no token left after `start_tokens`.
+        CorpusError : cluster sampling from a corpus without clusters.
         """
-        rows = self.rows(split, stream.sources, stream.duplicates)
+        if stream.sampling == "cluster50":
+            return self.cluster_pool(stream, split).rows
+        rows = self.rows(split, stream.sources, stream.duplicates, stream.exclude)
         if stream.start_tokens == 0 and stream.unique_tokens is None and len(rows):
             return rows
         begin, total = _begins(self.offset[rows], self.length[rows] + 1)
+        return rows[slice(*self._range(stream, split, begin, total))]
+
+    def cluster_pool(self, stream: Stream, split: str = TRAIN) -> ClusterPool:
+        """The clusters a stream with cluster sampling draws from, with all members the stream may visit.
+
+        Raises
+        ------
+        PlanError, CorpusError : as `pool`; and exact duplicates asked for, which are no members.
+        """
+        if stream.duplicates:
+            raise PlanError(
+                "cluster sampling visits no exact duplicates",
+                where="duplicates",
+                why="an epoch shows one member of each cluster; a copy is the same member",
+                hint='leave out duplicates = true, or use sampling = "flat"',
+            )
+        name = f"{split} {stream_identity(stream)}"
+        if name not in self._cluster_pools:
+            cluster = self.cluster(50)
+            rows = self.rows(split, stream.sources, exclude=stream.exclude)
+            whole = cluster_pool(rows, cluster, self._cluster_keys)
+            tokens = whole.tokens(self.length)
+            ends = np.cumsum(tokens)
+            chosen = self._range(stream, split, ends - tokens, int(ends[-1]) if len(ends) else 0)
+            while len(self._cluster_pools) >= _KEPT_POOLS:
+                self._cluster_pools.pop(next(iter(self._cluster_pools)))
+            self._cluster_pools[name] = whole.between(*chosen)
+        return self._cluster_pools[name]
+
+    def epoch_rows(self, stream: Stream, epoch: int, split: str = TRAIN) -> Int:
+        """int64[n]: the rows a stream visits in an epoch: its whole pool, or one member of each cluster.
+
+        Raises
+        ------
+        PlanError, CorpusError : as `pool`.
+        """
+        if stream.sampling == "cluster50":
+            return self.cluster_pool(stream, split).epoch(epoch)
+        return self.pool(stream, split)
+
+    def _range(self, stream: Stream, split: str, begin: Int, total: int) -> tuple[int, int]:
+        """First and last + 1 of the sequences (or clusters) whose first token falls into the stream's range."""
         if stream.start_tokens >= total:
+            without = f", without {', '.join(stream.exclude)}" if stream.exclude else ""
             raise PlanError(
                 f"the pool holds {total:,} tokens, none after start_tokens = {stream.start_tokens:,}",
                 where=str(self.path),
-                why=f"split {split}, sources {', '.join(stream.sources) or 'all'}",
+                why=f"split {split}, sources {', '.join(stream.sources) or 'all'}{without}",
                 hint="lower start_tokens (or the source run's D), or prepare a larger corpus",
             )
         lower = int(np.searchsorted(begin, stream.start_tokens, side="left"))
         if stream.unique_tokens is None:
-            return rows[lower:]
+            return lower, len(begin)
         upper = int(np.searchsorted(begin, stream.start_tokens + stream.unique_tokens, side="left"))
         if upper == lower:
+            kind = "cluster" if stream.sampling == "cluster50" else "sequence"
             raise PlanError(
-                f"no sequence begins within {stream.unique_tokens:,} tokens after token {stream.start_tokens:,}",
+                f"no {kind} begins within {stream.unique_tokens:,} tokens after token {stream.start_tokens:,}",
                 where=str(self.path),
-                hint="raise unique_tokens above the length of the longest sequences",
+                hint=f"raise unique_tokens above the length of the longest {kind}s",
             )
-        return rows[lower:upper]
+        return lower, upper
 
     def pool_tokens(self, stream: Stream, split: str = TRAIN) -> int:
         """Distinct tokens of a stream's pool."""
@@ -243,11 +320,11 @@ class Corpus(IndexColumns):
         for begin in range(0, self.manifest.n_sequences, _HF_BATCH):
             part = slice(begin, begin + _HF_BATCH)
             length = self.length[part]
-            letters = decode(self.gather(self.offset[part], length))
-            ends = np.cumsum(length)
+            letters = pa.py_buffer(decode(self.gather(self.offset[part], length)).encode())
+            ends = pa.py_buffer(np.concatenate([[0], np.cumsum(length)]))
             columns = [
                 accession.slice(begin, len(length)).combine_chunks(),
-                pa.array([letters[end - size : end] for end, size in zip(ends, length, strict=True)]),
+                pa.LargeStringArray.from_buffers(len(length), ends, letters).cast(pa.string()),
                 pa.array(sources[self.source[part]]),
                 pa.array(splits[self.split[part]]),
                 pa.array(length),

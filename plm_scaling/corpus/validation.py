@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from plm_scaling.core.files import canonical_json, sha256_text
 from plm_scaling.core.run import Objective
-from plm_scaling.corpus.format import HELD_OUT_PREFIX, VAL_IID
+from plm_scaling.corpus.format import HELD_OUT_PREFIX, VAL_CLUSTER, VAL_IID
 from plm_scaling.corpus.packing import Windows, open_windows
 from plm_scaling.corpus.reader import Corpus
 
@@ -18,6 +18,7 @@ __all__ = ["VALIDATION_MASK_SEED", "ValidationSet", "validation_rows", "validati
 
 VALIDATION_MASK_SEED: Final = 0x56414C
 """Seed of the validation masks (with epoch 0), whatever the run's seed."""
+_FIRST: Final = {VAL_IID: 0, VAL_CLUSTER: 1}
 _PROTOCOL: Final = 1
 """Raise it when the same model would get another loss on the same sequences."""
 
@@ -28,7 +29,7 @@ class ValidationSet:
 
     Attributes
     ----------
-    name : the split's name (val_iid, heldout_NAME).
+    name : the split's name (val_iid, val_cluster, heldout_NAME).
     validation_id : hash of the scored sequences, the masks and the protocol; equal ids may be compared and paired.
     rows : int64[n], the scored records.
     windows : their windows.
@@ -50,7 +51,9 @@ def validation_rows(corpus: Corpus, split: str, max_tokens: int) -> npt.NDArray[
 def validation_sets(
     corpus: Corpus, context: int, max_tokens: int, objective: Objective, mask_rate: float = 0.15
 ) -> list[ValidationSet]:
-    """`val_iid` and every held-out split that has sequences, in the manifest's order.
+    """Every split made for scoring that has sequences: `val_iid`, `val_cluster`, then the held-out ones.
+
+    The held-out splits come in the manifest's order. What split `excluded` holds is never scored.
 
     Parameters
     ----------
@@ -60,8 +63,8 @@ def validation_sets(
     mask_rate : share of the residues scored by an MLM.
     """
     sets = []
-    for split in corpus.manifest.splits:
-        if not split.sequences or not (split.name == VAL_IID or split.name.startswith(HELD_OUT_PREFIX)):
+    for split in sorted(corpus.manifest.splits, key=lambda split: _FIRST.get(split.name, len(_FIRST))):
+        if not split.sequences or not (split.name in _FIRST or split.name.startswith(HELD_OUT_PREFIX)):
             continue
         rows = validation_rows(corpus, split.name, max_tokens)
         protocol: dict[str, Any] = {

@@ -22,6 +22,7 @@ _ARRAYS: Final = (
     *("tokens", "doc_ptr", "doc_row", "doc_begin", "doc_length", "window_tokens"),
     *("slots", "slot_row"),
 )
+_BLOCK: Final = 1 << 20
 
 
 class WindowStats(Record):
@@ -59,15 +60,24 @@ class Pieces:
     row : int64[n], the record a piece belongs to.
     begin : int64[n], position of its first residue in the sequence; 0 means that it starts with `<cls>`.
     length : int64[n], positions, `<cls>` and `<eos>` included.
-    tokens : int64[n], residues and `<eos>`.
-    residues : int64[n].
+    last : bool[n], whether it ends with `<eos>`.
     """
 
     row: Int
     begin: Int
     length: Int
-    tokens: Int
-    residues: Int
+    last: npt.NDArray[np.bool_]
+
+    @property
+    def tokens(self) -> Int:
+        """int64[n]: residues and `<eos>`."""
+        tokens: Int = self.length - (self.begin == 0)
+        return tokens
+
+    @property
+    def residues(self) -> Int:
+        """int64[n]: residues."""
+        return self.tokens - self.last
 
     def stats(self, context: int, n_windows: int) -> WindowStats:
         """Totals of these pieces, packed into `n_windows` windows."""
@@ -124,7 +134,8 @@ class Windows:
     def pieces(self, corpus: Corpus) -> Pieces:
         """The documents with their token and residue counts."""
         length = self.doc_length.astype(np.int64)
-        return _counted(self.doc_row, self.doc_begin, length, corpus.length[self.doc_row])
+        ends = self.doc_begin + length - (self.doc_begin == 0)
+        return Pieces(self.doc_row, self.doc_begin, length, ends > corpus.length[self.doc_row])
 
     @classmethod
     def load(cls, path: Path) -> Windows:
@@ -149,11 +160,6 @@ def _damaged(path: Path, why: str) -> CorpusError:
     return CorpusError("packed windows that cannot be read", where=str(path), why=why, hint="delete this folder")
 
 
-def _counted(row: Int, begin: Int, length: Int, residues_of_row: Int) -> Pieces:
-    tokens = length - (begin == 0)
-    return Pieces(row, begin, length, tokens, tokens - (begin + tokens > residues_of_row))
-
-
 def cut(row: Int, residues: Int, context: int) -> Pieces:
     """Cut documents into pieces of at most `context` positions.
 
@@ -165,8 +171,18 @@ def cut(row: Int, residues: Int, context: int) -> Pieces:
     """
     positions = residues + 2
     n_pieces = -(-positions // context)
-    owner = np.repeat(np.arange(len(row)), n_pieces)
-    start = (np.arange(len(owner)) - np.repeat(np.cumsum(n_pieces) - n_pieces, n_pieces)) * context
-    length = np.minimum(context, positions[owner] - start)
-    # Position 0 of a document is its <cls>, so position p >= 1 holds residue p - 1.
-    return _counted(row[owner], np.maximum(start - 1, 0), length, residues[owner])
+    ends = np.cumsum(n_pieces)
+    n = int(ends[-1]) if len(ends) else 0
+    numbers = np.empty((3, n), dtype=np.int64)
+    out = Pieces(numbers[0], numbers[1], numbers[2], np.zeros(n, dtype=np.bool_))
+    out.last[ends - 1] = True
+    for first in range(0, len(row), _BLOCK):  # block by block: the temporaries would take more than the pieces
+        here = slice(first, first + _BLOCK)
+        count = n_pieces[here]
+        to = slice(int(ends[first] - count[0]), int(ends[here][-1]))
+        place = np.arange(to.start, to.stop) - np.repeat(ends[here] - count, count)
+        out.row[to] = np.repeat(row[here], count)
+        out.length[to] = np.minimum(context, np.repeat(positions[here], count) - place * context)
+        # Position 0 of a document is its <cls>, so position p >= 1 holds residue p - 1.
+        out.begin[to] = np.maximum(place * context - 1, 0)
+    return out

@@ -1,1 +1,1 @@
-"""Run many tasks on this machine; knows nothing of what they do."""
+"""Run many tasks: in this process, on this machine or on a Slurm cluster; knows nothing of what they do."""

@@ -25,7 +25,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-__all__ = ["call_target", "main", "serve"]
+from plm_scaling.execution.tasks import error_fields
+
+__all__ = ["call_target", "invoke", "main", "report_of", "serve"]
 
 _REPORT_LIMIT: Final = 16_000
 """Bytes of an error report: below the 64 KiB of a pipe, so that a dying task never waits for its reader."""
@@ -176,23 +178,43 @@ def _end_with(server: int) -> None:
             os._exit(1)
 
 
-def call_target(target: str, args: Sequence[Any]) -> tuple[int, dict[str, str]]:
+def call_target(target: str, args: Sequence[Any]) -> tuple[int, dict[str, Any]]:
     """Call `module:function` with `args`: its exit code, and what it raised (empty if nothing).
 
     A returned integer is the exit code, None is 0; an exception is 1.
     """
     try:
+        return invoke(target, args), {}
+    except BaseException as error:
+        return 1, report_of(error)
+
+
+def invoke(target: str, args: Sequence[Any]) -> int:
+    """Call `module:function` with `args`: its exit code. Whatever it raises, but SystemExit, comes through."""
+    try:
         module, _, name = target.partition(":")
         function: Callable[..., Any] = getattr(importlib.import_module(module), name)
         value = function(*args)
-        return (int(value) & 0xFF if value is not None else 0), {}
+        return int(value) & 0xFF if value is not None else 0
     except SystemExit as error:
-        return (error.code & 0xFF if isinstance(error.code, int) else int(error.code is not None)), {}
-    except BaseException as error:
-        text = "".join(traceback.format_exception(error))
-        reason = f"{type(error).__name__}: {error}"
-        # ASCII, so that bytes are characters; the end of a traceback says most.
-        return 1, {"error": _ascii(reason)[: _REPORT_LIMIT // 4], "detail": _ascii(text)[-_REPORT_LIMIT // 2 :]}
+        return error.code & 0xFF if isinstance(error.code, int) else int(error.code is not None)
+
+
+def report_of(error: BaseException) -> dict[str, Any]:
+    """What a task raised, as JSON-able fields of bounded length."""
+    ours = error_fields(error)
+    # One of our own errors is written for its reader; its class would only be in the way.
+    reason = _in_a_line(ours) if ours else f"{type(error).__name__}: {error}"
+    text = "".join(traceback.format_exception(error))
+    # ASCII, so that bytes are characters; the end of a traceback says most.
+    report = {"error": _ascii(reason)[: _REPORT_LIMIT // 4], "detail": _ascii(text)[-_REPORT_LIMIT // 2 :]}
+    return report | {"raised": ours} if ours else report
+
+
+def _in_a_line(fields: dict[str, str]) -> str:
+    where = f"{fields['where']}: " if fields["where"] else ""
+    why = f" ({fields['why']})" if fields["why"] else ""
+    return f"{where}{fields['what']}{why}"
 
 
 def _ascii(text: str) -> str:
@@ -220,11 +242,11 @@ def _reap(state: _State, *, forward: bool) -> None:
             state.send({"ended": child.key, "code": os.waitstatus_to_exitcode(status), **report})
 
 
-def _report(descriptor: int) -> dict[str, str]:
+def _report(descriptor: int) -> dict[str, Any]:
     """What the task wrote before it ended; nothing if it was killed."""
     os.set_blocking(descriptor, False)
     try:
-        report: dict[str, str] = json.loads(os.read(descriptor, 65536))
+        report: dict[str, Any] = json.loads(os.read(descriptor, 65536))
     except (BlockingIOError, ValueError):
         report = {}
     os.close(descriptor)

@@ -6,7 +6,7 @@ import dataclasses
 import math
 from collections.abc import Iterable
 from pathlib import Path
-from typing import TypeVar
+from typing import Final, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -17,6 +17,7 @@ from plm_scaling.core.run import Objective, RunRecord
 from plm_scaling.core.run_folder import RunFolder
 from plm_scaling.core.run_table import RunTable
 from plm_scaling.corpus.format import MANIFEST_NAME, VAL_IID, Manifest
+from plm_scaling.corpus.statistics import CorpusStatistics, corpus_statistics
 from plm_scaling.laws.law_fit import LawFit
 from plm_scaling.reporting.arms import Arm, repeat_series
 from plm_scaling.reporting.mixtures import diversity_groups, diversity_sources
@@ -27,6 +28,9 @@ from plm_scaling.transfers.transfer_fit import TransferFit
 __all__ = ["comparison_pairs", "load_study"]
 
 _R = TypeVar("_R", bound=Record)
+_MOST_SEQUENCES: Final = 1_000_000
+_MOST_TOKENS: Final = 500_000_000
+"""Larger corpora would take longer to read than the rest of the page to draw (some 5 s)."""
 
 
 def load_study(path: Path, *, validation: str = VAL_IID) -> Study:
@@ -73,6 +77,7 @@ def load_study(path: Path, *, validation: str = VAL_IID) -> Study:
         laws=laws,
         transfer=transfer,
         manifest=manifest,
+        statistics=_statistics(corpus, manifest) if manifest else None,
         floors=_floors(corpus, records, validation, missing) if manifest else {},
         missing=tuple(missing),
     )
@@ -175,6 +180,20 @@ def _floors(corpus: Path, records: dict[str, RunRecord], validation: str, missin
         missing.append(f"The entropy floors cannot be computed: {getattr(error, 'what', error)}.")
         return {}
     return {"clm": floors.clm_per_token, "mlm": floors.mlm}
+
+
+def _statistics(corpus: Path, manifest: Manifest) -> CorpusStatistics | None:
+    """Statistics of a corpus that is whole and small; `prep stats --pictures` shows those of a large one."""
+    import pyarrow as pa
+
+    from plm_scaling.corpus.reader import Corpus
+
+    if not manifest.index or manifest.n_sequences > _MOST_SEQUENCES or manifest.unique_tokens > _MOST_TOKENS:
+        return None
+    try:
+        return corpus_statistics(Corpus.open(corpus))
+    except (PlmScalingError, OSError, pa.ArrowException):
+        return None  # the page shows what the manifest says
 
 
 def comparison_pairs(study: Study) -> tuple[tuple[str, str], ...]:

@@ -14,6 +14,7 @@ from markupsafe import Markup
 from plm_scaling.core.files import write_atomic
 from plm_scaling.corpus.format import VAL_IID
 from plm_scaling.reporting import figures
+from plm_scaling.reporting.corpus_section import corpus_sections
 from plm_scaling.reporting.doubts import limits, named_doubts
 from plm_scaling.reporting.drawing import COLORS, DARK
 from plm_scaling.reporting.loading import load_study
@@ -58,7 +59,7 @@ def render_page(study: Study, *, now: datetime | None = None) -> str:
         answers=answers(study),
         limits=limits(study),
         doubts=named_doubts(study),
-        sections=figures.all_sections(study),
+        sections=(*figures.all_sections(study), *corpus_sections(study)),
         corpus=_present([tabulate_sources(study)]),
         ledger=tabulate_ledger(study),
         runs=tabulate_runs(study),

@@ -13,6 +13,7 @@ import numpy.typing as npt
 from plm_scaling.core.run import Objective, RunRecord
 from plm_scaling.core.run_table import RunTable
 from plm_scaling.corpus.format import TRAIN, VAL_IID, Manifest
+from plm_scaling.corpus.statistics import CorpusStatistics
 from plm_scaling.laws.law_fit import LawFit
 from plm_scaling.laws.noise import law_runs, pooled_seed_noise
 from plm_scaling.sweeps.plan_records import SweepPlan
@@ -71,6 +72,8 @@ class Study:
     laws: Mapping[Objective, LawFit] = field(default_factory=dict)
     transfer: TransferFit | None = None
     manifest: Manifest | None = None
+    statistics: CorpusStatistics | None = None
+    """Of the corpus, where it is at hand and small enough to be read for a page."""
     floors: Mapping[Objective, float] = field(default_factory=dict)
     """Loss of residue frequencies alone on the validation set, nats per token."""
     gaps: Mapping[tuple[str, str, str], tuple[float, float]] = field(default_factory=dict)

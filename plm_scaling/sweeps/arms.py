@@ -9,11 +9,20 @@ from typing import Final, Literal
 
 from plm_scaling.core.errors import PlanError
 from plm_scaling.core.recipe import batch_tokens_for, default_recipe, peak_lr_for
-from plm_scaling.core.run import Objective, RunConfig, Stream
+from plm_scaling.core.run import Objective, RunConfig, Sampling, Stream
 from plm_scaling.core.units import block_parameters, format_count
-from plm_scaling.corpus.format import HELD_OUT_PREFIX
+from plm_scaling.corpus.mixture import canonical_sources, mixture, token_shares
 from plm_scaling.corpus.reader import Corpus
-from plm_scaling.sweeps.plan_records import DiversityArm, GridArm, IsoflopArm, RepeatsArm, SweepSpec, TransferArm
+from plm_scaling.sweeps.plan_records import (
+    DataArm,
+    DiversityArm,
+    GridArm,
+    IsoflopArm,
+    Mixture,
+    RepeatsArm,
+    SweepSpec,
+    TransferArm,
+)
 from plm_scaling.sweeps.pools import PoolCost, flops_per_token, pool_cost
 
 __all__ = ["TRANSFER_WARMUP", "ArmExpander", "Draft", "parse_size"]
@@ -83,6 +92,8 @@ class ArmExpander:
             yield from self._transfer(transfer, f"transfer[{number}]")
         for number, diversity in enumerate(spec.diversity):
             yield from self._diversity(diversity, f"diversity[{number}]")
+        for number, data in enumerate(spec.data):
+            yield from self._data(data, f"data[{number}]")
 
     def cost(self, streams: tuple[Stream, ...]) -> PoolCost:
         """Cost of a token of these streams."""
@@ -93,7 +104,7 @@ class ArmExpander:
     # ---- arms ----------------------------------------------------------------------------------------------------
 
     def _isoflop(self, arm: IsoflopArm, where: str) -> Iterator[Draft]:
-        streams = (self._all(),)
+        streams = self._all()
         seeds = arm.seeds or self.spec.seeds
         for size in arm.sizes:
             shape = parse_size(size, where=where)
@@ -106,7 +117,7 @@ class ArmExpander:
                     yield Draft(self._config(objective, shape, D, streams, seed), _roles("isoflop", seeds))
 
     def _grid(self, arm: GridArm, where: str) -> Iterator[Draft]:
-        streams = (self._all(),)
+        streams = self._all()
         seeds = arm.seeds or self.spec.seeds
         for size in arm.sizes:
             shape = parse_size(size, where=where)
@@ -119,11 +130,11 @@ class ArmExpander:
     def _repeats(self, arm: RepeatsArm, where: str) -> Iterator[Draft]:
         shape = parse_size(arm.size, where=where)
         D = self._tokens(arm.D, where, "D")
-        pools = [self._limited(self.spec.sources, U, where) for U in arm.unique_tokens]
+        pools = [self._limited(self._all(), U, where) for U in arm.unique_tokens]
         for objective in arm.objectives or self.spec.objectives:
             for seed in arm.seeds or self.spec.seeds:
-                for stream in (self._all(), *pools):
-                    config = self._config(objective, shape, D, (stream,), seed)
+                for streams in (self._all(), *pools):
+                    config = self._config(objective, shape, D, streams, seed)
                     if objective == "mlm" and not arm.mask_refresh:
                         config = config.model_copy(update={"mask_refresh": False})
                     yield Draft(config, ("repeats",))
@@ -132,11 +143,11 @@ class ArmExpander:
         shape = parse_size(arm.size, where=where)
         source_objective, target_objective = _directions(arm)
         D, D_source = self._tokens(arm.D, where, "D"), self._tokens(arm.D_source, where, "D_source")
-        source_stream, target_stream = self._phases(arm, D_source, D, where)
+        source_streams, target_streams = self._phases(arm, D_source, D, where)
         for seed in arm.seeds or self.spec.seeds:
-            source = self._config(source_objective, shape, D_source, (source_stream,), seed)
+            source = self._config(source_objective, shape, D_source, source_streams, seed)
             yield Draft(source, ("transfer_source",))
-            scratch = self._config(target_objective, shape, D, (target_stream,), seed)
+            scratch = self._config(target_objective, shape, D, target_streams, seed)
             update = {
                 "init_from": source.run_id,
                 "warmup_fraction": TRANSFER_WARMUP,
@@ -146,9 +157,7 @@ class ArmExpander:
             yield Draft(scratch, ("transfer_scratch",))
             for other in arm.scratch_D:
                 tokens = self._tokens(other, where, "scratch_D")
-                yield Draft(
-                    self._config(target_objective, shape, tokens, (target_stream,), seed), ("transfer_scratch",)
-                )
+                yield Draft(self._config(target_objective, shape, tokens, target_streams, seed), ("transfer_scratch",))
 
     def _diversity(self, arm: DiversityArm, where: str) -> Iterator[Draft]:
         if arm.first == arm.second:
@@ -158,8 +167,8 @@ class ArmExpander:
                 raise PlanError(f"share {share:g} is not between 0 and 1", where=f"{where}.shares")
         shape = parse_size(arm.size, where=where)
         D = self._tokens(arm.D, where, "D")
-        first = self._limited((arm.first,), arm.unique_tokens, where)
-        second = Stream(sources=self._known((arm.second,)))
+        (first,) = self._limited((self._only(arm.first),), arm.unique_tokens, where)
+        second = self._only(arm.second)
         mixed = [
             (first.model_copy(update={"weight": _weight(1 - s)}), second.model_copy(update={"weight": _weight(s)}))
             for s in arm.shares
@@ -168,6 +177,22 @@ class ArmExpander:
             for seed in arm.seeds or self.spec.seeds:
                 for streams in ((first,), *mixed, (second,)):
                     yield Draft(self._config(objective, shape, D, streams, seed), ("diversity",))
+
+    def _data(self, arm: DataArm, where: str) -> Iterator[Draft]:
+        if not (arm.exclude or arm.sampling or arm.mixture):
+            raise PlanError("the arm varies nothing", where=where, hint="list exclude, sampling or mixture")
+        shape = parse_size(arm.size, where=where)
+        D = self._tokens(arm.D, where, "D")
+        choices = [
+            self._streams(shares, sampling, exclude)
+            for shares in arm.mixture or (self.spec.mixture,)
+            for sampling in arm.sampling or (self.spec.sampling,)
+            for exclude in arm.exclude or (self.spec.exclude,)
+        ]
+        for objective in arm.objectives or self.spec.objectives:
+            for seed in arm.seeds or self.spec.seeds:
+                for streams in choices:
+                    yield Draft(self._config(objective, shape, D, streams, seed), ("data",))
 
     # ---- parts of a run ------------------------------------------------------------------------------------------
 
@@ -211,44 +236,68 @@ class ArmExpander:
             raise PlanError(f"{value:g} x scale {self.scale:g} is less than one token", where=f"{where}.{key}")
         return tokens
 
-    def _known(self, sources: tuple[str, ...]) -> tuple[str, ...]:
-        """Sources in the corpus' order, so that the same choice gives the same run; all of them give ()."""
-        if not sources:
-            return ()
-        names = [source.name for source in self.corpus.manifest.sources]
-        ids = sorted(set(self.corpus.source_ids(sources)))
-        trained_on = {i for i, name in enumerate(names) if not name.startswith(HELD_OUT_PREFIX)}
-        return () if trained_on <= set(ids) else tuple(names[i] for i in ids)
+    def _streams(self, shares: Mixture, sampling: Sampling, exclude: tuple[str, ...]) -> tuple[Stream, ...]:
+        # An arm's own shares by source name the sources themselves.
+        named = not isinstance(shares, str) and shares is not self.spec.mixture
+        return mixture(
+            self.corpus,
+            shares,
+            () if named else self.spec.sources,
+            context=self.spec.context,
+            sampling=sampling,
+            exclude=exclude,
+        )
 
-    def _all(self) -> Stream:
-        return Stream(sources=self._known(self.spec.sources))
+    def _all(self) -> tuple[Stream, ...]:
+        return self._streams(self.spec.mixture, self.spec.sampling, self.spec.exclude)
 
-    def _limited(self, sources: tuple[str, ...], unique_tokens: float, where: str) -> Stream:
-        """The first `unique_tokens` tokens of some sources; more than there are is an error, not a silent cut."""
-        whole = Stream(sources=self._known(sources))
-        wanted = self._tokens(unique_tokens, where, "unique_tokens")
-        have = self.corpus.pool_tokens(whole)
-        if wanted > have:
-            raise PlanError(
-                f"{format_count(wanted)} unique tokens wanted, the training split of "
-                f"{', '.join(sources) or 'the corpus'} holds {format_count(have)}",
-                where=f"{where}.unique_tokens",
-                hint="lower unique_tokens, or prepare more sequences",
-            )
-        return whole.model_copy(update={"unique_tokens": wanted})
+    def _only(self, source: str) -> Stream:
+        names = canonical_sources(self.corpus, (source,))
+        return Stream(sources=names, sampling=self.spec.sampling, exclude=self.spec.exclude)
 
-    def _phases(self, arm: TransferArm, D_source: int, D: int, where: str) -> tuple[Stream, Stream]:
-        """Streams of the source and of the target (and its scratch partners, which see the same pool)."""
+    def _limited(self, whole: tuple[Stream, ...], unique_tokens: float, where: str) -> tuple[Stream, ...]:
+        """The first tokens of each stream, shared as the tokens drawn are, so that all are repeated equally often.
+
+        More than there are is an error, not a silent cut.
+        """
+        total = self._tokens(unique_tokens, where, "unique_tokens")
+        limited = []
+        for stream, wanted in zip(whole, self._shared(whole, total), strict=True):
+            have = self.corpus.pool_tokens(stream)
+            if wanted > have:
+                raise PlanError(
+                    f"{format_count(wanted)} unique tokens wanted, the training split of "
+                    f"{', '.join(stream.sources) or 'the corpus'} holds {format_count(have)}",
+                    where=f"{where}.unique_tokens",
+                    hint="lower unique_tokens, or prepare more sequences",
+                )
+            limited.append(stream.model_copy(update={"unique_tokens": wanted}))
+        return tuple(limited)
+
+    def _shared(self, streams: tuple[Stream, ...], tokens: int) -> list[int]:
+        """So many tokens by stream, at the shares they give to a run; at least 1 each."""
+        if len(streams) == 1:
+            return [tokens]
+        return [max(1, round(tokens * share)) for share in token_shares(self.corpus, streams, self.spec.context)]
+
+    def _phases(
+        self, arm: TransferArm, D_source: int, D: int, where: str
+    ) -> tuple[tuple[Stream, ...], tuple[Stream, ...]]:
+        """Streams of the source and of the target (and its scratch partners, which see the same pools)."""
         whole = self._all()
         if arm.overlap == "shared":
             return whole, whole
-        have = self.corpus.pool_tokens(whole)
-        # Too few tokens for one pass each: both phases repeat their part equally often.
-        border = D_source if D_source + D <= have else have * D_source // (D_source + D)
-        if not 0 < border < have:
-            raise PlanError(f"{have} tokens cannot be split into two disjoint phases", where=where)
-        source = whole.model_copy(update={"unique_tokens": border})
-        return source, whole.model_copy(update={"start_tokens": border})
+        sources, targets = [], []
+        shares = zip(whole, self._shared(whole, D_source), self._shared(whole, D), strict=True)
+        for stream, first, second in shares:
+            have = self.corpus.pool_tokens(stream)
+            # Too few tokens for one pass each: both phases repeat their part equally often.
+            border = first if first + second <= have else have * first // (first + second)
+            if not 0 < border < have:
+                raise PlanError(f"{have} tokens cannot be split into two disjoint phases", where=where)
+            sources.append(stream.model_copy(update={"unique_tokens": border}))
+            targets.append(stream.model_copy(update={"start_tokens": border}))
+        return tuple(sources), tuple(targets)
 
 
 def _roles(arm: str, seeds: Sequence[int]) -> tuple[str, ...]:

@@ -29,11 +29,11 @@ def read_spec(path: Path) -> SweepSpec:
     PlanError : a spec without an arm.
     """
     spec = SweepSpec.read_toml(path)
-    if not (spec.isoflop or spec.grid or spec.repeats or spec.transfer or spec.diversity):
+    if not (spec.isoflop or spec.grid or spec.repeats or spec.transfer or spec.diversity or spec.data):
         raise PlanError(
             "the sweep asks for no run",
             where=str(path),
-            hint="add an arm: [[isoflop]], [[grid]], [[repeats]], [[transfer]] or [[diversity]]",
+            hint="add an arm: [[isoflop]], [[grid]], [[repeats]], [[transfer]], [[diversity]] or [[data]]",
         )
     return spec.model_copy(update={"corpus": str((path.parent / spec.corpus).resolve())})
 

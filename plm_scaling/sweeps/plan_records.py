@@ -8,20 +8,26 @@ from pydantic import Field
 
 from plm_scaling.core.recipe import RecipeName
 from plm_scaling.core.records import Record
-from plm_scaling.core.run import Objective, RunConfig
+from plm_scaling.core.run import Objective, RunConfig, Sampling, Stream
+from plm_scaling.core.units import format_count
 
 __all__ = [
+    "DataArm",
     "DiversityArm",
     "GridArm",
     "IsoflopArm",
+    "Mixture",
     "PlannedRun",
     "RepeatsArm",
     "SweepPlan",
     "SweepSpec",
     "TransferArm",
+    "data_text",
 ]
 
 Currency = Literal["C_exact", "C_6nd"]
+Mixture = Literal["natural", "tokens"] | dict[str, float]
+"""One pool of all sources; each source at the share of its tokens; or shares of the tokens by source."""
 Size = str
 """Layers x width, as "2x64"."""
 
@@ -90,6 +96,22 @@ class DiversityArm(Record):
     seeds: tuple[int, ...] = ()
 
 
+class DataArm(Record):
+    """At equal N and D: the same model on other choices of the data, every combination of the factors listed.
+
+    A factor that is not listed stays as the spec has it.
+    """
+
+    size: Size
+    D: float = Field(gt=0)
+    exclude: tuple[tuple[str, ...], ...] = ()
+    """Filters: each a list of flags whose sequences are left out, [] for none."""
+    sampling: tuple[Sampling, ...] = ()
+    mixture: tuple[Mixture, ...] = ()
+    objectives: tuple[Objective, ...] = ()
+    seeds: tuple[int, ...] = ()
+
+
 class SweepSpec(Record):
     """A sweep as a user writes it, in TOML."""
 
@@ -109,6 +131,12 @@ class SweepSpec(Record):
     lr_factor: float = Field(default=1.0, gt=0)
     sources: tuple[str, ...] = ()
     """Sources drawn from by all arms but diversity; empty means all."""
+    mixture: Mixture = "natural"
+    """How the sources share the tokens, in all arms but diversity."""
+    sampling: Sampling = "flat"
+    """Every sequence once per epoch, or one member of each 50 % cluster."""
+    exclude: tuple[str, ...] = ()
+    """Flags whose sequences no arm trains on: fragment, low_complexity, many_x, short, long, weak_evidence, viral."""
     dtype: Literal["fp32", "bf16", "auto"] = "auto"
     """auto: bf16 where the processor has bf16 instructions, else fp32; the plan records which."""
     validation_tokens: int = Field(default=200_000, gt=0)
@@ -118,6 +146,7 @@ class SweepSpec(Record):
     repeats: tuple[RepeatsArm, ...] = ()
     transfer: tuple[TransferArm, ...] = ()
     diversity: tuple[DiversityArm, ...] = ()
+    data: tuple[DataArm, ...] = ()
     max_epochs: float = Field(default=4.0, gt=0)
     """isoflop and grid runs that need more passes over the corpus than this are flagged DATA_EXHAUSTED."""
 
@@ -128,7 +157,7 @@ class PlannedRun(Record):
     run_id: str
     config: RunConfig
     roles: tuple[str, ...]
-    """isoflop, grid, replicate, repeats, diversity, transfer_source, transfer_target, transfer_scratch."""
+    """isoflop, grid, replicate, repeats, diversity, data, transfer_source, transfer_target, transfer_scratch."""
     C_exact: float
     unique_tokens: int
     """Distinct training tokens available to its streams."""
@@ -138,6 +167,33 @@ class PlannedRun(Record):
     """Estimated peak of the process."""
     notes: tuple[str, ...] = ()
     """Feasibility notes: DATA_EXHAUSTED, FEW_WINDOWS, FEW_STEPS, MEMORY."""
+
+    @property
+    def data(self) -> str:
+        """What it trains on, in words."""
+        return data_text(self.config.streams)
+
+
+def data_text(streams: tuple[Stream, ...]) -> str:
+    """Sources with their shares of the windows, limits, sampling and filters; `all` for everything there is."""
+    total = sum(stream.weight for stream in streams)
+    return "; ".join(
+        f"{stream.weight / total:.3g} {_stream_text(stream)}" if len(streams) > 1 else _stream_text(stream)
+        for stream in streams
+    )
+
+
+def _stream_text(stream: Stream) -> str:
+    text = "+".join(stream.sources) or "all"
+    if stream.unique_tokens:
+        text += f" U={format_count(stream.unique_tokens)}"
+    if stream.start_tokens:
+        text += f" from {format_count(stream.start_tokens)}"
+    if stream.duplicates:
+        text += " with duplicates"
+    if stream.sampling == "cluster50":
+        text += " by cluster"
+    return text + "".join(f" -{flag}" for flag in stream.exclude)
 
 
 class SweepPlan(Record):

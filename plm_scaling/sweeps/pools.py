@@ -24,8 +24,8 @@ class PoolCost:
     positions_per_token : processed positions per token; above 1 by the share of `<cls>`.
     squares_per_token : sum of squared document lengths (positions^2) per token.
     unique_tokens : distinct tokens in the pools of all streams.
-    stream_tokens : distinct tokens of each stream's pool.
-    stream_windows : windows of each stream's pool.
+    stream_tokens : distinct tokens of each stream's pool; with cluster sampling of all members, not of one epoch.
+    stream_windows : windows of each stream's pool, with cluster sampling of its first epoch.
     shares : share of the tokens that each stream contributes, summing to 1.
     """
 
@@ -53,6 +53,9 @@ class PoolCost:
 def pool_cost(corpus: Corpus, streams: Sequence[Stream], context: int) -> PoolCost:
     """Cost of the streams' windows; packing is worked out once per pool and cached by the corpus.
 
+    With cluster sampling they are the windows of the first epoch: those of other epochs hold other members of the
+    same clusters, and are as full.
+
     Raises
     ------
     PlanError : unknown source, or a pool without sequences.
@@ -61,12 +64,16 @@ def pool_cost(corpus: Corpus, streams: Sequence[Stream], context: int) -> PoolCo
     weights = [stream.weight / sum(other.weight for other in streams) for stream in streams]
     tokens = [w * s.tokens / s.n_windows for w, s in zip(weights, stats, strict=True)]
     per_window = sum(tokens)
+    distinct = tuple(
+        corpus.pool_tokens(stream) if stream.sampling == "cluster50" else s.tokens
+        for stream, s in zip(streams, stats, strict=True)
+    )
     return PoolCost(
         tokens_per_window=per_window,
         positions_per_token=_mean([s.positions for s in stats], stats, weights) / per_window,
         squares_per_token=_mean([s.sum_length_squared for s in stats], stats, weights) / per_window,
-        unique_tokens=sum(s.tokens for s in stats),
-        stream_tokens=tuple(s.tokens for s in stats),
+        unique_tokens=sum(distinct),
+        stream_tokens=distinct,
         stream_windows=tuple(s.n_windows for s in stats),
         shares=tuple(t / per_window for t in tokens),
     )

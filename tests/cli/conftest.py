@@ -59,10 +59,11 @@ def fasta(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def corpus(fasta: Path) -> Path:
     """The two files, prepared."""
+    from data_prep import PrepSpec
     from plm_scaling import api
 
     inputs = {name: [fasta / f"{name}.fasta"] for name in ("known", "meta")}
-    api.prep(inputs, fasta / "corpus", val_share=0.1)
+    api.prep(inputs, fasta / "corpus", PrepSpec(val_share=0.1))
     return fasta / "corpus"
 
 

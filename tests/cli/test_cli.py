@@ -32,7 +32,7 @@ def test_every_verb_has_help_with_its_purpose(cli: Cli, verb: str) -> None:
 @pytest.mark.parametrize("verb", list(VERBS))
 def test_verbs_that_write_have_a_dry_run(verb: str) -> None:
     command = importlib.import_module(f"plm_scaling.cli.cmd_{verb}").command
-    writes = {"demo", "import", "plan", "run", "fit", "predict", "transfer", "report"}
+    writes = {"demo", "import", "plan", "run", "ledger", "fit", "predict", "transfer", "report"}
     options = {option for parameter in command.params for option in parameter.opts}
     assert ("--dry-run" in options) == (verb in writes)
 

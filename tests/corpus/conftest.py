@@ -1,27 +1,21 @@
-"""A tiny corpus writer, straight from corpus/format.py: sequences in, a folder that `Corpus.open` reads out."""
+"""Tiny corpora by sources and splits; `made.make_corpus` writes them."""
 
 from __future__ import annotations
 
 import hashlib
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 
-from plm_scaling.core.alphabet import EOS, encode
 from plm_scaling.core.run import RunConfig
-from plm_scaling.corpus.format import INDEX_SCHEMA, MANIFEST_NAME, FileEntry, Manifest, SourceStats, SplitStats
 from plm_scaling.corpus.reader import Corpus
 
-SPLITS = ("train", "val_iid", "heldout_lab")
+sys.path.insert(0, str(Path(__file__).parent))
 
-
-def entry(folder: Path, name: str) -> FileEntry:
-    data = (folder / name).read_bytes()
-    return FileEntry(name=name, bytes=len(data), sha256=hashlib.sha256(data).hexdigest())
+from made import make_corpus
 
 
 def write_corpus(
@@ -30,71 +24,16 @@ def write_corpus(
     split_of: Callable[[str], str] = lambda sequence: "train",
     n_shards: int = 1,
 ) -> Corpus:
-    """Sequences by source -> shards, index (one file per source), manifest -> opened corpus."""
-    (folder / "shards").mkdir(parents=True)
-    (folder / "index").mkdir()
-    first: dict[str, int] = {}
-    unique: list[np.ndarray] = []
-    address = 0
-    index, stats = [], []
-    split_counts = {name: [0, 0] for name in SPLITS}
-    for number, (name, sequences) in enumerate(sources.items()):
-        rows, counts = [], {"unique_sequences": 0, "unique_tokens": 0}
-        for place, sequence in enumerate(sequences):
-            new = sequence not in first
-            if new:
-                first[sequence] = address
-                unique.append(np.append(encode(sequence), EOS).astype(np.uint8))
-                address += len(sequence) + 1
-                counts["unique_sequences"] += 1
-                counts["unique_tokens"] += len(sequence) + 1
-                split_counts[split_of(sequence)][0] += 1
-                split_counts[split_of(sequence)][1] += len(sequence) + 1
-            rows.append(
-                {
-                    "accession": f"{name}_{place}",
-                    "source": number,
-                    "length": len(sequence),
-                    "hash": hashlib.md5(sequence.encode()).digest(),
-                    "offset": first[sequence],
-                    "first": new,
-                    "split": SPLITS.index(split_of(sequence)),
-                    "cluster": None,
-                }
-            )
-        file = f"index/{number:06d}.parquet"
-        pq.write_table(pa.Table.from_pylist(rows, schema=INDEX_SCHEMA), folder / file)
-        index.append(entry(folder, file))
-        tokens = sum(len(s) + 1 for s in sequences)
-        stats.append(
-            SourceStats(
-                name=name,
-                files=(),
-                sequences=len(sequences),
-                residues=tokens - len(sequences),
-                tokens=tokens,
-                duplicate_sequences=len(sequences) - counts["unique_sequences"],
-                duplicate_tokens=tokens - counts["unique_tokens"],
-                **counts,
-            )
-        )
-    shards = []
-    groups = np.array_split(np.arange(len(unique)), n_shards)
-    for number, group in enumerate(groups):
-        file = f"shards/{number:06d}.bin"
-        (folder / file).write_bytes(b"".join(unique[i].tobytes() for i in group))
-        shards.append(entry(folder, file))
-    manifest = Manifest(
-        name=folder.name,
-        sources=tuple(stats),
-        splits=tuple(SplitStats(name=n, sequences=c[0], tokens=c[1]) for n, c in split_counts.items()),
-        val_share=0.1,
-        split_seed=0,
-        shards=tuple(shards),
-        index=tuple(index),
+    """Sequences by source -> opened corpus with one held-out split beside those of `made.SPLITS`."""
+    flat = [sequence for sequences in sources.values() for sequence in sequences]
+    return make_corpus(
+        folder,
+        flat,
+        source=[number for number, sequences in enumerate(sources.values()) for _ in sequences],
+        split=[split_of(sequence) for sequence in flat],
+        names=list(sources),
+        n_shards=n_shards,
     )
-    manifest.write(folder / MANIFEST_NAME)
-    return Corpus.open(folder)
 
 
 def random_sequences(rng: np.random.Generator, count: int, mean: float = 30, longest: int = 200) -> list[str]:

@@ -26,7 +26,9 @@ def real(tmp_path_factory: pytest.TempPathFactory) -> Corpus:
         pytest.skip("PLM_SCALING_TEST_DATA is not set: it names the folder with the real sequences (corpus/*.fasta.gz)")
     out = tmp_path_factory.mktemp("real") / "corpus"
     files = [Path(root) / "corpus" / f"{name}.fasta.gz" for name in REAL_FILES]
-    pipeline.prepare_corpus([pipeline.SourceInput(file.stem, (file,)) for file in files], out, val_share=0.05)
+    pipeline.prepare_corpus(
+        [pipeline.SourceInput(file.stem, (file,)) for file in files], out, pipeline.PrepSpec(val_share=0.05)
+    )
     return Corpus.open(out)
 
 
@@ -54,7 +56,9 @@ def test_real_floors(real: Corpus) -> None:
 def test_fasta_to_windows(tmp_path: Path) -> None:
     fasta = tmp_path / "some.fasta"
     fasta.write_text(">a\nLAGV\nLA\n>b\nwwc*\n>c again\nLAGVLA\n>d\nM\n")
-    pipeline.prepare_corpus([pipeline.SourceInput("some", (fasta,))], tmp_path / "corpus", val_share=0.0)
+    pipeline.prepare_corpus(
+        [pipeline.SourceInput("some", (fasta,))], tmp_path / "corpus", pipeline.PrepSpec(val_share=0.0)
+    )
     corpus = Corpus.open(tmp_path / "corpus")
     assert [corpus.sequence(row) for row in range(4)] == ["LAGVLA", "WWC", "LAGVLA", "M"]
     assert corpus.first.tolist() == [True, True, False, True]

@@ -1,12 +1,14 @@
 from __future__ import annotations
 
 import json
+import shutil
 import warnings
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
+from made import make_corpus
 
 from plm_scaling.core.alphabet import EOS, encode
 from plm_scaling.core.errors import CorpusError, PlanError
@@ -31,7 +33,7 @@ def test_tokens_of_every_row_across_shards(write: Write, tmp_path: Path) -> None
     rows = np.array([5, 0, 6, 2, 4])
     gathered = corpus.gather(corpus.offset[rows], corpus.length[rows] + 1)
     assert np.array_equal(gathered, np.concatenate([corpus.tokens(int(row)) for row in rows]))
-    assert corpus.accessions([5, 0]) == ["b_1", "a_0"]
+    assert corpus.accessions([5, 0]) == ["b_5", "a_0"]
     assert "7 sequences" in repr(corpus)
 
 
@@ -99,6 +101,60 @@ def test_same_unique_sequences_with_and_without_copies(small: Corpus) -> None:
     assert len(small.pool(copies)) > len(small.pool(stream))
 
 
+def test_excluded_flags_leave_with_their_copies(tmp_path: Path) -> None:
+    """A sequence has the flags of its first record, as it has its source."""
+    sequences = ["LAGV", "MMM", "LAGV", "WWC", "MMM", "PPPP"]
+    flags = [("fragment",), (), (), ("viral", "short"), ("fragment",), ()]
+    corpus = make_corpus(tmp_path / "c", sequences, flags=flags)
+
+    def left(*exclude: str, duplicates: bool = False) -> list[int]:
+        return sorted(corpus.pool(Stream(exclude=exclude, duplicates=duplicates)).tolist())
+
+    assert left() == [0, 1, 3, 5]
+    assert left("fragment") == [1, 3, 5]
+    assert left("viral", "fragment") == left("fragment", "short") == [1, 5]
+    assert left("fragment", duplicates=True) == [1, 3, 4, 5]
+    assert left("viral", duplicates=True) == [0, 1, 2, 4, 5]
+    assert left("long") == [0, 1, 3, 5]
+    assert corpus.pool_tokens(Stream(exclude=("fragment",))) == 4 + 4 + 5
+    with pytest.raises(PlanError, match="no flag 'virul'") as caught:
+        left("virul")
+    assert caught.value.hint == "did you mean viral?"
+    with pytest.raises(PlanError, match="holds 0 tokens") as caught:
+        make_corpus(tmp_path / "d", ["LAGV"], flags=[("short",)]).pool(Stream(exclude=("short",)))
+    assert "without short" in caught.value.why
+
+
+def test_ranges_of_a_filtered_pool_are_nested(sequences: Callable[..., list[str]], tmp_path: Path) -> None:
+    some = list(dict.fromkeys(sequences(np.random.default_rng(6), 80)))
+    corpus = make_corpus(tmp_path / "c", some, flags=[("viral",) if len(s) % 3 == 0 else () for s in some])
+    whole = corpus.pool(Stream()).tolist()
+    kept = corpus.pool(Stream(exclude=("viral",))).tolist()
+    assert kept == [row for row in whole if len(some[row]) % 3]  # filtering does not change the order
+    for tokens in (100, 500, 1000):
+        head = corpus.pool(Stream(exclude=("viral",), unique_tokens=tokens)).tolist()
+        tail = corpus.pool(Stream(exclude=("viral",), start_tokens=tokens)).tolist()
+        assert head + tail == kept
+
+
+def test_a_corpus_of_an_older_release_cannot_be_filtered(small: Corpus, tmp_path: Path) -> None:
+    import pyarrow.parquet as pq
+
+    from plm_scaling.corpus.format import FileEntry
+
+    shutil.copytree(small.path, tmp_path / "old")
+    index = []
+    for entry in small.manifest.index:
+        path = tmp_path / "old" / entry.name
+        pq.write_table(pq.read_table(path).drop_columns(["flags", "cluster50", "cluster90"]), path)
+        index.append(FileEntry(name=entry.name, bytes=path.stat().st_size, sha256=""))
+    small.manifest.model_copy(update={"index": tuple(index)}).write(tmp_path / "old" / "manifest.json")
+    old = Corpus.open(tmp_path / "old")
+    assert old.pool(Stream()).tolist() == small.pool(Stream()).tolist()
+    with pytest.raises(CorpusError, match="no column 'flags'"):
+        old.pool(Stream(exclude=("viral",)))
+
+
 def test_pool_refusals(small: Corpus) -> None:
     with pytest.raises(PlanError, match="none after start_tokens") as caught:
         small.pool(Stream(start_tokens=10**9))
@@ -111,6 +167,11 @@ def test_pool_refusals(small: Corpus) -> None:
     begin = 1 + int(small.length[small.pool(Stream())[0]]) - 1
     with pytest.raises(PlanError, match="no sequence begins within 1 tokens"):
         small.pool(Stream(start_tokens=begin, unique_tokens=1))
+
+
+def test_streams_are_canonical() -> None:
+    assert Stream(exclude=("viral", "fragment", "viral")) == Stream(exclude=("fragment", "viral"))
+    assert Stream(sampling="flat", exclude=()).identity() == {}
 
 
 def test_stream_identity_ignores_the_weight() -> None:

@@ -5,7 +5,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from made import make_corpus
 
+from plm_scaling.core.run import Stream
 from plm_scaling.corpus.packing import open_windows
 from plm_scaling.corpus.reader import Corpus
 from plm_scaling.corpus.validation import validation_rows, validation_sets
@@ -60,6 +62,18 @@ def test_same_sequences_elsewhere(
         assert [len(each) for each in pair] == [1, 1]  # the empty held-out split is no set
         same = pair[0][0].validation_id == pair[1][0].validation_id
         assert same == (objective == "clm")
+
+
+def test_cluster_split_comes_second_and_the_excluded_never(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("made.SPLITS", ("train", "excluded", "heldout_far", "val_cluster", "val_iid"))
+    sequences = ["LAGV", "MMM", "WWC", "PPPP", "SSS", "TTTT"]
+    split = ["heldout_far", "excluded", "val_cluster", "val_iid", "train", "train"]
+    corpus = make_corpus(tmp_path / "c", sequences, split=split, cluster50=[0, 1, 1, 2, 3, 4])
+    sets = {each.name: each.rows.tolist() for each in validation_sets(corpus, 16, 1000, "clm")}
+    assert sets == {"val_iid": [3], "val_cluster": [2], "heldout_far": [0]}
+    assert list(sets) == ["val_iid", "val_cluster", "heldout_far"]
+    for sampling in ("flat", "cluster50"):
+        assert sorted(corpus.pool(Stream(sampling=sampling)).tolist()) == [4, 5]
 
 
 def test_unknown_split(small: Corpus) -> None:

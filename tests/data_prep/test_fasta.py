@@ -1,26 +1,31 @@
 from __future__ import annotations
 
+import contextlib
 import gzip
 import io
+import itertools
 import string
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
-from Bio import SeqIO
+from Bio.SeqIO.FastaIO import SimpleFastaParser
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from data_prep.fasta import RecordBlock, read_records
+from data_prep import fasta
+from data_prep.fasta import RecordBlock, read_records, read_text, slices
+from data_prep.streams import Meter, text_blocks
 from plm_scaling.core.alphabet import EOS, decode
 from plm_scaling.core.errors import CorpusError
 
 Write = Callable[..., Path]
 
 
-def records(path: Path, **options: int) -> list[tuple[str, str]]:
+def records(path: Path, **options: Any) -> list[tuple[str, str]]:
     return [pair for block in read_records(path, **options) for pair in pairs(block)]
 
 
@@ -32,7 +37,15 @@ def pairs(block: RecordBlock) -> list[tuple[str, str]]:
     sequences = [
         decode(block.tokens[end - length - 1 : end - 1]) for end, length in zip(ends, block.lengths, strict=True)
     ]
-    return list(zip(block.accessions, sequences, strict=True))
+    return list(zip(map(accession, block.headers), sequences, strict=True))
+
+
+def accession(header: bytes) -> str:
+    word = (header.split() or [b""])[0]
+    try:
+        return word.decode()
+    except UnicodeDecodeError:
+        return word.decode("latin-1")
 
 
 def counts(path: Path) -> dict[str, int]:
@@ -60,6 +73,8 @@ def normalised(sequence: str) -> str:
         (">a\n--A-C..D\n", [("a", "ACD")]),
         (">a\nJXBUZOj\n", [("a", "XXBUZOX")]),
         (">a\n>b\nACD\n>c\n\n>d\n*\n>e", [("b", "ACD")]),
+        (">a\n\n\n>b\n*\n\n>c\nACD\n>d\n>e\nEFG", [("c", "ACD"), ("e", "EFG")]),
+        (">a\nACDEFGHIKL MNPQRSTVWY\nACD\t\n", [("a", "ACDEFGHIKLMNPQRSTVWYACD")]),
         ("\n \n>a\n\nAC D\n\n\tEFG \n\n\n>b\nKL\n\n", [("a", "ACDEFG"), ("b", "KL")]),
         (">a >b > c\nACD\n", [("a", "ACD")]),
         (">\nACD\n> \nEFG\n", [("", "ACD"), ("", "EFG")]),
@@ -120,7 +135,8 @@ def test_empty_file(write: Write, text: bytes) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "line"), [("ACD\nEFG\n", 1), ("\n\nACD\n>a\nEFG\n", 3), (";a\nACD\n", 1), ("\x00\x01binary" * 99, 1)]
+    ("text", "line"),
+    [("ACD\nEFG\n", 1), ("\n\nACD\n>a\nEFG\n", 3), (";a\nACD\n", 1), ("\n  >a\nACD\n", 2), ("\x00\x01binary" * 99, 1)],
 )
 def test_no_header_first(write: Write, text: str, line: int) -> None:
     path = write(text)
@@ -153,8 +169,110 @@ def test_five_megabyte_sequence(write: Write, columns: int) -> None:
     text = residues.tobytes()
     body = b"\n".join(text[i : i + columns] for i in range(0, len(text), columns))
     [block] = [block for block in read_records(write(b">titan\n" + body)) if len(block)]
-    assert block.accessions == ["titan"]
+    assert block.headers == [b"titan"]
     assert decode(block.tokens[:-1]).encode() == text
+
+
+def test_header_lines_are_kept_as_they_are(write: Write) -> None:
+    headers = [b"a b\tc", b"", b" x >y", b"\xff\x00=", b"x" * 5000, b">"]
+    path = write(b"".join(b">%b\nACD\n" % header for header in headers))
+    assert [header for block in read_records(path, block_bytes=64) for header in block.headers] == headers
+    assert [header for block in read_records(path) for header in block.headers] == headers
+
+
+@pytest.mark.parametrize("n", [1, 2, 31, 32, 33, 64, 500])
+@pytest.mark.parametrize("odd", ["X", "*", "a", "j", "-"])
+def test_an_unusual_letter_is_seen_wherever_it_is(write: Write, n: int, odd: str) -> None:
+    for place in {0, 1, n // 2, n - 1}:
+        sequence = "A" * place + odd + "A" * (n - 1 - place)
+        path = write(f">a\n{sequence}\n>b\nACD\n")
+        assert counts(path)
+        kept = normalised(sequence)
+        assert records(path) == [("a", kept)] * bool(kept) + [("b", "ACD")]
+
+
+def test_a_record_of_gigabytes_is_refused(write: Write, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fasta, "_MAX_TEXT", 5000)
+    path = write(">small\nACD\n>titan of old\n" + "ACDEFG\n" * 1000)
+    with pytest.raises(CorpusError, match="a record of more than 5000 bytes") as caught:
+        records(path, block_bytes=100)
+    assert caught.value.where == str(path)
+    assert "'titan'" in caught.value.why
+
+
+# -- text from elsewhere ---------------------------------------------------------------------------------------------
+
+
+@given(st.lists(st.integers(0, 40), max_size=6))
+def test_text_may_be_cut_anywhere(cuts: list[int]) -> None:
+    text = b">a b\nACD\nEFG\n>b\nKLM\n>c\n\n>d TaxID=1\nMKV"
+    edges = [0, *sorted(cuts), len(text)]
+    blocks = [text[a:b] for a, b in itertools.pairwise(edges)]
+    found = [pair for block in read_text((block for block in blocks if block), "here") for pair in pairs(block)]
+    assert found == [("a", "ACDEFG"), ("b", "KLM"), ("d", "MKV")]
+
+
+def test_errors_of_text_name_its_origin(write: Write) -> None:
+    blocks = [b">first x\nACD\n>sec", b"ond y\nAC1\n"]
+    with pytest.raises(CorpusError, match="'1' is not a residue letter\n") as caught:
+        list(read_text(blocks, "table"))
+    assert caught.value.where == "table:4"
+    with pytest.raises(CorpusError, match=r"'1' is not a residue letter \(record second\)") as caught:
+        list(read_text(blocks, "table", numbered=False))
+    assert caught.value.where == "table"
+    with pytest.raises(CorpusError, match="the file is empty"):
+        list(read_text([], "table"))
+
+
+# -- spans -----------------------------------------------------------------------------------------------------------
+
+
+def in_spans(path: Path, cuts: list[int], **options: Any) -> list[tuple[str, str]]:
+    size = path.stat().st_size
+    edges = sorted({0, size, *(min(cut, size) for cut in cuts)})
+    return [pair for span in itertools.pairwise(edges) for pair in records(path, span=span, **options)]
+
+
+def test_errors_of_a_later_span_have_the_right_line(write: Write) -> None:
+    good = "".join(f">p{i}\r\nACDEFGHIKL\r\nMNPQ\r" for i in range(50))
+    path = write("\n" + good + ">bad\nACD\nEF1G\n" + good)
+    size = path.stat().st_size
+    for begin in (0, 1, 300, size // 2 - 30):
+        with pytest.raises(CorpusError, match="'1' is not") as caught:
+            records(path, span=(begin, size), block_bytes=100)
+        assert caught.value.where == f"{path}:154"
+    assert len(records(path, span=(size // 2 + 100, size))) > 10
+
+
+def test_only_the_first_span_judges_how_a_file_begins(write: Write) -> None:
+    path = write("\n" * 200 + ">a\nACD\n")
+    assert records(path, span=(0, 100)) == []
+    assert records(path, span=(100, 150)) == []
+    assert records(path, span=(150, 300)) == [("a", "ACD")]
+    assert records(path, span=(7, 7)) == []
+    for text, message in (("\n" * 200, "the file is empty"), ("\n" * 200 + "ACD", "no '>' header before")):
+        path = write(text)
+        with pytest.raises(CorpusError, match=message):
+            records(path, span=(0, 100))
+        assert records(path, span=(100, 300)) == []
+
+
+def test_a_meter_counts_each_byte_in_one_span(write: Write, make_fasta: Callable[..., str]) -> None:
+    path = write(make_fasta(50))
+    size, meter = path.stat().st_size, Meter(hashed=False)
+    for span in itertools.pairwise([0, 10, 11, size // 2, size]):
+        for _ in read_records(path, span=span, meter=meter, block_bytes=100):
+            pass
+        assert meter.bytes_read == span[1]
+
+
+def test_each_span_is_judged_for_nucleotides(write: Write, make_fasta: Callable[..., str]) -> None:
+    proteins = make_fasta(50)
+    path = write(proteins + f">chr1\n{dna(3000)}\n")
+    size = path.stat().st_size
+    assert len(records(path)) == 51  # the beginning of the file is fine
+    with pytest.raises(CorpusError, match="nucleotides"):
+        records(path, span=(len(proteins) - 1, size))
 
 
 # -- nucleotides -----------------------------------------------------------------------------------------------------
@@ -207,21 +325,64 @@ _LINES = st.lists(st.text("ACDEFGHIKLMNPQRSTVWYXBUZOJacdkvx*-. ", max_size=25), 
 
 @given(
     st.lists(st.tuples(_HEADERS, _LINES), min_size=1, max_size=12),
-    st.sampled_from(["\n", "\r\n"]),
+    st.sampled_from(["\n", "\r\n", "\r"]),
     st.booleans(),
     st.integers(64, 200),
+    st.lists(st.integers(0, 800), max_size=4),
 )
-@settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-def test_same_records_as_biopython_for_any_block_size(
-    write: Write, raw: list[tuple[str, list[str]]], end: str, last_end: bool, block_bytes: int
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_same_records_as_biopython_for_any_blocks_and_spans(
+    write: Write, raw: list[tuple[str, list[str]]], end: str, last_end: bool, block_bytes: int, cuts: list[int]
 ) -> None:
     text = end.join(line for header, lines in raw for line in (">" + header, *lines)) + end * last_end
     path = write(text)
-    expected = [
-        (record.id, normalised(str(record.seq))) for record in SeqIO.parse(io.StringIO(text.replace("\r", "")), "fasta")
-    ]
-    assert records(path, block_bytes=block_bytes) == [pair for pair in expected if pair[1]]
-    assert records(path) == [pair for pair in expected if pair[1]]
+    parsed = SimpleFastaParser(io.StringIO(text.replace("\r\n", "\n").replace("\r", "\n")))
+    expected = [((title.split() or [""])[0], normalised(sequence)) for title, sequence in parsed]
+    expected = [pair for pair in expected if pair[1]]
+    assert records(path, block_bytes=block_bytes) == expected
+    assert records(path) == expected
+    assert in_spans(path, cuts, block_bytes=block_bytes) == expected
+    blocks = read_text(text_blocks(path, block_bytes=block_bytes), str(path))
+    assert [pair for block in blocks for pair in pairs(block)] == expected
+
+
+@given(
+    st.lists(
+        st.sampled_from([b">", b"\n", b"\r", b"A", b" ", b"*", b"x", b"\t", b"1", b"\xff", b">a\nMK\n"]), max_size=80
+    )
+)
+@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_garbage_is_read_alike_in_any_blocks_or_refused_alike(write: Write, pieces: list[bytes]) -> None:
+    path = write(b"".join(pieces))
+
+    def outcome(block_bytes: int) -> Any:
+        try:
+            return records(path, block_bytes=block_bytes)
+        except CorpusError as error:
+            return error.what, error.where
+
+    assert outcome(64) == outcome(1 << 20)
+
+
+@given(st.binary(max_size=300), st.integers(0, 100), st.integers(0, 300))
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_random_bytes_raise_nothing_but_corpus_errors(write: Write, garbage: bytes, begin: int, size: int) -> None:
+    for text in (garbage, b">a\n" + garbage):
+        path = write(text)
+        with contextlib.suppress(CorpusError):
+            records(path, block_bytes=64)
+        with contextlib.suppress(CorpusError):
+            records(path, block_bytes=64, span=(begin, begin + size))
+
+
+@given(st.lists(st.tuples(st.integers(0, 20), st.integers(0, 3)), max_size=30), st.integers(0, 5))
+def test_slices_are_those_of_python(gaps: list[tuple[int, int]], first: int) -> None:
+    edges = first + np.cumsum([value for pair in gaps for value in pair], dtype=np.int64)
+    data = bytes(range(256)) * 4
+    begins, ends = edges[::2] * 0 + np.concatenate(([first], edges[1:-1:2]))[: len(gaps)], edges[::2]
+    expected = [data[a:b] for a, b in zip(begins.tolist(), ends.tolist(), strict=True)]
+    assert slices(data, begins, ends) == expected
+    assert slices(np.frombuffer(data, np.uint8), begins, ends) == expected
 
 
 def test_residues_in_and_out_add_up(write: Write, make_fasta: Callable[..., str]) -> None:

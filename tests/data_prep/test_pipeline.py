@@ -16,7 +16,7 @@ import xxhash
 from Bio import SeqIO
 
 from data_prep import shards
-from data_prep.pipeline import Progress, SourceInput, prepare_corpus
+from data_prep.pipeline import PrepSpec, Progress, SourceInput, prepare_corpus
 from data_prep.verify import verify_corpus
 from plm_scaling.core.alphabet import encode
 from plm_scaling.core.errors import ConfigError, CorpusError
@@ -40,7 +40,7 @@ def digest(folder: Path) -> dict[str, str]:
 
 
 def test_small_corpus_by_hand(two: list[SourceInput], tmp_path: Path, contents: Read) -> None:
-    manifest = prepare_corpus(two, tmp_path / "corpus", val_share=0.0)
+    manifest = prepare_corpus(two, tmp_path / "corpus", PrepSpec(val_share=0.0))
     got = contents(tmp_path / "corpus")
     assert got.manifest == manifest
     assert [(row["accession"], row["source"], got.sequence(row), row["first"]) for row in got.rows] == [
@@ -55,7 +55,8 @@ def test_small_corpus_by_hand(two: list[SourceInput], tmp_path: Path, contents: 
     assert len(got.tokens) == 21
     for row in got.rows:
         assert row["hash"] == xxhash.xxh3_128_digest(encode(got.sequence(row)).tobytes())
-        assert row["cluster"] is None
+        assert row["cluster50"] is None
+        assert row["cluster90"] is None
     one, second = manifest.sources
     assert (one.sequences, one.residues, one.tokens, one.unique_sequences, one.unique_tokens) == (3, 15, 18, 2, 12)
     assert (one.duplicate_sequences, one.duplicate_tokens, one.policy_counts) == (1, 6, {})
@@ -68,6 +69,8 @@ def test_small_corpus_by_hand(two: list[SourceInput], tmp_path: Path, contents: 
     assert [(split.name, split.sequences, split.tokens) for split in manifest.splits] == [
         ("train", 4, 21),
         ("val_iid", 0, 0),
+        ("val_cluster", 0, 0),
+        ("excluded", 0, 0),
     ]
     assert manifest.name == "corpus"
     assert set(manifest.versions) >= {"python", "numpy", "pyarrow", "xxhash"}
@@ -77,15 +80,15 @@ def test_small_corpus_by_hand(two: list[SourceInput], tmp_path: Path, contents: 
 def test_held_out_copies_leave_training(write: Write, tmp_path: Path, contents: Read) -> None:
     inputs = [SourceInput("one", (write(A, "a.fa"),)), SourceInput("two", (write(B, "b.fa"),))]
     held = write(">h1\nACDEF\n>h2\nWWWW\n", "held.fa")
-    manifest = prepare_corpus(inputs, tmp_path / "corpus", val_share=0.0, hold_out={"test": [held]})
+    manifest = prepare_corpus(inputs, tmp_path / "corpus", PrepSpec(val_share=0.0), hold_out={"test": [held]})
     assert [source.name for source in manifest.sources] == ["heldout_test", "one", "two"]
-    assert [split.name for split in manifest.splits] == ["train", "val_iid", "heldout_test"]
+    assert [split.name for split in manifest.splits] == ["train", "val_iid", "val_cluster", "excluded", "heldout_test"]
     got = contents(tmp_path / "corpus")
     split = {row["accession"]: row["split"] for row in got.rows}
-    assert split == {"h1": 2, "h2": 2, "a1": 2, "a2": 0, "a3": 2, "b1": 0, "b2": 0, "b3": 0}
+    assert split == {"h1": 4, "h2": 4, "a1": 4, "a2": 0, "a3": 4, "b1": 0, "b2": 0, "b3": 0}
     assert [row["accession"] for row in got.rows if row["first"]] == ["h1", "h2", "a2", "b2", "b3"]
-    assert [split.sequences for split in manifest.splits] == [3, 0, 2]
-    assert manifest.split_id("heldout_test") == 2
+    assert [split.sequences for split in manifest.splits] == [3, 0, 0, 0, 2]
+    assert manifest.split_id("heldout_test") == 4
 
 
 @pytest.fixture
@@ -113,7 +116,7 @@ def test_larger_corpus_agrees_with_biopython_and_a_set(
     larger: list[SourceInput], tmp_path: Path, contents: Read, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("data_prep.writing.BATCH_ROWS", 64)
-    manifest = prepare_corpus(larger, tmp_path / "corpus", val_share=0.2, max_shard_bytes=5000)
+    manifest = prepare_corpus(larger, tmp_path / "corpus", PrepSpec(val_share=0.2, max_shard_bytes=5000))
     got = contents(tmp_path / "corpus")
     assert len(manifest.shards) > 5
     assert max(entry.bytes for entry in manifest.shards) <= 5000
@@ -147,7 +150,7 @@ def test_same_corpus_from_recompressed_and_renamed_files(larger: list[SourceInpu
 
 def test_split_seed_and_share_change_the_corpus(larger: list[SourceInput], tmp_path: Path) -> None:
     ids = {
-        prepare_corpus(larger, tmp_path / f"{seed}-{share}", split_seed=seed, val_share=share).content_hash()
+        prepare_corpus(larger, tmp_path / f"{seed}-{share}", PrepSpec(split_seed=seed, val_share=share)).content_hash()
         for seed, share in ((0, 0.1), (1, 0.1), (0, 0.2))
     }
     assert len(ids) == 3
@@ -179,7 +182,9 @@ def test_progress_counts_up_to_the_sizes(two: list[SourceInput], tmp_path: Path)
     total = sum(path.stat().st_size for source in two for path in source.paths)
     assert reading[-1] == Progress(total, total, 6)
     assert [event.bytes_done for event in reading] == sorted(event.bytes_done for event in reading)
-    assert seen[-1] == Progress(33, 33, 6, "writing")
+    assert seen[-1] == Progress(21, 21, 6, "writing")
+    stages = list(dict.fromkeys(event.stage for event in seen))
+    assert stages == ["reading", "comparing", "placing", "writing"]
 
 
 # -- faults ----------------------------------------------------------------------------------------------------------
@@ -201,26 +206,29 @@ def test_no_sequence_at_all(write: Write, tmp_path: Path) -> None:
 def test_sequence_longer_than_a_shard(write: Write, tmp_path: Path) -> None:
     path = write(">a\nACD\n>long\nACDEFGHIKL\n")
     with pytest.raises(CorpusError, match="long has 10 residues"):
-        prepare_corpus([SourceInput("x", (path,))], tmp_path / "corpus", max_shard_bytes=10)
-    prepare_corpus([SourceInput("x", (path,))], tmp_path / "corpus", max_shard_bytes=11)
+        prepare_corpus([SourceInput("x", (path,))], tmp_path / "corpus", PrepSpec(max_shard_bytes=10))
+    prepare_corpus([SourceInput("x", (path,))], tmp_path / "corpus", PrepSpec(max_shard_bytes=11))
 
 
-@pytest.mark.parametrize("options", [{"val_share": 1.0}, {"max_shard_bytes": 0}])
+@pytest.mark.parametrize("options", [{"val_share": 1.0}, {"max_shard_bytes": 0}, {"max_residues": 0}])
 def test_impossible_options_are_refused_before_anything_is_read(tmp_path: Path, options: dict[str, Any]) -> None:
     path = tmp_path / "bad.fa"
     path.write_text("not FASTA")
     with pytest.raises(ConfigError):
-        prepare_corpus([SourceInput("x", (path,))], tmp_path / "corpus", **options)
+        prepare_corpus([SourceInput("x", (path,))], tmp_path / "corpus", PrepSpec.checked(**options))
 
 
 def test_full_disk_is_a_named_error(two: list[SourceInput], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(shards.ShardWriter, "_append", full)
+    monkeypatch.setattr(shards.ShardWriter, "write", full)
     with pytest.raises(CorpusError, match="cannot write the corpus: No space left on device"):
         prepare_corpus(two, tmp_path / "corpus")
     assert not (tmp_path / "corpus").exists()
+    monkeypatch.undo()
+    prepare_corpus(two, tmp_path / "corpus")
+    assert verify_corpus(tmp_path / "corpus") == []
 
 
 KILLED = """
@@ -255,10 +263,12 @@ def test_killed_preparation_leaves_no_corpus_and_the_next_one_succeeds(
 MEASURED = """
 import re, sys
 from pathlib import Path
-from data_prep import dedup, spill, writing
+from data_prep import draft, keys, layout, parts, writing
 from data_prep.pipeline import SourceInput, prepare_corpus
 # Small buffers, so that they are full long before the small input ends.
-dedup.RUN_ROWS, writing.BATCH_ROWS, spill._PIECE_TOKENS = 1 << 11, 1 << 10, 1 << 16
+keys.RUN_ROWS = keys.GROUP_ROWS = 1 << 11
+writing.BATCH_ROWS = parts.MARK_ROWS = 1 << 10
+draft._ROWS, layout._ROWS, draft._PIECE_TOKENS = 1 << 12, 1 << 12, 1 << 16
 prepare_corpus([SourceInput("x", (Path(sys.argv[1]),))], Path(sys.argv[2]))
 print(re.search(r"VmHWM:\\s+(\\d+) kB", Path("/proc/self/status").read_text())[1])
 """

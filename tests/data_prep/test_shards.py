@@ -4,90 +4,59 @@ import hashlib
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
-import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
-from data_prep.shards import BATCH_ROWS, IndexWriter, ShardWriter
-from plm_scaling.core.errors import ConfigError
-from plm_scaling.corpus.format import INDEX_SCHEMA, MAX_SHARD_BYTES
+from data_prep.shards import IndexWriter, ShardWriter
+from plm_scaling.corpus.format import INDEX_SCHEMA
 
 
-@given(st.lists(st.lists(st.integers(1, 9), max_size=12), max_size=6), st.integers(9, 30))
-@settings(max_examples=60, deadline=None)
-def test_shards_hold_whole_sequences_and_are_as_full_as_they_can_be(
-    tmp_path_factory: pytest.TempPathFactory, batches: list[list[int]], max_bytes: int
-) -> None:
-    folder = tmp_path_factory.mktemp("shards")
-    tokens = np.arange(sum(map(sum, batches)), dtype=np.uint8)
-    with ShardWriter(folder, max_bytes) as writer:
-        start = 0
-        for sizes in batches:
-            writer.write(tokens[start : start + sum(sizes)], np.array(sizes, dtype=np.int64))
-            start += sum(sizes)
-        entries = writer.close()
-    data = [(folder / entry.name).read_bytes() for entry in entries]
-    assert b"".join(data) == tokens.tobytes()
-    assert [entry.name for entry in entries] == [f"shards/{i:06d}.bin" for i in range(len(entries))]
-    assert [(e.bytes, e.sha256) for e in entries] == [(len(d), hashlib.sha256(d).hexdigest()) for d in data]
-    # Greedy by hand: a sequence opens a new shard only if it does not fit.
-    expected: list[int] = []
-    for size in (size for sizes in batches for size in sizes):
-        if expected and expected[-1] + size <= max_bytes:
-            expected[-1] += size
-        else:
-            expected.append(size)
-    assert [entry.bytes for entry in entries] == expected
-
-
-@pytest.mark.parametrize("size", [1, 0, -5, MAX_SHARD_BYTES + 1])
-def test_impossible_shard_sizes(tmp_path: Path, size: int) -> None:
-    with pytest.raises(ConfigError, match="max_shard_bytes is"):
-        ShardWriter(tmp_path, size)
-
-
-def write_batch(writer: IndexWriter, n: int, start: int = 0) -> None:
-    rows = np.arange(start, start + n)
-    writer.write(
-        accession=[f"p{row}" for row in rows],
-        source=rows % 3,
-        length=rows + 1,
-        digest=np.frombuffer(b"".join(int(row).to_bytes(16, "big") for row in rows), dtype="V16"),
-        offset=rows * 10,
-        first=rows % 2 == 0,
-        split=rows % 5,
+def test_shard_is_what_was_written(tmp_path: Path) -> None:
+    tokens = np.arange(100, dtype=np.uint8)
+    path = tmp_path / "shards" / "000003.bin"
+    with ShardWriter(path) as shard:
+        shard.write(tokens[:60])
+        shard.write(tokens[60:][::2])  # not contiguous
+        entry = shard.close()
+    expected = tokens[:60].tobytes() + tokens[60::2].tobytes()
+    assert path.read_bytes() == expected
+    assert (entry.name, entry.bytes, entry.sha256) == (
+        "shards/000003.bin",
+        80,
+        hashlib.sha256(expected).hexdigest(),
     )
 
 
-def test_index_holds_what_was_written_in_the_declared_schema(tmp_path: Path) -> None:
-    with IndexWriter(tmp_path) as writer:
-        write_batch(writer, 5)
-        write_batch(writer, 2, start=5)
-        [entry] = writer.close()
-    file = pq.ParquetFile(tmp_path / entry.name)
-    assert file.schema_arrow.equals(INDEX_SCHEMA)
-    assert file.num_row_groups == 2
-    rows = file.read().to_pylist()
-    assert [row["accession"] for row in rows] == [f"p{i}" for i in range(7)]
-    assert rows[6] == {
-        "accession": "p6",
-        "source": 0,
-        "length": 7,
-        "hash": (6).to_bytes(16, "big"),
-        "offset": 60,
-        "first": True,
-        "split": 1,
-        "cluster": None,
-    }
-    assert entry.bytes == (tmp_path / entry.name).stat().st_size
-    assert entry.sha256 == hashlib.sha256((tmp_path / entry.name).read_bytes()).hexdigest()
-
-
-def test_a_new_index_file_after_sixteen_batches(tmp_path: Path) -> None:
-    with IndexWriter(tmp_path) as writer:
-        for batch in range(17):
-            write_batch(writer, 1, start=batch)
-        entries = writer.close()
-    assert [pq.ParquetFile(tmp_path / entry.name).metadata.num_rows for entry in entries] == [16, 1]
-    assert BATCH_ROWS * 16 == 1 << 20
+def test_index_columns_and_nulls(tmp_path: Path) -> None:
+    path = tmp_path / "index" / "000000.parquet"
+    digests = np.frombuffer(bytes(range(32)), dtype="V16")
+    with IndexWriter(path) as index:
+        for begin in (0, 2):
+            index.write(
+                accession=pa.chunked_array([[f"P{begin}"], [f"P{begin + 1}"]]),
+                source=np.array([0, 1]),
+                length=np.array([5, 7]),
+                hash=digests,
+                offset=np.array([begin, 2**40]),
+                first=np.array([True, False]),
+                split=np.array([0, 4]),
+                cluster50=None,
+                cluster90=np.array([1, 2], dtype=np.uint32),
+                taxon=np.array([9606, 0]),
+                members=np.array([3, 0]),
+                rep_id=pa.chunked_array([pa.array(["X_HUMAN", None], pa.string())]),
+                evidence=np.array([1, 0]),
+                flags=np.array([1, 6]),
+            )
+        entry = index.close()
+    table = pq.read_table(path)
+    assert table.schema.equals(INDEX_SCHEMA)
+    assert table.num_rows == 4
+    assert table["accession"].to_pylist() == ["P0", "P1", "P2", "P3"]
+    assert table["hash"][1].as_py() == bytes(range(16, 32))
+    assert table["cluster50"].null_count == 4
+    assert table["rep_id"].to_pylist()[:2] == ["X_HUMAN", None]
+    assert table["offset"].to_pylist() == [0, 2**40, 2, 2**40]
+    assert pq.ParquetFile(path).num_row_groups == 2
+    assert entry.name == "index/000000.parquet"
+    assert entry.bytes == path.stat().st_size

@@ -11,7 +11,7 @@ INPUT = np.full(len(WORDS), 9)
 
 
 def test_names_in_order_of_id() -> None:
-    assert SplitRule(("b", "a")).names == ("train", "val_iid", "heldout_b", "heldout_a")
+    assert SplitRule(("b", "a")).names == ("train", "val_iid", "val_cluster", "excluded", "heldout_b", "heldout_a")
 
 
 @pytest.mark.parametrize("share", [0.0, 0.001, 0.01, 0.3, 0.999])
@@ -52,8 +52,8 @@ def test_held_out_owner_decides() -> None:
     rule = SplitRule(("x", "y"), val_share=0.5)
     owner = np.arange(len(WORDS)) % 4
     split = rule.assign(WORDS, owner)
-    assert (split[owner == 0] == 2).all()
-    assert (split[owner == 1] == 3).all()
+    assert (split[owner == 0] == 4).all()
+    assert (split[owner == 1] == 5).all()
     assert set(split[owner >= 2].tolist()) == {0, 1}
     assert split.dtype == np.uint8
 
@@ -65,6 +65,6 @@ def test_impossible_shares(share: float) -> None:
 
 
 def test_at_most_256_splits() -> None:
-    assert len(SplitRule(tuple(map(str, range(254)))).names) == 256
-    with pytest.raises(ConfigError, match="255 held-out sets"):
-        SplitRule(tuple(map(str, range(255))))
+    assert len(SplitRule(tuple(map(str, range(252)))).names) == 256
+    with pytest.raises(ConfigError, match="253 held-out sets"):
+        SplitRule(tuple(map(str, range(253))))

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from data_prep.pipeline import SourceInput, prepare_corpus
+from data_prep.pipeline import PrepSpec, SourceInput, prepare_corpus
 from data_prep.verify import verify_corpus
 from plm_scaling.core.files import sha256_file
 from plm_scaling.corpus.format import FileEntry, Manifest
@@ -18,7 +18,7 @@ def corpus(tmp_path: Path, write: Callable[..., Path], make_fasta: Callable[...,
         SourceInput("x", (write(text, "x.fa"),)),
         SourceInput("y", (write(text, "y.fa"), write(make_fasta(9, 5)))),
     ]
-    prepare_corpus(inputs, tmp_path / "corpus", val_share=0.1)
+    prepare_corpus(inputs, tmp_path / "corpus", PrepSpec(val_share=0.1))
     return tmp_path / "corpus"
 
 

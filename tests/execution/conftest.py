@@ -29,6 +29,19 @@ def leave(code):
 def fail(text):
     raise ValueError(text)
 
+def complain(what, why="why"):
+    from plm_scaling.core.errors import CorpusError
+    raise CorpusError(what, where="a.fasta:3", why=why, hint="hint")
+
+def complain_specially(name):
+    from plm_scaling.core.errors import CheckpointError
+    def init(self, number):
+        CheckpointError.__init__(self, f"number {number}")
+    raise type(name, (CheckpointError,), {"__init__": init})(7)
+
+def interrupt():
+    raise KeyboardInterrupt
+
 def shout(size):
     raise RuntimeError("\\u00e9" * size)
 
@@ -64,6 +77,16 @@ def polite(path):
         sys.exit(3)
     signal.signal(signal.SIGTERM, leave)
     sleep_for_ever(path)
+
+def terminate_job(path):
+    server = os.getppid()
+    caller = int(Path(f"/proc/{server}/stat").read_text().rpartition(")")[2].split()[1])
+    def leave(number, frame):
+        Path(path + ".left").touch()
+        sys.exit(3)
+    signal.signal(signal.SIGTERM, leave)
+    os.kill(caller, signal.SIGTERM)
+    time.sleep(60)
 
 def with_helper(path):
     helper = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])

@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from data_prep.pipeline import SourceInput, prepare_corpus
+from data_prep.pipeline import PrepSpec, SourceInput, prepare_corpus
 from plm_scaling.core.alphabet import STANDARD
 from plm_scaling.core.run import RunConfig
 from plm_scaling.core.run_folder import RunFolder
@@ -31,7 +31,7 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Corpus:
     rng = np.random.default_rng(0)
     records = ("".join(rng.choice(list(STANDARD), int(rng.integers(5, 90)))) for _ in range(300))
     (folder / "a.fasta").write_text("".join(f">{k}\n{s}\n" for k, s in enumerate(records)))
-    prepare_corpus([SourceInput("a", [folder / "a.fasta"])], folder / "corpus", val_share=0.1)
+    prepare_corpus([SourceInput("a", [folder / "a.fasta"])], folder / "corpus", PrepSpec(val_share=0.1))
     return Corpus.open(folder / "corpus")
 
 

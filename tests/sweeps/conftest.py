@@ -13,9 +13,20 @@ import pyarrow.parquet as pq
 import pytest
 
 from plm_scaling.core.alphabet import EOS, FIRST_RESIDUE
-from plm_scaling.corpus.format import INDEX_SCHEMA, MANIFEST_NAME, FileEntry, Manifest, SourceStats, SplitStats
+from plm_scaling.corpus.format import (
+    FLAGS,
+    INDEX_SCHEMA,
+    MANIFEST_NAME,
+    ClusterStats,
+    FileEntry,
+    Manifest,
+    SourceStats,
+    SplitStats,
+)
 from plm_scaling.corpus.reader import Corpus
 from plm_scaling.sweeps import reconcile
+
+_COLUMNS = ("accession", "source", "length", "hash", "offset", "first", "split")
 
 
 def _entry(folder: Path, name: str) -> FileEntry:
@@ -23,8 +34,11 @@ def _entry(folder: Path, name: str) -> FileEntry:
     return FileEntry(name=name, bytes=len(data), sha256=hashlib.sha256(data).hexdigest())
 
 
-def build_corpus(folder: Path, *, sequences: dict[str, int], seed: int = 0) -> Corpus:
-    """Random sequences of 10 to 150 residues per source, without duplicates; every tenth is validation."""
+def build_corpus(folder: Path, *, sequences: dict[str, int], seed: int = 0, clusters: int = 0) -> Corpus:
+    """Random sequences of 10 to 150 residues per source, without duplicates; every tenth is validation.
+
+    Every fifth is flagged as a fragment; with `clusters` they are spread over so many.
+    """
     (folder / "shards").mkdir(parents=True)
     (folder / "index").mkdir()
     random = np.random.default_rng(seed)
@@ -37,7 +51,7 @@ def build_corpus(folder: Path, *, sequences: dict[str, int], seed: int = 0) -> C
             residues = random.integers(FIRST_RESIDUE, FIRST_RESIDUE + 20, length).astype(np.uint8)
             split = int(place % 10 == 9)
             digest = hashlib.md5(residues.tobytes()).digest()
-            rows.append((f"{name}_{place}", number, length, digest, address, True, split, None))
+            rows.append((f"{name}_{place}", number, length, digest, address, True, split))
             tokens.append(np.append(residues, EOS).astype(np.uint8))
             address += length + 1
             counts["val_iid" if split else "train"] += (1, length + 1)
@@ -55,7 +69,11 @@ def build_corpus(folder: Path, *, sequences: dict[str, int], seed: int = 0) -> C
                 duplicate_tokens=0,
             )
         )
-    columns = {field.name: [row[i] for row in rows] for i, field in enumerate(INDEX_SCHEMA)}
+    n = len(rows)
+    columns = {name: [row[i] for row in rows] for i, name in enumerate(_COLUMNS)}
+    columns["cluster50"] = columns["cluster90"] = random.integers(0, clusters, n).tolist() if clusters else [None] * n
+    columns |= {name: [0] * n for name in ("taxon", "members", "evidence")} | {"rep_id": [None] * n}
+    columns["flags"] = [int(row % 5 == 0) << FLAGS.index("fragment") for row in range(n)]
     pq.write_table(pa.Table.from_pydict(columns, schema=INDEX_SCHEMA), folder / "index" / "000000.parquet")
     (folder / "shards" / "000000.bin").write_bytes(np.concatenate(tokens).tobytes())
     manifest = Manifest(
@@ -66,6 +84,9 @@ def build_corpus(folder: Path, *, sequences: dict[str, int], seed: int = 0) -> C
         split_seed=0,
         shards=(_entry(folder, "shards/000000.bin"),),
         index=(_entry(folder, "index/000000.parquet"),),
+        clusters=ClusterStats(tool="none", settings=(), n_clusters90=clusters, n_clusters50=clusters, largest50=1)
+        if clusters
+        else None,
     )
     manifest.write(folder / MANIFEST_NAME)
     return Corpus.open(folder)

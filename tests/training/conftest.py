@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from data_prep.pipeline import SourceInput, prepare_corpus
+from data_prep.pipeline import PrepSpec, SourceInput, prepare_corpus
 from plm_scaling.core.alphabet import STANDARD
 from plm_scaling.core.run import RunConfig
 from plm_scaling.core.run_folder import RunFolder
@@ -40,7 +40,7 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Corpus:
         text = "".join(f">{name}{k}\n{s}\n" for k, s in enumerate(proteins(n, seed)))
         (folder / f"{name}.fasta").write_text(text)
     inputs = [SourceInput(name, [folder / f"{name}.fasta"]) for name in ("near", "far")]
-    prepare_corpus(inputs, folder / "corpus", val_share=0.1, hold_out={"lab": [folder / "lab.fasta"]})
+    prepare_corpus(inputs, folder / "corpus", PrepSpec(val_share=0.1), hold_out={"lab": [folder / "lab.fasta"]})
     return Corpus.open(folder / "corpus")
 
 

@@ -1,0 +1,99 @@
+"""The part that runs on a node: a job makes its attempts in turn, each in a process of its own, and leaves results."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import sys
+import time
+from pathlib import Path
+from typing import Any, Final
+
+from plm_scaling.execution.local import run_tasks
+from plm_scaling.execution.slurm_endings import STARTED
+from plm_scaling.execution.slurm_folder import Attempt, WorkFolder
+from plm_scaling.execution.task_server import invoke
+from plm_scaling.execution.tasks import Task, TaskEvent
+
+__all__ = ["run_job", "run_logged"]
+
+_GRACE_S: Final = 20.0
+"""For tasks to save their work; Slurm gives 30 s (`KillWait`) unless configured otherwise."""
+
+
+class _Stopped(BaseException):
+    """Slurm asked the job to end."""
+
+
+def run_job(work: str, name: str, index: int, settings: dict[str, Any]) -> None:
+    """Run the tasks of job `index` of submission `name`; what has a result already is not run again.
+
+    SIGTERM (time limit, preemption, scancel) ends the running tasks, and no result is written: whether they are
+    started again is not for the job to say.
+
+    Parameters
+    ----------
+    work : the work folder.
+    settings : `workers`, `threads`, `preload` and the submitting process's `sys.path`.
+    """
+    signal.signal(signal.SIGTERM, _stop)
+    folder = WorkFolder(Path(work))
+    folder.set_alive((name, index))
+    sys.path += [entry for entry in settings["sys_path"] if entry not in sys.path]
+    attempts = {attempt.key: attempt for attempt in folder.read(name).jobs[index] if _is_open(folder, attempt)}
+    facts = _job_facts()
+    print(f"{STARTED} on {facts['node']}: {', '.join(attempts)}", flush=True)
+
+    def on_event(event: TaskEvent) -> None:
+        attempt = attempts[event.key]
+        if event.kind == "started":
+            folder.set_started(attempt, facts | {"pid": event.pid, "time": time.time()})
+        elif event.result is not None:
+            folder.set_result(attempt, event.result)
+
+    tasks = [Task(a.key, f"{__name__}:run_logged", (str(folder.log(a)), a.target, a.args)) for a in attempts.values()]
+    try:
+        results = run_tasks(
+            tasks,
+            workers=settings["workers"],
+            on_event=on_event,
+            threads=settings["threads"],
+            preload=settings["preload"],
+            grace_s=_GRACE_S,
+        )
+    except _Stopped:
+        sys.exit(128 + signal.SIGTERM)
+    sys.exit(0 if all(result.ok for result in results) else 1)
+
+
+def _stop(number: int, frame: object) -> None:
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # once is enough; more would disturb the tasks' orderly end
+    raise _Stopped
+
+
+def _is_open(folder: WorkFolder, attempt: Attempt) -> bool:
+    """Whether an attempt is still to be made: a job that Slurm started again finds some of them done."""
+    result = folder.result(attempt)
+    if result is not None and not result.killed:
+        return False
+    folder.forget(attempt)
+    return True
+
+
+def _job_facts() -> dict[str, Any]:
+    array, index = os.environ.get("SLURM_ARRAY_JOB_ID"), os.environ.get("SLURM_ARRAY_TASK_ID")
+    return {
+        "job": f"{array}_{index}" if array else os.environ.get("SLURM_JOB_ID", ""),
+        "node": os.environ.get("SLURMD_NODENAME") or socket.gethostname(),
+        "restart": int(os.environ.get("SLURM_RESTART_COUNT", "0")),
+    }
+
+
+def run_logged(log: str, target: str, args: list[Any]) -> int:
+    """Call `target` with standard output and error appended to the file `log`; its exit code."""
+    sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]
+    with Path(log).open("ab") as handle:
+        for descriptor in (1, 2):
+            os.dup2(handle.fileno(), descriptor)
+    return invoke(target, args)
