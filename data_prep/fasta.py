@@ -9,7 +9,7 @@ letters into token ids, two at a time.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import dataclass
 from functools import cache
 from itertools import compress
@@ -20,11 +20,11 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from data_prep.streams import BLOCK_BYTES, Meter, text_blocks
+from data_prep.streams import BLOCK_BYTES, Meter, ahead, is_compressed, text_blocks
 from plm_scaling.core.alphabet import DROPPED, EOS, LAST_RESIDUE, RENAMED, STANDARD, SYMBOLS, UNUSUAL
 from plm_scaling.core.errors import CorpusError
 
-__all__ = ["RecordBlock", "read_records", "read_text", "slices"]
+__all__ = ["RecordBlock", "read_records", "read_text", "slices", "slices_between"]
 
 Tokens = npt.NDArray[np.uint8]
 Offsets = npt.NDArray[np.int32]
@@ -142,12 +142,14 @@ def read_records(
     if begin:
         # Lines are not counted up to here: the one file that needs it is read again.
         place = _Place(where, lambda: _lines_between(path, 0, begin))
-        yield from _records(blocks, place, block_bytes, whole=False)
+        yield from _records(_whole_records(blocks, where, block_bytes, whole=False), place)
     elif span and not any(block.strip() for block in text_blocks(path, span=span)):
         # Blank lines only. If the rest of the file is no better, this span has to say so.
         _require_header(text_blocks(path), where)
     else:
-        yield from _records(blocks, _Place(where), block_bytes, whole=True)
+        chunks = _whole_records(blocks, where, block_bytes, whole=True)
+        # Decompressing, cutting and tokenising are three threads: each spends most of its time without the interpreter.
+        yield from _records(ahead(chunks) if is_compressed(path) else chunks, _Place(where))
 
 
 def read_text(blocks: Iterable[bytes], where: str, *, numbered: bool = True) -> Iterator[RecordBlock]:
@@ -163,7 +165,7 @@ def read_text(blocks: Iterable[bytes], where: str, *, numbered: bool = True) -> 
     ------
     CorpusError : as `read_records`.
     """
-    return _records(blocks, _Place(where, numbered=numbered), BLOCK_BYTES, whole=True)
+    return _records(_whole_records(blocks, where, BLOCK_BYTES, whole=True), _Place(where, numbered=numbered))
 
 
 @dataclass(frozen=True)
@@ -180,13 +182,13 @@ def _lines_between(path: Path, begin: int, end: int) -> int:
     return sum(block.count(b"\n") for block in text_blocks(path, span=(begin, end)))
 
 
-def _records(blocks: Iterable[bytes], place: _Place, size: int, *, whole: bool) -> Iterator[RecordBlock]:
-    """Tokenised blocks; `whole` text may not be empty and may begin with blank lines."""
+def _records(chunks: Iterator[tuple[bytes, Offsets]], place: _Place) -> Iterator[RecordBlock]:
+    """Tokenised blocks of pieces of text."""
     judge = _NucleotideJudge(place.where)
     lines = 0
     # The C library returns large blocks to the system and pays for new pages each time, until one as large was freed.
     np.empty(_LARGE_BYTES, dtype=np.uint8)
-    for chunk, offsets in _whole_records(blocks, place.where, size, whole=whole):
+    for chunk, offsets in chunks:
         block = _tokenised(chunk, offsets)
         if block is None:
             raise _bad_line(place, chunk, lines)
@@ -206,10 +208,10 @@ def _empty(where: str) -> CorpusError:
     return CorpusError("the file is empty", where=where, why="there is no sequence in it")
 
 
-def _whole_records(blocks: Iterable[bytes], where: str, size: int, *, whole: bool) -> Iterator[tuple[bytes, Offsets]]:
+def _whole_records(blocks: Iterable[bytes], where: str, size: int, *, whole: bool) -> Generator[tuple[bytes, Offsets]]:
     """Pieces of at least `size` bytes (but the last) of text cut between records, and the offsets of their lines.
 
-    A blank line is added to each piece; the first may begin with blank lines.
+    A blank line is added to each piece. `whole` text may not be empty and may begin with blank lines.
     """
     held, n_held, started = _Held(), 0, not whole
     for block in blocks:
@@ -312,8 +314,7 @@ def _tokenised(chunk: bytes, offsets: Offsets) -> RecordBlock | None:
     begins, ends = offsets[:-1:2], offsets[1::2]
     heads = np.flatnonzero(np.frombuffer(chunk, dtype=np.uint8)[begins] == _HEADER)
     last = np.append(heads[1:], len(begins)) - 1
-    begins[heads] += 1
-    headers = _objects(_take(_binary(chunk, offsets), pa.array(2 * heads)))
+    headers = slices(chunk, begins[heads] + 1, ends[heads])
     # Headers shrink to nothing, and the last line of each record keeps its line end, which becomes `<eos>`.
     begins[heads] = ends[heads]
     ends[last] += 1
@@ -353,11 +354,23 @@ def slices(data: bytes | Tokens, begins: npt.NDArray[np.integer], ends: npt.NDAr
         return []
     offsets = np.empty(2 * len(begins), dtype=np.int32)
     offsets[::2], offsets[1::2] = begins, ends
-    between = int(offsets[-1]) - int(offsets[0]) - int((offsets[1::2] - offsets[::2]).sum())
-    if between > len(begins):
-        return _objects(_taken(data, offsets))
+    return _objects(_taken(data, offsets))
+
+
+def slices_between(data: bytes | Tokens, edges: npt.NDArray[np.integer]) -> npt.NDArray[np.object_]:
+    """The slices between neighbouring edges as bytes objects, all but the single bytes before edges.
+
+    Parameters
+    ----------
+    data : bytes or uint8[m], m < 2**31.
+    edges : int[n + 1]; slice i is data[edges[i] : edges[i + 1] - 1].
+    """
+    offsets = np.empty(2 * len(edges) - 1, dtype=np.int32)
+    offsets[::2] = edges
+    np.subtract(edges[1:], 1, out=offsets[1::2], casting="unsafe")
     # Single bytes between the slices are cheaper to make than to leave out.
-    return _objects(_binary(data, offsets))[::2]
+    objects: npt.NDArray[np.object_] = _binary(data, offsets).to_numpy(zero_copy_only=False)[::2]
+    return objects
 
 
 def _objects(values: Any) -> list[bytes]:

@@ -10,25 +10,24 @@ import numpy.typing as npt
 import pyarrow as pa
 from xxhash import xxh3_64_intdigest, xxh3_128_digest
 
-from data_prep.fasta import slices
+from data_prep.fasta import slices_between
 
 if TYPE_CHECKING:
     from data_prep.fasta import RecordBlock
 
-_BATCH_BYTES: Final = 1 << 17
+_BATCH_BYTES: Final = 1 << 18
 
 __all__ = ["hash_names", "hash_sequences", "hash_words"]
 
 
 def hash_sequences(block: RecordBlock) -> npt.NDArray[np.void]:
     """xxh3_128 of each record's token ids without `<eos>`, as void16[n] in big-endian byte order."""
-    ends = np.cumsum(block.lengths + 1) - 1
-    begins = ends - block.lengths
+    edges = np.append(0, np.cumsum(block.lengths + 1))
     # The copies of a batch are gone before the next one is made, so that they stay in the processor's cache.
-    edges = np.searchsorted(begins, np.arange(0, block.tokens.size, _BATCH_BYTES)).tolist()
+    firsts = np.searchsorted(edges, np.arange(0, block.tokens.size, _BATCH_BYTES)).tolist()
     parts = [
-        b"".join(map(xxh3_128_digest, slices(block.tokens, begins[first:last], ends[first:last])))
-        for first, last in itertools.pairwise([*edges, len(block)])
+        b"".join(map(xxh3_128_digest, slices_between(block.tokens, edges[first : last + 1])))
+        for first, last in itertools.pairwise([*firsts, len(block)])
     ]
     return np.frombuffer(b"".join(parts), dtype="V16")
 

@@ -8,22 +8,26 @@ import threading
 from collections.abc import Callable, Generator, Iterator
 from contextlib import closing
 from dataclasses import dataclass, field
+from io import FileIO
 from pathlib import Path
 from queue import SimpleQueue
-from typing import Any, BinaryIO, Final
+from typing import Any, Final, TypeVar
 
 from plm_scaling.core.errors import CorpusError
 
-__all__ = ["BLOCK_BYTES", "Meter", "text_blocks"]
+__all__ = ["BLOCK_BYTES", "Meter", "ahead", "is_compressed", "text_blocks"]
 
 BLOCK_BYTES: Final = 1 << 20
 """Text per block: not much more than the processor's cache holds, enough to make the fixed cost of a block small."""
-_PLAIN_READ: Final = 1 << 17
+_AT_ONCE: Final = 1 << 17
+"""Text read at a time: it is looked through for line ends while the fastest cache still holds it."""
 _MIN_BLOCK_BYTES: Final = 64
 _COMPRESSED_READ: Final = (1 << 10, 1 << 18)
 _BLOCKS_AHEAD: Final = 3
 _BYTE_ORDER_MARK: Final = b"\xef\xbb\xbf"
 _REFUSED: Final = {b"BZh": "bzip2", b"\xfd7zXZ\0": "xz", b"PK\3\4": "zip"}
+T = TypeVar("T")
+
 _RECORD_START: Final = re.compile(rb"[\r\n]>")
 
 
@@ -72,7 +76,7 @@ def text_blocks(
     Parameters
     ----------
     path : plain, gzip or zstd file.
-    block_bytes : size of a block in bytes of text (at least 64), about; blocks of plain files may be smaller.
+    block_bytes : largest size of a block in bytes of text (at least 64), about.
     meter : told of every byte read, as stored in the file; of each byte of the span only, and never to hash, if there
         is one.
     span : (begin, end) in bytes of a plain FASTA file: only the text of the records whose header starts there. Text
@@ -84,12 +88,8 @@ def text_blocks(
         at all though a span was asked for.
     """
     size = max(block_bytes, _MIN_BLOCK_BYTES)
-    at_once = min(size, _PLAIN_READ)
-    try:
-        raw = path.open("rb", buffering=0)
-    except OSError as error:
-        raise CorpusError(f"cannot read the file: {error.strerror}", where=str(path)) from None
-    with raw:
+    at_once = min(size, _AT_ONCE)
+    with _opened(path) as raw:
         codec = _codec_of(raw.read(8), path)
         raw.seek(0)
         read = _metered(raw, meter)
@@ -98,12 +98,61 @@ def text_blocks(
                 raise CorpusError(f"a stretch of a {codec.name} file cannot be read on its own", where=str(path))
             yield from _clean(_stretch(raw, span, at_once, meter))
         elif codec is not None:
-            yield from _clean(_ahead(_joined(_inflated(read, codec, path, size), size)))
+            yield from _clean(ahead(_joined(_inflated(read, codec, path, at_once), at_once)))
         elif meter is not None and meter.hashed:
-            yield from _clean(_ahead(_plain(read, size)))
+            yield from _clean(ahead(_plain(read, size)))
         else:
             # Reading what the system has cached costs less than a thread would.
             yield from _clean(_plain(read, at_once))
+
+
+def is_compressed(path: Path) -> bool:
+    """Whether a file is a gzip or zstd file, by its first bytes.
+
+    Raises
+    ------
+    CorpusError : the file cannot be opened, or is compressed otherwise.
+    """
+    with _opened(path) as raw:
+        return _codec_of(raw.read(8), path) is not None
+
+
+def ahead(blocks: Generator[T]) -> Generator[T]:
+    """The same blocks, the next three being made in a second thread while this one is used."""
+    done: SimpleQueue[T | BaseException | None] = SimpleQueue()
+    free, given_up = threading.Semaphore(_BLOCKS_AHEAD), threading.Event()
+
+    def fill() -> None:
+        try:
+            with closing(blocks):
+                for block in blocks:
+                    done.put(block)
+                    free.acquire()
+                    if given_up.is_set():
+                        return
+            done.put(None)
+        except BaseException as error:  # raised again by the other thread
+            done.put(error)
+
+    thread = threading.Thread(target=fill, name="read-ahead", daemon=True)
+    thread.start()
+    try:
+        while (block := done.get()) is not None:
+            if isinstance(block, BaseException):
+                raise block
+            free.release()
+            yield block
+    finally:
+        given_up.set()
+        free.release()
+        thread.join()
+
+
+def _opened(path: Path) -> FileIO:
+    try:
+        return path.open("rb", buffering=0)
+    except OSError as error:
+        raise CorpusError(f"cannot read the file: {error.strerror}", where=str(path)) from None
 
 
 def _codec_of(magic: bytes, path: Path) -> _Codec | None:
@@ -124,7 +173,7 @@ def _codec_of(magic: bytes, path: Path) -> _Codec | None:
     return None
 
 
-def _metered(raw: BinaryIO, meter: Meter | None) -> Callable[[int], bytes]:
+def _metered(raw: FileIO, meter: Meter | None) -> Callable[[int], bytes]:
     if meter is None:
         return raw.read
 
@@ -141,7 +190,7 @@ def _plain(read: Callable[[int], bytes], size: int) -> Generator[bytes]:
         yield data
 
 
-def _stretch(raw: BinaryIO, span: tuple[int, int], size: int, meter: Meter | None) -> Generator[bytes]:
+def _stretch(raw: FileIO, span: tuple[int, int], size: int, meter: Meter | None) -> Generator[bytes]:
     """From the first header that starts in [begin, end), or the file's start, to the first one at `end` or later."""
     begin, end = span
     position = raw.seek(max(begin - 1, 0))
@@ -228,37 +277,6 @@ def _joined(pieces: Generator[bytes], size: int) -> Generator[bytes]:
                 held, n_held = [], 0
     if held:
         yield b"".join(held)
-
-
-def _ahead(blocks: Generator[bytes]) -> Generator[bytes]:
-    """The same blocks, the next ones being made in a second thread while this one is used."""
-    done: SimpleQueue[bytes | BaseException | None] = SimpleQueue()
-    free, given_up = threading.Semaphore(_BLOCKS_AHEAD), threading.Event()
-
-    def fill() -> None:
-        try:
-            with closing(blocks):
-                for block in blocks:
-                    done.put(block)
-                    free.acquire()
-                    if given_up.is_set():
-                        return
-            done.put(None)
-        except BaseException as error:  # raised again by the other thread
-            done.put(error)
-
-    thread = threading.Thread(target=fill, name="read-ahead", daemon=True)
-    thread.start()
-    try:
-        while (block := done.get()) is not None:
-            if isinstance(block, BaseException):
-                raise block
-            free.release()
-            yield block
-    finally:
-        given_up.set()
-        free.release()
-        thread.join()
 
 
 def _clean(blocks: Generator[bytes]) -> Generator[bytes]:

@@ -17,7 +17,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from data_prep import fasta
-from data_prep.fasta import RecordBlock, read_records, read_text, slices
+from data_prep.fasta import RecordBlock, read_records, read_text, slices, slices_between
 from data_prep.streams import Meter, text_blocks
 from plm_scaling.core.alphabet import EOS, decode
 from plm_scaling.core.errors import CorpusError
@@ -383,6 +383,29 @@ def test_slices_are_those_of_python(gaps: list[tuple[int, int]], first: int) -> 
     expected = [data[a:b] for a, b in zip(begins.tolist(), ends.tolist(), strict=True)]
     assert slices(data, begins, ends) == expected
     assert slices(np.frombuffer(data, np.uint8), begins, ends) == expected
+
+
+def test_real_files_read_as_biopython_reads_them(test_data: Path) -> None:
+    table = str.maketrans({"J": "X", **dict.fromkeys("*-.")})
+    paths = sorted((test_data / "corpus").glob("*.fasta.gz"))
+    assert len(paths) >= 20
+    for path in paths:
+        with gzip.open(path, "rt") as handle:
+            expected = [(title.encode(), seq.upper().translate(table)) for title, seq in SimpleFastaParser(handle)]
+        blocks = list(read_records(path))
+        assert [header for block in blocks for header in block.headers] == [pair[0] for pair in expected], path.name
+        residues = "".join(decode(block.tokens[block.tokens != EOS]) for block in blocks)
+        assert residues == "".join(sequence for _, sequence in expected), path.name
+        lengths = np.concatenate([block.lengths for block in blocks])
+        assert lengths.tolist() == [len(sequence) for _, sequence in expected], path.name
+
+
+@given(st.lists(st.integers(1, 20), max_size=30))
+def test_slices_between_are_those_of_python(sizes: list[int]) -> None:
+    data = bytes(range(256)) * 4
+    edges = np.cumsum([3, *sizes])
+    expected = [data[a : b - 1] for a, b in itertools.pairwise(edges.tolist())]
+    assert slices_between(np.frombuffer(data, np.uint8), edges).tolist() == expected
 
 
 def test_residues_in_and_out_add_up(write: Write, make_fasta: Callable[..., str]) -> None:
