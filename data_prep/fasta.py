@@ -84,7 +84,7 @@ _PAIRS_TO_CODES: Final = pa.array(_TO_CODE[np.arange(1 << 16, dtype=np.uint16).v
 _TO_TOKEN, _NO_TOKEN = _token_table()
 _POLICIES: Final = _policy_table()
 _ROWS: Final = 32
-_STRIP_BYTES: Final = 1 << 16
+_STRIP_BYTES: Final = 1 << 17
 
 _NUCLEOTIDES: Final = tuple(SYMBOLS.index(letter) for letter in "ACGTU")
 _ANY_BASE: Final = SYMBOLS.index("N")
@@ -136,7 +136,7 @@ def read_records(
     CorpusError : unreadable, damaged, empty, not FASTA, a byte that is no residue letter (file:line), or nucleotides.
     """
     where, begin = str(path), span[0] if span else 0
-    if span and span[0] >= span[1]:
+    if span and begin >= span[1]:
         return
     blocks = text_blocks(path, block_bytes=block_bytes, meter=meter, span=span)
     if begin:
@@ -182,7 +182,7 @@ def _lines_between(path: Path, begin: int, end: int) -> int:
     return sum(block.count(b"\n") for block in text_blocks(path, span=(begin, end)))
 
 
-def _records(chunks: Iterator[tuple[bytes, Offsets]], place: _Place) -> Iterator[RecordBlock]:
+def _records(chunks: Iterator[tuple[Tokens, Offsets]], place: _Place) -> Iterator[RecordBlock]:
     """Tokenised blocks of pieces of text."""
     judge = _NucleotideJudge(place.where)
     lines = 0
@@ -208,60 +208,76 @@ def _empty(where: str) -> CorpusError:
     return CorpusError("the file is empty", where=where, why="there is no sequence in it")
 
 
-def _whole_records(blocks: Iterable[bytes], where: str, size: int, *, whole: bool) -> Generator[tuple[bytes, Offsets]]:
+def _whole_records(blocks: Iterable[bytes], where: str, size: int, *, whole: bool) -> Generator[tuple[Tokens, Offsets]]:
     """Pieces of at least `size` bytes (but the last) of text cut between records, and the offsets of their lines.
 
     A blank line is added to each piece. `whole` text may not be empty and may begin with blank lines.
     """
-    held, n_held, started = _Held(), 0, not whole
+    held, started = _Held(size), not whole
     for block in blocks:
         if not started and block.strip():
-            _check_start(where, b"".join((*held.blocks, block)))
+            _check_start(where, held.text.tobytes() + block)
             started = True
         cut = -1
-        if started and n_held + len(block) >= size:
+        if started and len(held) + len(block) >= size:
             cut = block.rfind(b"\n>") + 1
             if not cut and not (block.startswith(b">") and held.at_line_start):
                 cut = -1
-        if cut >= 0 and n_held + cut:
+        if cut >= 0 and len(held) + cut:
             held.add(memoryview(block)[:cut])
-            yield held.joined(b"\n")
-            held, n_held = _Held(), 0
+            yield held.finished(b"\n")
+            held = _Held(size)
             block = block[cut:]
         held.add(block)
-        n_held += len(block)
-        if n_held > _MAX_TEXT:
-            raise _too_long(where, bytes(held.blocks[0]))
+        if len(held) > _MAX_TEXT:
+            raise _too_long(where, held.text[:100].tobytes())
     if not started:
         raise _empty(where)
-    if n_held:
-        yield held.joined(b"\n" if held.at_line_start else b"\n\n")
+    if len(held):
+        yield held.finished(b"\n" if held.at_line_start else b"\n\n")
 
 
 class _Held:
-    """Blocks of text not yet cut off, and where their lines end: looked up while a block is still in the cache."""
+    """Text not yet cut off, and where its lines end: both are dealt with while the fastest cache holds a block.
 
-    def __init__(self) -> None:
-        self.blocks: list[bytes | memoryview] = []
-        self._ends: list[tuple[int, npt.NDArray[np.int64]]] = []
+    Parameters
+    ----------
+    size : expected bytes of text.
+    """
+
+    def __init__(self, size: int) -> None:
+        self._buffer = np.empty(size + size // 4 + 2, dtype=np.uint8)
         self._size = 0
+        self._ends: list[tuple[int, npt.NDArray[np.int64]]] = []
+
+    def __len__(self) -> int:
+        return self._size
+
+    @property
+    def text(self) -> Tokens:
+        """The bytes held."""
+        return self._buffer[: self._size]
 
     @property
     def at_line_start(self) -> bool:
         """Whether the text held ends with a line end."""
-        return bool(self.blocks) and self.blocks[-1][-1] == _LINE_END
+        return bool(self._size and self._buffer[self._size - 1] == _LINE_END)
 
     def add(self, block: bytes | memoryview) -> None:
         """Append text."""
-        text = np.frombuffer(block, dtype=np.uint8)
-        for begin in range(0, len(text), _STRIP_BYTES):
-            found = np.flatnonzero(text[begin : begin + _STRIP_BYTES] == _LINE_END)
-            self._ends.append((self._size + begin, found))
-        self.blocks.append(block)
-        self._size += len(block)
+        size = self._size + len(block)
+        if size > len(self._buffer):
+            larger = np.empty(2 * size, dtype=np.uint8)
+            larger[: self._size] = self.text
+            self._buffer = larger
+        self._buffer[self._size : size] = np.frombuffer(block, dtype=np.uint8)
+        for begin in range(self._size, size, _STRIP_BYTES):
+            strip = self._buffer[begin : min(begin + _STRIP_BYTES, size)]
+            self._ends.append((begin, np.flatnonzero(strip == _LINE_END)))
+        self._size = size
 
-    def joined(self, added: bytes) -> tuple[bytes, Offsets]:
-        """The text held and line ends, and int32[2 n + 1]: where each line begins and ends, then the text's length."""
+    def finished(self, added: bytes) -> tuple[Tokens, Offsets]:
+        """The text with line ends added, and int32[2 n + 1]: where each line begins and ends, then its length."""
         self.add(added)
         offsets = np.empty(2 * sum(len(found) for _, found in self._ends) + 1, dtype=np.int32)
         first, offsets[0] = 1, 0
@@ -270,7 +286,7 @@ class _Held:
             np.add(found, begin, out=offsets[first:last:2], casting="unsafe")
             first = last
         np.add(offsets[1::2], 1, out=offsets[2::2])
-        return b"".join(self.blocks), offsets
+        return self.text, offsets
 
 
 def _check_start(where: str, text: bytes) -> None:
@@ -306,13 +322,13 @@ def _text(name: bytes) -> str:
         return name.decode("latin-1")
 
 
-def _tokenised(chunk: bytes, offsets: Offsets) -> RecordBlock | None:
+def _tokenised(chunk: Tokens, offsets: Offsets) -> RecordBlock | None:
     """The records of a chunk by the offsets of its lines, or None if a sequence line holds a byte it may not hold.
 
     The last line is blank. The offsets are changed.
     """
     begins, ends = offsets[:-1:2], offsets[1::2]
-    heads = np.flatnonzero(np.frombuffer(chunk, dtype=np.uint8)[begins] == _HEADER)
+    heads = np.flatnonzero(chunk[begins] == _HEADER)
     last = np.append(heads[1:], len(begins)) - 1
     headers = slices(chunk, begins[heads] + 1, ends[heads])
     # Headers shrink to nothing, and the last line of each record keeps its line end, which becomes `<eos>`.
@@ -412,9 +428,9 @@ def _unusual(codes: Tokens) -> npt.NDArray[np.int64]:
     """int64[256]: how often each code occurs, of those that are neither `<eos>` nor a standard residue."""
     # Most columns of the text, laid out in rows, hold none of them: their maxima tell at the speed of memory.
     columns = codes.size // _ROWS
-    folded = codes[: columns * _ROWS].reshape(_ROWS, columns)
-    hit = np.flatnonzero(folded.max(axis=0) >= _FIRST_UNUSUAL)
-    found = np.concatenate([folded.take(hit, axis=1).ravel(), codes[columns * _ROWS :]])
+    hit = np.flatnonzero(codes[: columns * _ROWS].reshape(_ROWS, columns).max(axis=0) >= _FIRST_UNUSUAL)
+    rows = np.arange(0, columns * _ROWS, columns)[:, np.newaxis] if columns else hit
+    found = np.append(codes[rows + hit], codes[columns * _ROWS :])
     return np.bincount(found[found >= _FIRST_UNUSUAL], minlength=256)
 
 
@@ -427,10 +443,10 @@ def _policy_counts(seen: npt.NDArray[np.int64]) -> dict[str, int]:
     return counts
 
 
-def _bad_line(place: _Place, chunk: bytes, lines: int) -> CorpusError:
+def _bad_line(place: _Place, chunk: Tokens, lines: int) -> CorpusError:
     """The error for the first line of a chunk, `lines` into the text, that holds a byte no sequence may hold."""
     name = b""
-    for number, line in enumerate(chunk.split(b"\n"), start=lines + 1):
+    for number, line in enumerate(chunk.tobytes().split(b"\n"), start=lines + 1):
         if line.startswith(b">"):
             name = line
             continue

@@ -195,7 +195,7 @@ def _stretch(raw: FileIO, span: tuple[int, int], size: int, meter: Meter | None)
     begin, end = span
     position = raw.seek(max(begin - 1, 0))
     last = raw.read(1) if begin else b""
-    position, started = begin, begin == 0
+    position, started = begin, begin == 0 < end
     while position < end or started:
         data = raw.read(size)
         if not data:

@@ -234,6 +234,9 @@ def _print_manifest(manifest: Manifest, output: str) -> None:
     for what in ("flagged", "dropped"):
         counts = [{n: c.sequences for n, c in getattr(source, what).items()} for source in manifest.sources]
         _say_counts(f"{what} sequences", counts)
+    if manifest.containment:
+        held = ", ".join(f"{name} {count.sequences:,}" for name, count in manifest.containment.items())
+        say(f"unique sequences that others hold: {held}")
     for source in manifest.sources:
         if source.licence:
             say(f"licence of {source.name}: {source.licence}")

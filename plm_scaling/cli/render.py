@@ -5,9 +5,10 @@ from __future__ import annotations
 import csv
 import io
 import json
+import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import click
 
@@ -18,6 +19,8 @@ __all__ = ["DryRun", "OutputFormat", "emit", "next_command", "say", "warn"]
 
 Verb = TypeVar("Verb", bound=Callable[..., Any])
 Row = dict[str, Any]
+
+_RUN_ID: Final = re.compile("[0-9a-f]{12}")
 
 
 def OutputFormat(verb: Verb) -> Verb:
@@ -113,7 +116,8 @@ def _table(rows: Sequence[Row], title: str) -> None:
 
 
 def _looks_numeric(value: object) -> bool:
-    return isinstance(value, str) and value[:1].isdigit()
+    # A run id is twelve hexadecimal digits, and words like other names.
+    return isinstance(value, str) and value[:1].isdigit() and not _RUN_ID.fullmatch(value)
 
 
 def _cell(value: object) -> str:

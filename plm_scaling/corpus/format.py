@@ -143,7 +143,8 @@ class Leakage(Record):
     dropped: RecordCount
     """Sequences dropped for such a hit (they are in split `excluded` now)."""
     hits_after: int
-    """Sequences with such a hit left in the split, by a second search with more sensitive settings."""
+    """Sequences with such a hit left in the split: of `val_cluster` by a second, more sensitive search; of the other
+    splits, of which nothing is dropped, by the first."""
     bins: tuple[int, int, int, int]
     """Sequences left in the split by identity to the nearest training sequence (IDENTITY_EDGES)."""
 

@@ -37,7 +37,8 @@ Int = npt.NDArray[np.int64]
 
 VIRAL_CHOICE: Final = (
     "Leaving viruses out is a biosecurity choice: such a model knows less of viral proteins, and is worse for "
-    "capsids (AAV) and whatever else is learnt from them."
+    "capsids (AAV) and whatever else is learnt from them. Without a taxonomy, viral is judged by the organism that a "
+    "header names; a header without one counts as not viral."
 )
 LENGTH_EDGES: Final = (1, *(round(10 * 2 ** (k / 3)) for k in range(48)))
 """Lower edges of the length bins in residues: 1, 10, 13, 16, 20, ..., three per doubling; the last has no end."""

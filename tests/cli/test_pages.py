@@ -94,6 +94,7 @@ def test_a_demo_hands_on_its_options_and_tells_its_stages(
     assert f"next: open {tmp_path / 'report.html'}" in screen.err
 
 
+@pytest.mark.slow
 def test_a_demo_is_the_whole_path(cli: Cli, tmp_path: Path, trainer: None, monkeypatch: pytest.MonkeyPatch) -> None:
     """Everything but training itself, which is a stand-in, on a corpus a twentieth of the size."""
     from plm_scaling.sweeps import forecast

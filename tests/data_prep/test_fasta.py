@@ -191,6 +191,17 @@ def test_an_unusual_letter_is_seen_wherever_it_is(write: Write, n: int, odd: str
         assert records(path) == [("a", kept)] * bool(kept) + [("b", "ACD")]
 
 
+def test_a_block_may_begin_with_a_mark_that_starts_no_record(write: Write) -> None:
+    path = write(">" + "h" * 63 + ">i\nACD\n>b\nEFG\n")
+    assert [header for block in read_records(path, block_bytes=64) for header in block.headers] == [
+        b"h" * 63 + b">i",
+        b"b",
+    ]
+    with pytest.raises(CorpusError, match="'>' inside a sequence line"):
+        records(write(">a\n" + "A" * 61 + ">b\nACD\n"), block_bytes=64)
+    assert len(records(write(">a\n" + "A" * 60 + "\n>b\nACD\n"), block_bytes=64)) == 2
+
+
 def test_a_record_of_gigabytes_is_refused(write: Write, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(fasta, "_MAX_TEXT", 5000)
     path = write(">small\nACD\n>titan of old\n" + "ACDEFG\n" * 1000)
@@ -249,7 +260,7 @@ def test_only_the_first_span_judges_how_a_file_begins(write: Write) -> None:
     assert records(path, span=(0, 100)) == []
     assert records(path, span=(100, 150)) == []
     assert records(path, span=(150, 300)) == [("a", "ACD")]
-    assert records(path, span=(7, 7)) == []
+    assert records(path, span=(7, 7)) == records(path, span=(0, 0)) == []
     for text, message in (("\n" * 200, "the file is empty"), ("\n" * 200 + "ACD", "no '>' header before")):
         path = write(text)
         with pytest.raises(CorpusError, match=message):
@@ -393,7 +404,9 @@ def test_real_files_read_as_biopython_reads_them(test_data: Path) -> None:
         with gzip.open(path, "rt") as handle:
             expected = [(title.encode(), seq.upper().translate(table)) for title, seq in SimpleFastaParser(handle)]
         blocks = list(read_records(path))
-        assert [header for block in blocks for header in block.headers] == [pair[0] for pair in expected], path.name
+        assert [header for block in blocks for header in map(bytes.rstrip, block.headers)] == [
+            pair[0] for pair in expected
+        ]
         residues = "".join(decode(block.tokens[block.tokens != EOS]) for block in blocks)
         assert residues == "".join(sequence for _, sequence in expected), path.name
         lengths = np.concatenate([block.lengths for block in blocks])

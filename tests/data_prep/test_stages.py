@@ -36,7 +36,7 @@ def test_the_same_bytes_however_the_work_is_cut(write: Write, make_fasta: Make, 
     inputs, spec = [SourceInput("x", (path,))], PrepSpec(max_shard_bytes=20_000, val_share=0.1)
     whole = prepare_corpus(inputs, tmp_path / "whole", spec)
     executor = LocalExecutor(workers) if workers > 1 else None
-    cut = prepare_corpus(inputs, tmp_path / "cut", spec, part_bytes=5_000, executor=executor)
+    cut = prepare_corpus(inputs, tmp_path / "cut", spec, part_bytes=20_000, executor=executor)
     assert digest(tmp_path / "cut") == digest(tmp_path / "whole")
     assert cut.content_hash() == whole.content_hash()
     assert cut.sources[0].files == whole.sources[0].files

@@ -188,6 +188,17 @@ def test_any_cuts_give_each_record_to_the_span_it_starts_in(
         assert meter.bytes_read == min(end, len(stored))
 
 
+def test_a_cut_at_a_record_gives_it_to_the_second_span_wherever_blocks_end(write: Callable[..., Path]) -> None:
+    stored = RECORDS * 5
+    path = write(stored)
+    cuts = [0, 1, *(i * len(RECORDS) + start for i in range(5) for start in STARTS), len(stored)]
+    for block_bytes, cut in itertools.product(range(64, 64 + len(RECORDS)), cuts):
+        spans = (0, cut), (cut, len(stored))
+        text = [b"".join(text_blocks(path, block_bytes=block_bytes, span=span)) for span in spans]
+        assert b"".join(text) == stored.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
+        assert text[1][:1] in (b">", b"")
+
+
 def test_a_span_inside_a_long_record_reads_no_further(write: Callable[..., Path]) -> None:
     path = write(b">a\n" + b"ACDEFGHIK\n" * 1000 + b">b\nM\n")
     assert list(text_blocks(path, block_bytes=64, span=(100, 200))) == []

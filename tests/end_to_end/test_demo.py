@@ -254,6 +254,7 @@ def sweep(demo: Demo, runs: Path, only: list[str], **more: object) -> SweepOutco
     return run_plan(demo.plan, demo.folder / "plan.json", runs, **values)  # type: ignore[arg-type]
 
 
+@pytest.mark.slow
 def test_a_killed_sweep_ends_bit_for_bit_like_one_that_was_left_alone(demo: Demo, tmp_path: Path) -> None:
     (source,), (target,) = demo.planned("transfer_source"), demo.planned("transfer_target")
     other = demo.planned("diversity")[0].run_id

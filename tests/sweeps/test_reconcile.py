@@ -328,6 +328,7 @@ def test_a_later_plan_adds_its_roles_to_complete_runs(grid: Study) -> None:
     assert grid.folder(first).order().roles == ("grid", "repeats")
 
 
+@pytest.mark.slow
 def test_an_interruption_of_the_caller_goes_through_and_leaves_runs_to_resume(grid: Study) -> None:
     for run in grid.plan.runs:
         grid.behave(run, "wait")
