@@ -150,4 +150,9 @@ def _cuts(sizes: Int, max_tokens: int) -> Int:
 def _kept(rows: Int, tokens: npt.NDArray[np.uint8], sizes: Int, keep: npt.NDArray[np.bool_]) -> Sequences:
     if keep.all():
         return Sequences(rows, tokens, sizes)
-    return Sequences(rows[keep], tokens[np.repeat(keep, sizes)], sizes[keep])
+    # Copies are few: whole stretches between them are taken, not single tokens.
+    ends = np.cumsum(sizes)
+    edges = np.flatnonzero(np.diff(keep.astype(np.int8), prepend=0, append=0)).reshape(-1, 2)
+    begins, stops = (ends - sizes)[edges[:, 0]].tolist(), ends[edges[:, 1] - 1].tolist()
+    kept = [tokens[begin:stop] for begin, stop in zip(begins, stops, strict=True)]
+    return Sequences(rows[keep], np.concatenate([tokens[:0], *kept]), sizes[keep])

@@ -20,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from data_prep.streams import BLOCK_BYTES, Meter, ahead, is_compressed, text_blocks
+from data_prep.streams import BLOCK_BYTES, Meter, text_blocks
 from plm_scaling.core.alphabet import DROPPED, EOS, LAST_RESIDUE, RENAMED, STANDARD, SYMBOLS, UNUSUAL
 from plm_scaling.core.errors import CorpusError
 
@@ -147,9 +147,7 @@ def read_records(
         # Blank lines only. If the rest of the file is no better, this span has to say so.
         _require_header(text_blocks(path), where)
     else:
-        chunks = _whole_records(blocks, where, block_bytes, whole=True)
-        # Decompressing, cutting and tokenising are three threads: each spends most of its time without the interpreter.
-        yield from _records(ahead(chunks) if is_compressed(path) else chunks, _Place(where))
+        yield from _records(_whole_records(blocks, where, block_bytes, whole=True), _Place(where))
 
 
 def read_text(blocks: Iterable[bytes], where: str, *, numbered: bool = True) -> Iterator[RecordBlock]:

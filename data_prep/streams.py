@@ -15,14 +15,14 @@ from typing import Any, Final, TypeVar
 
 from plm_scaling.core.errors import CorpusError
 
-__all__ = ["BLOCK_BYTES", "Meter", "ahead", "is_compressed", "text_blocks"]
+__all__ = ["BLOCK_BYTES", "Meter", "text_blocks"]
 
 BLOCK_BYTES: Final = 1 << 20
 """Text per block: not much more than the processor's cache holds, enough to make the fixed cost of a block small."""
 _AT_ONCE: Final = 1 << 17
 """Text read at a time: it is looked through for line ends while the fastest cache still holds it."""
 _MIN_BLOCK_BYTES: Final = 64
-_COMPRESSED_READ: Final = (1 << 10, 1 << 18)
+_COMPRESSED_READ: Final = (1 << 10, 1 << 20)
 _BLOCKS_AHEAD: Final = 3
 _BYTE_ORDER_MARK: Final = b"\xef\xbb\xbf"
 _REFUSED: Final = {b"BZh": "bzip2", b"\xfd7zXZ\0": "xz", b"PK\3\4": "zip"}
@@ -76,7 +76,7 @@ def text_blocks(
     Parameters
     ----------
     path : plain, gzip or zstd file.
-    block_bytes : largest size of a block in bytes of text (at least 64), about.
+    block_bytes : size of a block in bytes of text (at least 64), about; blocks of plain files may be smaller.
     meter : told of every byte read, as stored in the file; of each byte of the span only, and never to hash, if there
         is one.
     span : (begin, end) in bytes of a plain FASTA file: only the text of the records whose header starts there. Text
@@ -89,7 +89,11 @@ def text_blocks(
     """
     size = max(block_bytes, _MIN_BLOCK_BYTES)
     at_once = min(size, _AT_ONCE)
-    with _opened(path) as raw:
+    try:
+        raw = path.open("rb", buffering=0)
+    except OSError as error:
+        raise CorpusError(f"cannot read the file: {error.strerror}", where=str(path)) from None
+    with raw:
         codec = _codec_of(raw.read(8), path)
         raw.seek(0)
         read = _metered(raw, meter)
@@ -98,26 +102,15 @@ def text_blocks(
                 raise CorpusError(f"a stretch of a {codec.name} file cannot be read on its own", where=str(path))
             yield from _clean(_stretch(raw, span, at_once, meter))
         elif codec is not None:
-            yield from _clean(ahead(_joined(_inflated(read, codec, path, at_once), at_once)))
+            yield from _clean(_ahead(_joined(_inflated(read, codec, path, size), size)))
         elif meter is not None and meter.hashed:
-            yield from _clean(ahead(_plain(read, size)))
+            yield from _clean(_ahead(_plain(read, size)))
         else:
             # Reading what the system has cached costs less than a thread would.
             yield from _clean(_plain(read, at_once))
 
 
-def is_compressed(path: Path) -> bool:
-    """Whether a file is a gzip or zstd file, by its first bytes.
-
-    Raises
-    ------
-    CorpusError : the file cannot be opened, or is compressed otherwise.
-    """
-    with _opened(path) as raw:
-        return _codec_of(raw.read(8), path) is not None
-
-
-def ahead(blocks: Generator[T]) -> Generator[T]:
+def _ahead(blocks: Generator[T]) -> Generator[T]:
     """The same blocks, the next three being made in a second thread while this one is used."""
     done: SimpleQueue[T | BaseException | None] = SimpleQueue()
     free, given_up = threading.Semaphore(_BLOCKS_AHEAD), threading.Event()
@@ -146,13 +139,6 @@ def ahead(blocks: Generator[T]) -> Generator[T]:
         given_up.set()
         free.release()
         thread.join()
-
-
-def _opened(path: Path) -> FileIO:
-    try:
-        return path.open("rb", buffering=0)
-    except OSError as error:
-        raise CorpusError(f"cannot read the file: {error.strerror}", where=str(path)) from None
 
 
 def _codec_of(magic: bytes, path: Path) -> _Codec | None:

