@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from plm_scaling.core.errors import ConfigError
 from plm_scaling.corpus.format import EXCLUDED, HELD_OUT_PREFIX, TRAIN, VAL_CLUSTER, VAL_IID
+from plm_scaling.corpus.mixing import GOLDEN, mix64
 
 __all__ = ["EXCLUDED_ID", "FIRST_HELD_OUT", "TRAIN_ID", "VAL_CLUSTER_ID", "VAL_IID_ID", "SplitRule"]
 
@@ -72,8 +73,5 @@ class SplitRule:
 
 
 def _mix(words: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
-    """A bijection of 64-bit words that looks random. **Source:** Steele et al. 2014, SplitMix64."""
-    words = words + np.uint64(0x9E3779B97F4A7C15)
-    words = (words ^ (words >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    words = (words ^ (words >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return words ^ (words >> np.uint64(31))
+    """A step of SplitMix64: a bijection of 64-bit words that looks random."""
+    return mix64(words + np.uint64(GOLDEN))
