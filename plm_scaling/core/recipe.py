@@ -1,4 +1,4 @@
-"""Hyper-parameters as named rules: peak learning rate, batch size, learning-rate schedule. No torch.
+"""Hyper-parameters as named rules: peak learning rate and batch size. No torch.
 
 Every rule's name goes into the RunConfig, so that a record says where its numbers came from.
 """
@@ -11,13 +11,14 @@ from typing import Final, Literal
 __all__ = [
     "SMALL_MODEL_LIMIT",
     "RecipeName",
+    "ScheduleName",
     "batch_tokens_for",
     "default_recipe",
-    "learning_rate_at",
     "peak_lr_for",
 ]
 
 RecipeName = Literal["cheng", "small"]
+ScheduleName = Literal["cosine", "wsd"]
 
 SMALL_MODEL_LIMIT: Final = 1_000_000
 """Below this many block parameters the `small` recipe is the default."""
@@ -55,25 +56,3 @@ def batch_tokens_for(N: float, D: float, recipe: RecipeName) -> int:
     if D < 2.5e6:
         return 512
     return 1024 if D < 5e6 else 2048
-
-
-def learning_rate_at(
-    step: int,
-    n_steps: int,
-    peak_lr: float,
-    *,
-    warmup_fraction: float = 0.025,
-    final_fraction: float = 0.1,
-) -> float:
-    """Linear warm-up, then a cosine to `final_fraction` of the peak at the last step (0-based `step`).
-
-    The horizon is the run's own token budget: a run stopped early is not a run with a smaller D.
-
-    **Source:** Hoffmann et al. 2022, section 3.1; Cheng et al. 2024 (cosine to a tenth, 2.5 % warm-up).
-    """
-    warmup = max(1, round(warmup_fraction * n_steps))
-    if step < warmup:
-        return peak_lr * (step + 1) / warmup
-    progress = (step - warmup + 1) / max(1, n_steps - warmup)
-    cosine = 0.5 * (1.0 + math.cos(math.pi * min(1.0, progress)))
-    return peak_lr * (final_fraction + (1.0 - final_fraction) * cosine)

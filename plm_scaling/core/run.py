@@ -6,9 +6,10 @@ from typing import ClassVar, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
-from plm_scaling.core.recipe import RecipeName
+from plm_scaling.core.architecture import Architecture, ModelShape
+from plm_scaling.core.recipe import RecipeName, ScheduleName
 from plm_scaling.core.records import Record
-from plm_scaling.core.units import block_parameters, six_nd, total_parameters
+from plm_scaling.core.units import six_nd
 
 __all__ = [
     "LedgerRow",
@@ -76,18 +77,40 @@ class RunConfig(Record):
     streams: tuple[Stream, ...] = (Stream(),)
     seed: int = 0
     init_from: str | None = None
-    """Run id whose final weights this run starts from; the optimiser is reset."""
+    """What this run starts from, its optimiser reset: a run id, or `sha256:` and the hash of foreign weights."""
     mask_rate: float = Field(default=0.15, gt=0, lt=1)
     mask_refresh: bool = True
     """Draw new MLM masks every epoch; False keeps one mask per sequence."""
-    schedule: Literal["cosine"] = "cosine"
+    schedule: ScheduleName = "cosine"
+    """`wsd`: warm-up, constant, then a linear decay over the last `decay_fraction`; no law mixes the two."""
     warmup_fraction: float = Field(default=0.025, ge=0, lt=1)
+    warmup_tokens: int | None = Field(default=None, gt=0)
+    """Length of the warm-up whatever the horizon, instead of `warmup_fraction`; `wsd` needs it."""
+    decay_fraction: float = Field(default=0.2, gt=0, le=1)
+    """Share of the steps over which `wsd` decays."""
     final_lr_fraction: float = Field(default=0.1, ge=0, le=1)
     beta1: float = 0.9
     beta2: float = 0.95
     weight_decay: float = 0.1
     grad_clip: float = 1.0
+    spike_factor: float | None = Field(default=None, gt=1)
+    """An update is skipped where its gradient norm exceeds so many times the running mean; None never skips."""
+    dropout: float = Field(default=0.0, ge=0, lt=1)
+    """Share of what each block adds to the residual stream that is dropped in training."""
     dtype: Literal["fp32", "bf16"] = "fp32"
+    architecture: Architecture = "plm"
+    n_heads: int | None = Field(default=None, gt=0)
+    d_ffn: int | None = Field(default=None, gt=0)
+    rotary_dim: int | None = Field(default=None, gt=0)
+    lora_rank: int | None = Field(default=None, gt=0)
+    """Train additions of this rank to the blocks' matrices instead of all weights; None trains everything."""
+    lora_alpha: float = Field(default=16.0, gt=0)
+    """The additions are scaled by alpha / rank."""
+    teacher: str | None = None
+    """Model whose predictions are learnt beside the data: a run id, or `sha256:` and the hash of foreign weights."""
+    teacher_share: float = Field(default=0.5, ge=0, le=1)
+    """Weight of the teacher's part of the loss; the data keep the rest."""
+    teacher_temperature: float = Field(default=1.0, gt=0)
     validation_tokens: int = Field(default=200_000, gt=0)
     """At most so many tokens of every validation set are scored (a fixed choice of the corpus)."""
     validation_points: int = Field(default=5, ge=1)
@@ -99,7 +122,24 @@ class RunConfig(Record):
             raise ValueError(f"batch_tokens {self.batch_tokens} is no multiple of context {self.context}")
         if not self.streams:
             raise ValueError("a run needs at least one stream")
+        if self.schedule == "wsd" and self.warmup_tokens is None:
+            raise ValueError("schedule wsd needs warmup_tokens: its warm-up must not depend on the horizon")
+        if self.lora_rank is not None and self.init_from is None:
+            raise ValueError("lora_rank needs init_from: additions to random weights learn nothing")
+        self.shape  # noqa: B018  refuses heads that do not divide the width
         return self
+
+    @property
+    def shape(self) -> ModelShape:
+        """Shape of the model."""
+        return ModelShape(
+            architecture=self.architecture,
+            n_layers=self.n_layers,
+            d_model=self.d_model,
+            n_heads=self.n_heads,
+            d_ffn=self.d_ffn,
+            rotary_dim=self.rotary_dim,
+        )
 
     @property
     def run_id(self) -> str:
@@ -109,12 +149,12 @@ class RunConfig(Record):
     @property
     def N(self) -> int:
         """Parameters of the blocks."""
-        return block_parameters(self.n_layers, self.d_model)
+        return self.shape.N
 
     @property
     def N_total(self) -> int:
         """All parameters, embedding and head included."""
-        return total_parameters(self.n_layers, self.d_model)
+        return self.shape.N_total
 
     @property
     def C_6nd(self) -> float:
@@ -190,12 +230,21 @@ class RunRecord(Record):
     tokens_per_s: float
     attempts: int
     threads: int
+    world: int = 1
+    """Processes that shared the batch, at the end of the run."""
+    device: str = ""
+    mfu: float | None = None
+    """Exact FLOPs per second of training, as a share of the measured peak of a matrix product; None if unmeasured."""
+    peak_memory_bytes: int | None = None
+    """Of the process, or of the device where there is one."""
+    skipped_updates: int = 0
+    """Updates left out by `spike_factor`."""
     validation: tuple[ValidationLoss, ...]
     source_run_id: str | None = None
     source_objective: Objective | None = None
     N_source: int | None = None
     D_source: int | None = None
     C_source: float | None = None
-    """Exact training FLOPs of the source run."""
+    """Exact training FLOPs of the source run; None for foreign weights, whose cost is not known here."""
     versions: dict[str, str] = Field(default_factory=dict)
     flags: tuple[str, ...] = ()

@@ -10,15 +10,23 @@ from pydantic import Field
 from plm_scaling.core.records import Record
 from plm_scaling.core.run import RunConfig, RunStatus
 
-__all__ = ["Device", "RunOrder", "StatusFile"]
+__all__ = ["Device", "Parallel", "Recompute", "RunOrder", "StatusFile", "Tracker"]
 
 Device = Literal["auto", "cpu", "cuda"]
+Parallel = Literal["auto", "replicated", "sharded"]
+Recompute = Literal["none", "every_other", "all"]
+Tracker = Literal["tensorboard", "wandb"]
 
 
 class RunOrder(Record):
     """A run's config and the circumstances it is carried out in (`run.json`)."""
 
-    NOT_IDENTITY: ClassVar[frozenset[str]] = frozenset({"corpus", "threads", "device", "checkpoint_every_s", "roles"})
+    NOT_IDENTITY: ClassVar[frozenset[str]] = frozenset(
+        {
+            *("corpus", "threads", "device", "checkpoint_every_s", "roles", "init_path", "teacher_path", "trunk"),
+            *("keep_steps", "micro_windows", "parallel", "recompute", "trackers"),
+        }
+    )
 
     config: RunConfig
     roles: tuple[str, ...] = ()
@@ -31,6 +39,22 @@ class RunOrder(Record):
     """auto: the CPU, unless the run's process can see a CUDA device."""
     checkpoint_every_s: float = Field(default=30.0, ge=0)
     """Seconds between checkpoints; 0 writes one after every step."""
+    init_path: str | None = None
+    """Foreign weights that `config.init_from` names by their hash; absolute, or relative to the run's folder."""
+    teacher_path: str | None = None
+    """The same for `config.teacher`."""
+    trunk: str | None = None
+    """Run id of a longer `wsd` run of the same config: its kept state at the start of the decay is taken over."""
+    keep_steps: tuple[int, ...] = ()
+    """Steps whose state is kept for other runs to branch from."""
+    micro_windows: int | None = Field(default=None, gt=0)
+    """Windows whose gradients one process computes at once; smaller needs less memory. None: all of its share."""
+    parallel: Parallel = "auto"
+    """How several processes share a model: whole copies (`replicated`), or parameters cut among them (`sharded`)."""
+    recompute: Recompute = "none"
+    """Blocks whose activations are computed again in the backward pass instead of kept."""
+    trackers: tuple[Tracker, ...] = ()
+    """Where metrics go beside `metrics.jsonl`."""
 
     def corpus_path(self, run_dir: Path) -> Path:
         """The corpus' folder, resolved from the run's."""
@@ -50,6 +74,10 @@ class StatusFile(Record):
     """Training loss at the last log line, nats per target."""
     tokens_per_s: float | None = None
     """Over this attempt, validation excluded."""
+    mfu: float | None = None
+    """Exact FLOPs per second over the measured peak, over this attempt; None where no peak was measured."""
+    memory_bytes: int | None = None
+    """Peak so far."""
     pid: int | None = None
     host: str = ""
     reason: str = ""

@@ -44,7 +44,7 @@ def parse_quantity(text: str | float, *, what: str = "quantity") -> float:
 
 
 def block_parameters(n_layers: int, d_model: int) -> int:
-    """N: parameters of the `plm` blocks, without embedding, final norm and output head.
+    """N of a `plm` model: parameters of the blocks, without embedding, final norm and output head.
 
     N = 12 L d^2 + 2 L d (attention 4 d^2, feed-forward 8 d^2, two norm gains; no biases).
 

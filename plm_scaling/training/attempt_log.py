@@ -27,16 +27,16 @@ class AttemptLog:
 
     Parameters
     ----------
-    attempt : its folder.
+    attempt : its folder; None writes nothing (all processes of a run but the first).
     n_steps : steps of the whole run.
     on_progress : called with every status written.
     """
 
-    def __init__(self, attempt: Attempt, n_steps: int, on_progress: Progress | None = None) -> None:
+    def __init__(self, attempt: Attempt | None, n_steps: int, on_progress: Progress | None = None) -> None:
         self._attempt, self._on_progress = attempt, on_progress
         self._begin = time.perf_counter()
         self._next = self._begin
-        self._metrics: TextIO = attempt.metrics_path.open("a", encoding="ascii")
+        self._metrics: TextIO | None = attempt.metrics_path.open("a", encoding="ascii") if attempt else None
         self._first_D: int | None = None
         self.scoring_s = 0.0
         self.status = StatusFile(status="running", n_steps=n_steps, pid=os.getpid(), host=socket.gethostname())
@@ -48,7 +48,8 @@ class AttemptLog:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._metrics.close()
+        if self._metrics:
+            self._metrics.close()
 
     @property
     def seconds(self) -> float:
@@ -82,12 +83,14 @@ class AttemptLog:
 
     def metrics(self, **values: float | None) -> None:
         """Append a line of metrics. It survives the death of the process at once, that of the machine after `sync`."""
-        self._metrics.write(json.dumps(values) + "\n")
-        self._metrics.flush()
+        if self._metrics:
+            self._metrics.write(json.dumps(values) + "\n")
+            self._metrics.flush()
 
     def sync(self) -> None:
         """Make the metrics as durable as the checkpoint about to be written."""
-        os.fsync(self._metrics.fileno())
+        if self._metrics:
+            os.fsync(self._metrics.fileno())
 
     def end(self, status: RunStatus, reason: str = "") -> None:
         """The last report of this attempt."""
@@ -96,6 +99,8 @@ class AttemptLog:
 
     def _write_status(self) -> None:
         self.status = self.status.model_copy(update={"time": time.time(), "seconds": self.seconds})
+        if self._attempt is None:
+            return
         # A hint that is rewritten all the time: replaced as a whole, but not worth an fsync.
         path: Path = self._attempt.status_path
         tmp = path.with_name(".status.json.tmp")

@@ -44,6 +44,7 @@ class LoopState(Record):
     device: str
     dtype: str
     torch: str
+    world: int = 1
 
     def conditions(self) -> dict[str, Any]:
         """The part that a resume has to share."""

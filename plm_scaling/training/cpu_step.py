@@ -15,8 +15,8 @@ from typing import Final
 import torch
 from torch import Tensor
 
+from plm_scaling.models.plm import NORM_EPS, Block, Transformer
 from plm_scaling.training.cpu_attention import AttentionSpace, attention_for
-from plm_scaling.training.model import NORM_EPS, Block, Transformer
 from plm_scaling.training.objectives import PackedInput
 
 __all__ = ["CpuStep"]
@@ -34,7 +34,7 @@ class _Shared:
     """Scratch space that all layers use in turn."""
 
     def __init__(self, model: Transformer, P: int, *, backward: bool) -> None:
-        D, K = model.d_model, model.head_dim
+        D, K = model.shape.d_model, model.shape.head_dim
         H = D // K
         self.backward = backward
         self.mlp_P4D, self.gelu_P4D = torch.empty(P, 4 * D), torch.empty(P, 4 * D)
@@ -94,8 +94,8 @@ class CpuStep:
     """
 
     def __init__(self, model: Transformer, windows: int, context: int, *, backward: bool = True) -> None:
-        self.T, self.D, self.P = context, model.d_model, windows * context
-        self.dims = [model.d_model]
+        self.T, self.D, self.P = context, model.shape.d_model, windows * context
+        self.dims = [model.shape.d_model]
         self.shared = _Shared(model, self.P, backward=backward)
         self.x_PD = x_PD = torch.empty(self.P, self.D)
         self.layers: list[_Layer] = []
@@ -124,7 +124,11 @@ class CpuStep:
 
     def _rotary_tables(self, model: Transformer) -> None:
         """Factors for queries (with the 1 / sqrt(K) of attention) and keys; their conjugates turn gradients back."""
-        turn_TK, scale, H = model.turn_TK[: self.T], 1.0 / math.sqrt(model.head_dim), self.D // model.head_dim
+        turn_TK, scale, H = (
+            model.turn_TK[: self.T],
+            1.0 / math.sqrt(model.shape.head_dim),
+            self.D // model.shape.head_dim,
+        )
         self.turn_TD = torch.cat([turn_TK.repeat(1, H) * scale, turn_TK.repeat(1, H)], dim=1)
         self.turn_back_2TK = torch.stack([turn_TK.conj() * scale, turn_TK.conj()]).resolve_conj()
 
@@ -136,14 +140,14 @@ class CpuStep:
         return log_p_SV.gather(1, batch.target_S[:, None])[:, 0].neg_()
 
     @torch.inference_mode()
-    def gradients(self, batch: PackedInput) -> Tensor:
-        """Write the gradient of the mean loss into the parameters' `.grad`; returns the summed loss in nats."""
-        S = len(batch.target_S)
+    def gradients(self, batch: PackedInput, n_targets: int, key: int = 0) -> Tensor:
+        """Write the gradient of (summed loss / `n_targets`) into the parameters' `.grad`; returns the sum in nats."""
+        del key  # nothing is drawn
         self._blocks_forward(batch)
         normed, d_logit_SV = self._head_forward(batch)
         loss = d_logit_SV.gather(1, batch.target_S[:, None]).sum().neg_()
-        # d loss / d logits = (softmax - one hot) / S
-        d_logit_SV.exp_().sub_(self.one_hot_VV.index_select(0, batch.target_S)).mul_(1.0 / max(S, 1))
+        # d loss / d logits = (softmax - one hot) / n
+        d_logit_SV.exp_().sub_(self.one_hot_VV.index_select(0, batch.target_S)).mul_(1.0 / max(n_targets, 1))
         self._blocks_backward(batch, self._head_backward(batch, normed, d_logit_SV))
         return loss
 

@@ -6,43 +6,20 @@ import platform
 from collections.abc import Mapping
 from typing import Any
 
-from plm_scaling.core.errors import RunError
 from plm_scaling.core.files import writing_atomic
 from plm_scaling.core.processor import processor_name
-from plm_scaling.core.run import RunConfig, RunRecord
+from plm_scaling.core.run import RunRecord
 from plm_scaling.core.run_folder import RunFolder
-from plm_scaling.core.run_order import RunOrder
-from plm_scaling.core.units import exact_training_flops
-from plm_scaling.corpus.batches import Batches
 from plm_scaling.corpus.ledger import ledger
+from plm_scaling.training.attempt_log import AttemptLog
+from plm_scaling.training.lineage import lineage
+from plm_scaling.training.live_run import LiveRun
 from plm_scaling.training.machine import package_versions
 from plm_scaling.training.validate import SetScores, summarise, val_table
 
-__all__ = ["lineage", "write_metrics", "write_record", "write_val"]
+__all__ = ["write_metrics", "write_record", "write_val"]
 
 _METRICS = ("step", "D", "loss", "lr", "grad_norm", "val_loss")
-
-
-def lineage(folder: RunFolder, config: RunConfig) -> tuple[RunRecord, ...]:
-    """Records of the runs this one descends from, oldest first.
-
-    Raises
-    ------
-    RunError : one of them is not complete.
-    """
-    found: list[RunRecord] = []
-    while config.init_from:
-        source = folder.sibling(config.init_from)
-        record = source.record()
-        if record is None:
-            raise RunError(
-                f"run {folder.path.name} starts from run {config.init_from}, which is not complete",
-                where=str(source.path),
-                hint="train that run first; `plm-scaling run` takes them in order",
-            )
-        found.insert(0, record)
-        config = record.config
-    return tuple(found)
 
 
 def _write_parquet(folder: RunFolder, name: str, columns: Mapping[str, Any]) -> None:
@@ -68,25 +45,9 @@ def write_val(folder: RunFolder, scored: tuple[SetScores, ...]) -> None:
     _write_parquet(folder, folder.val_path.name, val_table(scored))
 
 
-def write_record(
-    folder: RunFolder,
-    order: RunOrder,
-    batches: Batches,
-    scored: tuple[SetScores, ...],
-    *,
-    seconds: float,
-    tokens_per_s: float,
-    threads: int,
-    flags: tuple[str, ...] = (),
-) -> RunRecord:
-    """Account for a run that has ended and write its record.
-
-    Parameters
-    ----------
-    seconds : wall time of this attempt.
-    tokens_per_s : training speed of this attempt.
-    """
-    config = order.config
+def write_record(run: LiveRun, scored: tuple[SetScores, ...], log: AttemptLog, flags: tuple[str, ...]) -> RunRecord:
+    """Account for a run that has ended and, in the first process, write its record."""
+    folder, order, batches, config = run.folder, run.order, run.batches, run.config
     earlier = lineage(folder, config)
     source = earlier[-1] if earlier else None
     rows = ledger(batches.corpus, [*((r.config, r.steps) for r in earlier), (config, batches.n_steps)])
@@ -103,16 +64,14 @@ def write_record(
         D_unique=total.unique + total.seen_earlier,
         ledger=rows,
         C_6nd=6.0 * config.N * total.tokens,
-        C_exact=exact_training_flops(
-            config.n_layers,
-            config.d_model,
-            positions=spent.positions,
-            sum_length_squared=spent.sum_length_squared,
-        ),
-        device_s=before + seconds,
-        tokens_per_s=tokens_per_s,
+        C_exact=config.shape.training_flops(positions=spent.positions, sum_length_squared=spent.sum_length_squared),
+        device_s=(before + log.seconds) * run.world.size,
+        tokens_per_s=log.status.tokens_per_s or 0.0,
         attempts=len(attempts),
-        threads=threads,
+        threads=run.conditions.threads,
+        world=run.world.size,
+        device=run.conditions.device,
+        skipped_updates=run.engine.skipped(),
         validation=tuple(summarise(s, config.objective) for s in scored),
         source_run_id=config.init_from,
         source_objective=source.config.objective if source else None,
@@ -122,5 +81,6 @@ def write_record(
         versions={**package_versions(), "python": platform.python_version(), "processor": processor_name()},
         flags=flags,
     )
-    record.write(folder.record_path)
+    if run.world.first:
+        record.write(folder.record_path)
     return record

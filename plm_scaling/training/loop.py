@@ -1,8 +1,8 @@
 """Train one run: read `run.json`, resume, step, log, validate, record. One readable loop.
 
-Nothing random is drawn while training: the data, the masks and the initial weights are pure functions of the config.
-Weights, both AdamW moments and the step are therefore the whole state, and a resumed run ends bit for bit like one
-that was never stopped, on a CPU with the same number of threads.
+Nothing random is drawn while training but by keys: the data, the masks, the initial weights and what dropout drops are
+pure functions of the config. Weights, both AdamW moments and the step are therefore the whole state, and a resumed run
+ends bit for bit like one that was never stopped, on a CPU with the same number of threads and processes.
 """
 
 from __future__ import annotations
@@ -11,31 +11,32 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Final
 
 import torch
 
 from plm_scaling.core.errors import Diverged, RunError
-from plm_scaling.core.recipe import learning_rate_at
 from plm_scaling.core.run import RunRecord
 from plm_scaling.core.run_folder import Attempt, RunFolder
 from plm_scaling.corpus.format import VAL_IID
+from plm_scaling.corpus.mixing import mix_key
 from plm_scaling.corpus.validation import ValidationSet
 from plm_scaling.training.attempt_log import AttemptLog, Progress
 from plm_scaling.training.checkpoint import remove_checkpoints, save_weights
 from plm_scaling.training.finish import write_metrics, write_record, write_val
 from plm_scaling.training.live_run import LiveRun, check_finite, prepare_run, resume_run, save_run
 from plm_scaling.training.objectives import PackedInput, packed_inputs
-from plm_scaling.training.steps import gradient_step
 from plm_scaling.training.validate import SetScores, score_set, scores_by_source, scoring_windows
+from plm_scaling.training.world import World
 
 __all__ = ["Interrupted", "train"]
 
 _LOG_POINTS: Final = 300
 _PREPARED: Final = 8192
 """Positions whose inputs are made at once."""
+_DROPOUT_KEY: Final = 0x64726F70
 
 
 class Interrupted(RunError):
@@ -52,6 +53,7 @@ def train(
     threads: int | None = None,
     time_limit_s: float | None = None,
     force_resume: bool = False,
+    world: World | None = None,
 ) -> RunRecord:
     """Carry out, or continue, the run whose order lies in `run_dir`. A complete run returns its record at once.
 
@@ -64,6 +66,7 @@ def train(
     time_limit_s : stop with a checkpoint after so many seconds.
     force_resume : continue a checkpoint made under other conditions (threads, device, dtype, torch); the result is
         then flagged FORCED_RESUME.
+    world : the processes that train together; only the first writes the run's files.
 
     Raises
     ------
@@ -72,19 +75,19 @@ def train(
     CheckpointError : the checkpoint belongs to another run, or to other conditions.
     RunError : another process trains this run, or the run it starts from is not complete.
     """
-    folder = RunFolder(Path(run_dir))
+    folder, world = RunFolder(Path(run_dir)), world or World()
     order = folder.order()
     if record := folder.record():
         return record
-    with folder.locked(), _torch_settings(threads or order.threads):
-        if record := folder.record():
+    with folder.locked() if world.first else nullcontext(), _torch_settings(threads or order.threads):
+        if world.first and (record := folder.record()):
             return record
-        attempt = folder.new_attempt()
-        if on_attempt:
+        attempt = folder.new_attempt() if world.first else None
+        if on_attempt and attempt:
             on_attempt(attempt)
         with AttemptLog(attempt, 0, on_progress) as log:
             try:
-                run = prepare_run(folder, order)
+                run = prepare_run(folder, order, world)
                 flags = resume_run(run, log, force=force_resume)
                 with _stop_on_signal() as stop:
                     _steps(run, log, stop, time_limit_s)
@@ -102,23 +105,22 @@ def train(
 
 def _steps(run: LiveRun, log: AttemptLog, stop: list[str], time_limit_s: float | None) -> None:
     """The loop."""
-    config, batches, n_steps = run.config, run.batches, run.batches.n_steps
-    model_step = gradient_step(run.model, run.flat, config.windows_per_batch, config.context)
+    config, batches, world, n_steps = run.config, run.batches, run.world, run.batches.n_steps
     log_every = max(1, n_steps // _LOG_POINTS)
     val_steps = {-(-n_steps * k // config.validation_points) for k in range(1, config.validation_points)}
     log.progress(run.step, batches.tokens_at(run.step))
     checkpoint_at = time.perf_counter() + run.order.checkpoint_every_s
     for batch in _inputs(run):
-        lr = learning_rate_at(
-            run.step,
-            n_steps,
-            config.peak_lr,
-            warmup_fraction=config.warmup_fraction,
-            final_fraction=config.final_lr_fraction,
-        )
-        run.sums.loss += model_step.gradients(batch)
-        run.sums.norm += run.optimiser.update(run.step, lr)
-        run.sums.n_targets += len(batch.target_S)
+        if time_limit_s is not None and log.seconds > time_limit_s:
+            stop.append(f"the time limit of {time_limit_s:g} s")
+        due = time.perf_counter() >= checkpoint_at
+        # What the processes have to agree on, told in one go.
+        n_targets, n_stop, n_due = world.totals([len(batch.target_S), bool(stop), due])
+        lr = run.schedule.at(run.step)
+        key = mix_key(config.seed, _DROPOUT_KEY, run.step, world.rank) if config.dropout else 0
+        run.sums.loss += run.engine.gradients(batch, n_targets, key)
+        run.sums.norm += run.engine.update(run.step, lr)
+        run.sums.n_targets += n_targets
         run.sums.n_steps += 1
         run.step += 1
         is_val = run.step in val_steps
@@ -126,22 +128,22 @@ def _steps(run: LiveRun, log: AttemptLog, stop: list[str], time_limit_s: float |
             _log(run, log, lr, _score_val_iid(run, log) if is_val else None)
         if log.is_due():
             log.progress(run.step, batches.tokens_at(run.step))
-        if time_limit_s is not None and log.seconds > time_limit_s:
-            stop.append(f"the time limit of {time_limit_s:g} s")
-        if stop or time.perf_counter() >= checkpoint_at or run.step == n_steps:
+        if n_stop or n_due or run.step == n_steps or run.step in run.order.keep_steps:
             save_run(run, log)
             checkpoint_at = time.perf_counter() + run.order.checkpoint_every_s
-        if stop and run.step < n_steps:
-            raise Interrupted(f"stopped by {stop[0]} after step {run.step} of {n_steps}", hint="start it again")
+        if n_stop and run.step < n_steps:
+            run.engine.settle()
+            cause = stop[0] if stop else "a signal to another process"
+            raise Interrupted(f"stopped by {cause} after step {run.step} of {n_steps}", hint="start it again")
 
 
 def _inputs(run: LiveRun) -> Iterator[PackedInput]:
-    """What the model is shown at every step from the current one on."""
-    config, n_steps = run.config, run.batches.n_steps
-    ahead = max(1, _PREPARED // config.batch_tokens)
+    """What this process shows the model at every step from the current one on."""
+    config, world, n_steps = run.config, run.world, run.batches.n_steps
+    ahead = max(1, _PREPARED * world.size // config.batch_tokens)
     for begin in range(run.step, n_steps, ahead):
         yield from packed_inputs(
-            [run.batches.at(step) for step in range(begin, min(begin + ahead, n_steps))],
+            [run.batches.at(step, world.rank, world.size) for step in range(begin, min(begin + ahead, n_steps))],
             config.objective,
             mask_seed=config.seed,
             mask_rate=config.mask_rate,
@@ -152,7 +154,7 @@ def _inputs(run: LiveRun) -> Iterator[PackedInput]:
 def _log(run: LiveRun, log: AttemptLog, lr: float, val_loss: float | None) -> None:
     check_finite(run)
     sums, D = run.sums, run.batches.tokens_at(run.step)
-    loss = sums.loss.item() / max(1, sums.n_targets)
+    loss = run.world.sum_(sums.loss).item() / max(1, sums.n_targets)
     log.metrics(step=run.step, D=D, loss=loss, lr=lr, grad_norm=sums.norm.item() / sums.n_steps, val_loss=val_loss)
     log.status = log.status.model_copy(update={"loss": loss})
     run.reset_sums()
@@ -161,7 +163,7 @@ def _log(run: LiveRun, log: AttemptLog, lr: float, val_loss: float | None) -> No
 def _score(run: LiveRun, log: AttemptLog, sets: list[ValidationSet]) -> tuple[SetScores, ...]:
     begin = time.perf_counter()
     context = run.config.context
-    step = gradient_step(run.model, run.flat, scoring_windows(context), context, backward=False)
+    step = run.engine.scorer(scoring_windows(context), context)
     scored = tuple(score_set(step, validation, run.config) for validation in sets)
     log.scoring_s += time.perf_counter() - begin
     return scored
@@ -179,22 +181,16 @@ def _finish(run: LiveRun, log: AttemptLog, flags: tuple[str, ...]) -> RunRecord:
     val_loss = next((s.per_token for s in scored if s.name == VAL_IID), None)
     last = run.folder.latest_metrics() or {}
     log.metrics(**{**last, "val_loss": val_loss})
-    weights = {name: p.detach() for name, p in run.model.named_parameters()}
-    save_weights(run.folder.weights_path, weights, run.config.run_id)
-    write_metrics(run.folder)
-    write_val(run.folder, scored)
+    run.engine.settle()
+    weights = run.engine.weights()
     log.progress(run.step, run.batches.tokens_at(run.step))
-    record = write_record(
-        run.folder,
-        run.order,
-        run.batches,
-        scored,
-        seconds=log.seconds,
-        tokens_per_s=log.status.tokens_per_s or 0.0,
-        threads=run.conditions.threads,
-        flags=flags,
-    )
-    remove_checkpoints(run.folder.checkpoint_path)
+    if run.world.first:
+        save_weights(run.folder.weights_path, weights, run.config.run_id)
+        write_metrics(run.folder)
+        write_val(run.folder, scored)
+    record = write_record(run, scored, log, flags)
+    if run.world.first:
+        remove_checkpoints(run.folder.checkpoint_path)
     log.end("complete")
     return record
 
@@ -214,12 +210,12 @@ def _torch_settings(threads: int) -> Iterator[None]:
 
 @contextmanager
 def _stop_on_signal() -> Iterator[list[str]]:
-    """A list that SIGTERM and SIGINT write their names into; signals reach only the main thread."""
+    """A list that signals write their names into: schedulers warn by SIGTERM, SIGUSR1 or SIGUSR2 before they kill."""
     caught: list[str] = []
-    if threading.current_thread() is not threading.main_thread():
+    if threading.current_thread() is not threading.main_thread():  # signals reach only the main thread
         yield caught
         return
-    numbers = (signal.SIGTERM, signal.SIGINT)
+    numbers = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2)
     before = {n: signal.signal(n, lambda number, _: caught.append(signal.Signals(number).name)) for n in numbers}
     try:
         yield caught

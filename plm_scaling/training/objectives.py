@@ -5,8 +5,9 @@ Shapes: B windows, T positions per window, P = B * T, S scored positions.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TypeVar
 
 import numpy as np
@@ -17,6 +18,7 @@ from torch import Tensor
 from plm_scaling.core.run import Objective
 from plm_scaling.corpus.batches import Batch
 from plm_scaling.corpus.masks import mlm_mask
+from plm_scaling.models.documents import Documents
 
 __all__ = ["PackedInput", "clm_scored", "document_ends", "packed_input", "packed_inputs"]
 
@@ -48,7 +50,31 @@ class PackedInput:
 
     def to(self, device: torch.device) -> PackedInput:
         """The same on another device."""
-        return PackedInput(*(getattr(self, name).to(device) for name in self.__dataclass_fields__))
+        return PackedInput(*(getattr(self, name).to(device, non_blocking=True) for name in self.__dataclass_fields__))
+
+    @cached_property
+    def documents(self) -> Documents:
+        """The windows as documents one after the other, paddings being documents of their own."""
+        ends = torch.from_numpy(document_ends(self.segment_BT.numpy()).astype(np.int32))
+        bounds = torch.cat([torch.zeros(1, dtype=torch.int32), ends])
+        tokens_P, position_P = self.tokens_BT.reshape(-1), self.position_BT.reshape(-1)
+        return Documents(tokens_P, position_P, bounds, longest=self.tokens_BT.shape[1])
+
+    def pieces(self, windows: int) -> Iterator[PackedInput]:
+        """The batch in pieces of at most so many windows, in order."""
+        B, T = self.tokens_BT.shape
+        for begin in range(0, B, windows):
+            rows, places = slice(begin, begin + windows), slice(begin * T, (begin + windows) * T)
+            first, last = torch.searchsorted(self.scored_S, torch.tensor([places.start, places.stop])).tolist()
+            yield PackedInput(
+                self.tokens_BT[rows],
+                self.segment_BT[rows],
+                self.position_BT[rows],
+                self.first_P[places],
+                self.last_P[places],
+                self.scored_S[first:last] - places.start,
+                self.target_S[first:last],
+            )
 
 
 def clm_scored(segment: npt.NDArray[np.int32]) -> Int:

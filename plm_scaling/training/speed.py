@@ -13,16 +13,17 @@ import torch
 from plm_scaling.core.alphabet import CLS, EOS, FIRST_RESIDUE, STANDARD
 from plm_scaling.core.files import write_atomic
 from plm_scaling.core.run import Objective, RunConfig
+from plm_scaling.core.run_order import RunOrder
 from plm_scaling.corpus.batches import Batch
-from plm_scaling.training.model import FlatParameters, Transformer
+from plm_scaling.models.build import DTYPES, build_model
+from plm_scaling.training.engine import ReplicatedEngine
 from plm_scaling.training.objectives import packed_input
-from plm_scaling.training.steps import AdamW, gradient_step
+from plm_scaling.training.world import World
 
 __all__ = ["random_batch", "step_seconds", "time_steps"]
 
 _SECONDS: Final = 0.4
 _LENGTHS: Final = (20, 90)
-_DTYPES: Final = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
 def random_batch(windows: int, context: int, *, seed: int = 0) -> Batch:
@@ -49,22 +50,21 @@ def random_batch(windows: int, context: int, *, seed: int = 0) -> Batch:
 
 def step_seconds(config: RunConfig, *, seconds: float = _SECONDS) -> float:
     """Seconds per training step (data, gradients, update) of a run like `config`: the median over `seconds`."""
-    model = Transformer(
-        config.n_layers,
-        config.d_model,
+    model = build_model(
+        config.shape,
         causal=config.objective == "clm",
         context=config.context,
-        dtype=_DTYPES[config.dtype],
+        dtype=DTYPES[config.dtype],
+        dropout=config.dropout,
     )
-    flat = FlatParameters.of(model)
-    optimiser = AdamW(flat, config)
-    step = gradient_step(model, flat, config.windows_per_batch, config.context)
+    engine = ReplicatedEngine(model, config, RunOrder(config=config, corpus=""), World())
     batch = random_batch(config.windows_per_batch, config.context)
     times: list[float] = []
     while sum(times) < seconds or len(times) < 8:
         begin = time.perf_counter()
-        step.gradients(packed_input(batch, config.objective, mask_seed=0, mask_rate=config.mask_rate))
-        optimiser.update(len(times), 1e-4)
+        packed = packed_input(batch, config.objective, mask_seed=0, mask_rate=config.mask_rate)
+        engine.gradients(packed, len(packed.target_S), 0)
+        engine.update(len(times), 1e-4)
         times.append(time.perf_counter() - begin)
     return float(np.median(times[2:]))
 

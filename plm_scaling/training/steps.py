@@ -1,7 +1,4 @@
-"""One optimiser step: gradients by the fastest means at hand, AdamW over all parameters at once.
-
-Shapes: S scored positions.
-"""
+"""Losses and gradients of a batch, by the fastest means at hand. Shapes: S scored positions, V vocabulary."""
 
 from __future__ import annotations
 
@@ -11,12 +8,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from plm_scaling.core.run import RunConfig
+from plm_scaling.models.base import ProteinModel
+from plm_scaling.models.plm import Transformer
 from plm_scaling.training.cpu_step import CpuStep
-from plm_scaling.training.model import FlatParameters, Transformer
 from plm_scaling.training.objectives import PackedInput
 
-__all__ = ["AdamW", "AutogradStep", "GradientStep", "gradient_step"]
+__all__ = ["AutogradStep", "GradientStep", "LossFunction", "cross_entropy", "gradient_step"]
 
 
 class GradientStep(Protocol):
@@ -25,102 +22,105 @@ class GradientStep(Protocol):
     def losses(self, batch: PackedInput) -> Tensor:
         """Loss of each target, float32[S] nats, without gradients."""
 
-    def gradients(self, batch: PackedInput) -> Tensor:
-        """Write the gradient of the mean loss; returns the summed loss in nats, a scalar on the model's device."""
+    def gradients(self, batch: PackedInput, n_targets: int, key: int = 0) -> Tensor:
+        """Write the gradient of (summed loss / `n_targets`); returns the summed loss in nats, on the model's device.
+
+        Parameters
+        ----------
+        n_targets : scored positions of the whole batch, of all processes.
+        key : decides what dropout drops.
+        """
+
+
+class LossFunction(Protocol):
+    """What is minimised, given the logits."""
+
+    def __call__(self, logits_SV: Tensor, batch: PackedInput, target_S: Tensor) -> Tensor:
+        """Loss of each target, float32[S].
+
+        Parameters
+        ----------
+        batch : what the model was shown, on its device.
+        target_S : true tokens in the model's numbering.
+        """
+
+
+def cross_entropy(logits_SV: Tensor, batch: PackedInput, target_S: Tensor) -> Tensor:
+    """Negative log probability of each target, float32[S] nats."""
+    del batch
+    return F.cross_entropy(logits_SV, target_S, reduction="none")
 
 
 class AutogradStep:
-    """Loss and gradients by autograd: any device, any dtype, any number of windows."""
+    """Loss and gradients by autograd: any architecture, device, dtype, number of windows.
 
-    def __init__(self, model: Transformer, flat: FlatParameters) -> None:
-        self.model, self.flat = model, flat
-        self.device = flat.value.device
+    Parameters
+    ----------
+    micro_windows : windows whose gradients are computed at once; None for the whole batch.
+    loss : what is minimised; `losses` is the cross entropy whatever it is.
+    """
 
-    def _losses(self, batch: PackedInput) -> Tensor:
+    def __init__(
+        self, model: ProteinModel, *, micro_windows: int | None = None, loss: LossFunction = cross_entropy
+    ) -> None:
+        self.model, self.micro_windows, self.loss = model, micro_windows, loss
+        self.device = next(model.parameters()).device
+
+    def _losses(self, batch: PackedInput, loss: LossFunction) -> Tensor:
+        documents = batch.documents.to(self.device)
         batch = batch.to(self.device)
-        logits_SV = self.model(batch.tokens_BT, batch.segment_BT, batch.position_BT, batch.scored_S)
-        return F.cross_entropy(logits_SV, batch.target_S, reduction="none")
+        logits_SV = self.model(documents, batch.scored_S)
+        return loss(logits_SV, batch, self.model.model_ids(batch.target_S))
 
     @torch.no_grad()
     def losses(self, batch: PackedInput) -> Tensor:
-        """Loss of each target, float32[S] nats, without gradients."""
-        return self._losses(batch)
+        """Loss of each target, float32[S] nats, without gradients and without dropout."""
+        self.model.eval()
+        try:
+            return self._losses(batch, cross_entropy)
+        finally:
+            self.model.train()
 
-    def gradients(self, batch: PackedInput) -> Tensor:
-        """Write the gradient of the mean loss; returns the summed loss in nats."""
-        self.flat.grad.zero_()
-        loss = self._losses(batch).sum()
-        (loss / max(1, len(batch.target_S))).backward()  # type: ignore[no-untyped-call]
-        return loss.detach()
+    def gradients(self, batch: PackedInput, n_targets: int, key: int = 0) -> Tensor:
+        """Write the gradient of (summed loss / `n_targets`); returns the summed loss in nats."""
+        for _, parameter in self.model.trainable():
+            if parameter.grad is not None:
+                parameter.grad.zero_()
+        if self.model.dropout:
+            torch.manual_seed(key)
+        total = torch.zeros((), device=self.device)
+        for piece in batch.pieces(self.micro_windows or len(batch.tokens_BT)):
+            loss = self._losses(piece, self.loss).sum()
+            (loss / max(1, n_targets)).backward()  # type: ignore[no-untyped-call]
+            total += loss.detach()
+        return total
 
 
 def gradient_step(
-    model: Transformer, flat: FlatParameters, windows: int, context: int, *, backward: bool = True
+    model: ProteinModel,
+    windows: int,
+    context: int,
+    *,
+    backward: bool = True,
+    micro_windows: int | None = None,
+    loss: LossFunction = cross_entropy,
 ) -> GradientStep:
-    """The faster way for this model: by hand in float32 on a CPU, else by autograd.
+    """The faster way for this model: by hand in float32 on a CPU where that is written, else by autograd.
 
     Parameters
     ----------
     windows, context : shape of every batch.
     """
-    if flat.value.device.type == "cpu" and model.dtype == torch.float32:
+    by_hand = (
+        type(model) is Transformer
+        and model.shape.d_ffn is None
+        and model.dtype == torch.float32
+        and not model.dropout
+        and all(p.device.type == "cpu" and p.requires_grad for p in model.parameters())
+        and loss is cross_entropy
+        and (micro_windows is None or micro_windows >= windows)
+    )
+    if by_hand:
+        assert isinstance(model, Transformer)
         return CpuStep(model, windows, context, backward=backward)
-    return AutogradStep(model, flat)
-
-
-class AdamW:
-    """AdamW with gradient clipping on the flat parameters; weight decay on matrices only.
-
-    Attributes
-    ----------
-    exp_avg, exp_avg_sq : float32[n], first and second moments: all the state there is, beside the step number.
-
-    **Source:** Loshchilov and Hutter 2019, algorithm 2; clipping by the global norm, Pascanu et al. 2013.
-    """
-
-    def __init__(self, flat: FlatParameters, config: RunConfig) -> None:
-        self.flat, self.config = flat, config
-        self.exp_avg, self.exp_avg_sq = torch.zeros_like(flat.value), torch.zeros_like(flat.value)
-        self._step = torch.zeros((), device=flat.value.device)
-        parts = (slice(0, flat.n_matrix), slice(flat.n_matrix, None))
-        self._groups = [
-            ([flat.value[p]], [flat.grad[p]], [self.exp_avg[p]], [self.exp_avg_sq[p]], decay)
-            for p, decay in zip(parts, (config.weight_decay, 0.0), strict=True)
-        ]
-
-    @torch.inference_mode()
-    def update(self, step: int, lr: float) -> Tensor:
-        """Change the parameters by their gradients.
-
-        Parameters
-        ----------
-        step : updates made before this one.
-        lr : learning rate.
-
-        Returns
-        -------
-        norm : global gradient norm before clipping, a scalar tensor.
-        """
-        norm: Tensor = torch.linalg.vector_norm(self.flat.grad)
-        too_long = (norm / self.config.grad_clip).clamp_(min=1.0)
-        self._step.fill_(step + 1)
-        for value, grad, exp_avg, exp_avg_sq, decay in self._groups:
-            # What torch.optim.AdamW(fused=True) calls; its own bookkeeping costs more than the update of a tiny model.
-            torch._fused_adamw_(
-                value,
-                grad,
-                exp_avg,
-                exp_avg_sq,
-                [],
-                [self._step],
-                lr=lr,
-                beta1=self.config.beta1,
-                beta2=self.config.beta2,
-                weight_decay=decay,
-                eps=1e-8,
-                amsgrad=False,
-                maximize=False,
-                grad_scale=too_long,
-                found_inf=None,
-            )
-        return norm
+    return AutogradStep(model, micro_windows=micro_windows, loss=loss)

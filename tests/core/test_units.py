@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.utils.flop_counter import FlopCounterMode
 
+from plm_scaling.core.architecture import ModelShape, head_dim_for
 from plm_scaling.core.errors import QuantityError
 from plm_scaling.core.units import (
     block_parameters,
@@ -20,7 +21,8 @@ from plm_scaling.core.units import (
     six_nd,
     total_parameters,
 )
-from plm_scaling.training.model import Transformer, head_dim_for
+from plm_scaling.models.documents import Documents
+from plm_scaling.models.plm import Transformer
 
 
 @pytest.mark.parametrize(
@@ -170,9 +172,9 @@ def test_two_of_the_shapes_counted_below_have_two_heads() -> None:
 
 def counted(model: Any, length: int) -> tuple[int, int]:
     """Forward, and forward with backward, of one document of `length` positions, as torch counts them."""
-    inputs = (torch.full((1, length), 5), torch.zeros(1, length, dtype=torch.long), torch.arange(length)[None])
+    documents = Documents.of([torch.full((length,), 5)])
     with FlopCounterMode(display=False) as forward:
-        logits = model(*inputs)
+        logits = model(documents)
     with FlopCounterMode(display=False) as backward:
         logits.sum().backward()
     return forward.get_total_flops(), forward.get_total_flops() + backward.get_total_flops()
@@ -181,7 +183,7 @@ def counted(model: Any, length: int) -> tuple[int, int]:
 @pytest.mark.parametrize("causal", [True, False])
 @pytest.mark.parametrize(("n_layers", "d_model"), SHAPES)
 def test_exact_flops_of_a_document_are_those_torch_counts(n_layers: int, d_model: int, causal: bool) -> None:
-    model = Transformer(n_layers, d_model, causal=causal, context=70)
+    model = Transformer(ModelShape(n_layers=n_layers, d_model=d_model), causal=causal, context=70)
     for length in (3, 70):
         expected = exact_training_flops(n_layers, d_model, positions=length, sum_length_squared=length**2)
         forward, both = counted(model, length)
@@ -194,6 +196,6 @@ def test_the_head_is_counted_for_every_position() -> None:
     whole = exact_training_flops(2, 24, positions=70, sum_length_squared=4900)
     without = exact_training_flops(2, 24, positions=70, sum_length_squared=4900, vocab_size=0)
     assert whole - without == 3 * 70 * 2 * 24 * 33
-    model = Transformer(2, 24, causal=False, context=70)
+    model = Transformer(ModelShape(n_layers=2, d_model=24), causal=False, context=70)
     model.head = torch.nn.Parameter(torch.zeros(1, 24))
     assert 3 * counted(model, 70)[0] == without + 3 * 70 * 2 * 24

@@ -12,9 +12,9 @@ import pytest
 import torch
 
 from plm_scaling.core.errors import CheckpointError, CorpusError, Diverged, RunError
-from plm_scaling.core.recipe import learning_rate_at
 from plm_scaling.core.run_folder import RunFolder
 from plm_scaling.core.run_order import StatusFile
+from plm_scaling.core.schedule import Schedule
 from plm_scaling.core.units import exact_training_flops
 from plm_scaling.corpus.batches import Batches
 from plm_scaling.corpus.reader import Corpus
@@ -83,7 +83,7 @@ def test_metrics_follow_the_schedule_and_fall(make_run: MakeRun, corpus: Corpus)
     batches = Batches(corpus, record.config)
     assert [r["step"] for r in rows] == list(range(1, record.steps + 1))
     assert [r["D"] for r in rows] == [batches.tokens_at(step) for step in range(1, record.steps + 1)]
-    assert [r["lr"] for r in rows] == [learning_rate_at(s, record.steps, 1e-2) for s in range(record.steps)]
+    assert [r["lr"] for r in rows] == [Schedule.of(record.config, record.steps, 1.0).at(s) for s in range(record.steps)]
     assert rows[0]["loss"] == pytest.approx(np.log(33), abs=0.2)
     assert np.mean([r["loss"] for r in rows[-5:]]) < rows[0]["loss"] - 0.5
     scored = [r["step"] for r in rows if r["val_loss"] is not None]

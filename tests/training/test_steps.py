@@ -1,22 +1,30 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
 
+from plm_scaling.core.architecture import ModelShape
 from plm_scaling.core.run import RunConfig
+from plm_scaling.models.plm import Transformer
+from plm_scaling.training.adamw import AdamW
 from plm_scaling.training.cpu_step import CpuStep
-from plm_scaling.training.model import FlatParameters, Transformer
+from plm_scaling.training.flat import FlatParameters
 from plm_scaling.training.objectives import packed_input
 from plm_scaling.training.speed import random_batch
-from plm_scaling.training.steps import AdamW, AutogradStep, gradient_step
+from plm_scaling.training.steps import AutogradStep, gradient_step
+
+
+def plm(n_layers: int, d_model: int, **choices: Any) -> Transformer:
+    return Transformer(ModelShape(n_layers=n_layers, d_model=d_model), **choices)
 
 
 @pytest.mark.parametrize("clip", [1e-3, 1e3])
 def test_updates_are_those_of_torch(make_config: Callable[..., RunConfig], clip: float) -> None:
     config = make_config(grad_clip=clip)
-    ours, theirs = (Transformer(2, 16, causal=True, context=8, seed=1) for _ in range(2))
+    ours, theirs = (plm(2, 16, causal=True, context=8, seed=1) for _ in range(2))
     flat = FlatParameters.of(ours)
     optimiser = AdamW(flat, config)
     matrices = [p for p in theirs.parameters() if p.dim() == 2]
@@ -45,25 +53,26 @@ def test_updates_are_those_of_torch(make_config: Callable[..., RunConfig], clip:
 
 def test_the_step_by_hand_is_for_float32_on_a_cpu() -> None:
     for dtype, kind in ((torch.float32, CpuStep), (torch.bfloat16, AutogradStep)):
-        model = Transformer(1, 16, causal=True, context=8, dtype=dtype)
-        assert type(gradient_step(model, FlatParameters.of(model), 2, 8)) is kind
+        model = plm(1, 16, causal=True, context=8, dtype=dtype)
+        FlatParameters.of(model)
+        assert type(gradient_step(model, 2, 8)) is kind
 
 
 def test_bf16_is_near_float32() -> None:
     inputs = packed_input(random_batch(2, 30), "clm", mask_seed=0, mask_rate=0.15)
     losses, gradients = [], []
     for dtype in (torch.float32, torch.bfloat16):
-        model = Transformer(2, 32, causal=True, context=30, seed=1, dtype=dtype)
+        model = plm(2, 32, causal=True, context=30, seed=1, dtype=dtype)
         flat = FlatParameters.of(model)
-        losses.append(AutogradStep(model, flat).gradients(inputs).item())
+        losses.append(AutogradStep(model).gradients(inputs, len(inputs.target_S)).item())
         gradients.append(flat.grad)
     assert losses[1] == pytest.approx(losses[0], rel=1e-2)
     assert torch.nn.functional.cosine_similarity(*gradients, dim=0).item() > 0.99
 
 
 def test_autograd_without_targets() -> None:
-    model = Transformer(1, 16, causal=False, context=20)
+    model = plm(1, 16, causal=False, context=20)
     flat = FlatParameters.of(model)
     inputs = packed_input(random_batch(2, 20), "mlm", mask_seed=0, mask_rate=1e-9)
-    assert AutogradStep(model, flat).gradients(inputs).item() == 0.0
+    assert AutogradStep(model).gradients(inputs, len(inputs.target_S)).item() == 0.0
     assert flat.grad.abs().sum().item() == 0.0

@@ -9,11 +9,13 @@ import torch
 import torch.nn.functional as F
 
 from plm_scaling.core.alphabet import CLS, EOS
+from plm_scaling.core.architecture import ModelShape
 from plm_scaling.core.run import Objective, RunConfig
 from plm_scaling.corpus.masks import mlm_mask
 from plm_scaling.corpus.reader import Corpus
 from plm_scaling.corpus.validation import VALIDATION_MASK_SEED, validation_sets
-from plm_scaling.training.model import FlatParameters, Transformer
+from plm_scaling.models.documents import Documents
+from plm_scaling.models.plm import Transformer
 from plm_scaling.training.steps import gradient_step
 from plm_scaling.training.validate import SetScores, score_set, scoring_windows, summarise, val_table
 
@@ -21,9 +23,7 @@ from plm_scaling.training.validate import SetScores, score_set, scoring_windows,
 def scores_of(
     corpus: Corpus, config: RunConfig, model: Transformer, dtype: torch.dtype = torch.float32
 ) -> list[SetScores]:
-    step = gradient_step(
-        model, FlatParameters.of(model), scoring_windows(config.context), config.context, backward=False
-    )
+    step = gradient_step(model, scoring_windows(config.context), config.context, backward=False)
     sets = validation_sets(corpus, config.context, config.validation_tokens, config.objective)
     return [score_set(step, validation, config) for validation in sets]
 
@@ -40,11 +40,9 @@ def by_document(corpus: Corpus, model: Transformer, row: int, objective: Objecti
         place = np.flatnonzero(is_target)
         target = tokens[place]
     with torch.no_grad():
-        logits = model(
-            torch.from_numpy(shown.astype(np.int64))[None], torch.zeros(1, n, dtype=torch.long), torch.arange(n)[None]
-        )
+        logits = model(Documents.of([torch.from_numpy(shown)]))
     truth = torch.from_numpy(target.astype(np.int64))
-    loss = F.cross_entropy(logits[0, place], truth, reduction="none").double().numpy()
+    loss = F.cross_entropy(logits[place], truth, reduction="none").double().numpy()
     residues = target != EOS
     return loss.sum(), len(loss), loss[residues].sum(), int(residues.sum())
 
@@ -54,7 +52,7 @@ def test_sums_are_those_of_each_sequence_alone(
     corpus: Corpus, make_config: Callable[..., RunConfig], objective: Objective
 ) -> None:
     config = make_config(context=128, objective=objective)
-    model = Transformer(2, 16, causal=objective == "clm", context=128, seed=1)
+    model = Transformer(ModelShape(n_layers=2, d_model=16), causal=objective == "clm", context=128, seed=1)
     found = scores_of(corpus, config, model)
     assert [s.name for s in found] == ["val_iid", "heldout_lab"]
     for scores in found:
@@ -69,7 +67,7 @@ def test_the_number_of_windows_scored_at_once_does_not_matter(
     corpus: Corpus, make_config: Callable[..., RunConfig], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = make_config(validation_tokens=2000)
-    model = Transformer(1, 16, causal=True, context=64, seed=1)
+    model = Transformer(ModelShape(n_layers=1, d_model=16), causal=True, context=64, seed=1)
     usual = scores_of(corpus, config, model)[0]
     monkeypatch.setattr("plm_scaling.training.validate._POSITIONS", 64 * 3)
     few = scores_of(corpus, config, model)[0]

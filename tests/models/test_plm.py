@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import math
 
-import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -10,20 +9,29 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.utils.flop_counter import FlopCounterMode
 
+from plm_scaling.core.architecture import ModelShape, head_dim_for
 from plm_scaling.core.units import block_parameters, exact_training_flops, total_parameters
-from plm_scaling.training.model import FlatParameters, Transformer, attention_bias, head_dim_for, rotary_table
+from plm_scaling.models.documents import Documents
+from plm_scaling.models.plm import Transformer, rotary_table
+from plm_scaling.training.flat import FlatParameters
 
-TWO_DOCUMENTS = torch.tensor([[0, 0, 0, 0, 0, 1, 1, 1, 1, 1, 1, -1]])
-POSITIONS = torch.tensor([[0, 1, 2, 3, 4, 0, 1, 2, 3, 4, 5, 0]])
+
+def plm(n_layers: int, d_model: int, *, causal: bool, context: int, seed: int = 0) -> Transformer:
+    return Transformer(ModelShape(n_layers=n_layers, d_model=d_model), causal=causal, context=context, seed=seed)
 
 
 def tokens(seed: int = 0) -> torch.Tensor:
-    return torch.randint(4, 24, (1, 12), generator=torch.Generator().manual_seed(seed))
+    return torch.randint(4, 24, (12,), generator=torch.Generator().manual_seed(seed))
+
+
+def two_documents() -> Documents:
+    """5 and 6 positions, and a padding."""
+    return Documents.of([tokens()[:5], tokens()[5:11], tokens()[11:]])
 
 
 @pytest.mark.parametrize(("n_layers", "d_model"), [(2, 16), (1, 24), (3, 96), (2, 160)])
 def test_parameter_counts_are_those_of_units(n_layers: int, d_model: int) -> None:
-    model = Transformer(n_layers, d_model, causal=True, context=8)
+    model = plm(n_layers, d_model, causal=True, context=8)
     assert sum(p.numel() for p in model.parameters()) == total_parameters(n_layers, d_model)
     assert sum(p.numel() for p in model.blocks.parameters()) == block_parameters(n_layers, d_model)
 
@@ -44,23 +52,22 @@ def test_odd_widths_cannot_be_turned() -> None:
 @pytest.mark.parametrize("causal", [True, False])
 @pytest.mark.parametrize("d_model", [16, 96])
 def test_packed_logits_are_those_of_each_document_alone(causal: bool, d_model: int) -> None:
-    model = Transformer(2, d_model, causal=causal, context=12, seed=3)
-    packed = model(tokens(), TWO_DOCUMENTS, POSITIONS)[0]
+    model = plm(2, d_model, causal=causal, context=12, seed=3)
+    packed = model(two_documents())
     for begin, end in ((0, 5), (5, 11)):
-        length = end - begin
-        alone = model(tokens()[:, begin:end], torch.zeros(1, length, dtype=torch.long), torch.arange(length)[None])[0]
+        alone = model(Documents.of([tokens()[begin:end]]))
         torch.testing.assert_close(packed[begin:end], alone, rtol=0, atol=2e-6)
 
 
 @pytest.mark.parametrize("causal", [True, False])
 def test_no_gradient_crosses_documents(causal: bool) -> None:
-    model = Transformer(2, 16, causal=causal, context=12)
+    model = plm(2, 16, causal=causal, context=12)
     seen = []
     hook = model.blocks[0].register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].requires_grad_()))
     model.embedding.requires_grad_(False)
-    model(tokens(), TWO_DOCUMENTS, POSITIONS)[0, 7].sum().backward()
+    model(two_documents())[7].sum().backward()
     hook.remove()
-    influence = seen[0].grad[0].abs().sum(-1) > 0
+    influence = seen[0].grad.abs().sum(-1) > 0
     expected = [5 <= t <= (7 if causal else 10) for t in range(12)]
     assert influence.tolist() == expected
 
@@ -68,34 +75,29 @@ def test_no_gradient_crosses_documents(causal: bool) -> None:
 @settings(deadline=None, max_examples=15)
 @given(st.integers(0, 10), st.integers(0, 2**16))
 def test_causal_logits_ignore_the_future(last: int, seed: int) -> None:
-    model = Transformer(1, 16, causal=True, context=12, seed=1)
+    model = plm(1, 16, causal=True, context=12, seed=1)
     one, other = tokens(seed), tokens(seed)
-    other[0, last + 1 :] = (other[0, last + 1 :] - 4 + 7) % 20 + 4
-    segment, position = torch.zeros(1, 12, dtype=torch.long), torch.arange(12)[None]
+    other[last + 1 :] = (other[last + 1 :] - 4 + 7) % 20 + 4
     with torch.no_grad():
-        a, b = model(one, segment, position)[0], model(other, segment, position)[0]
+        a, b = model(Documents.of([one])), model(Documents.of([other]))
     assert torch.equal(a[: last + 1], b[: last + 1])
     assert not torch.equal(a[last + 1 :], b[last + 1 :])
 
 
 def test_a_model_without_a_head_is_uniform() -> None:
-    model = Transformer(2, 16, causal=True, context=12)
+    model = plm(2, 16, causal=True, context=12)
     torch.nn.init.zeros_(model.head)
-    logits = model(tokens(), TWO_DOCUMENTS, POSITIONS).view(-1, 33)
-    assert F.cross_entropy(logits, tokens().view(-1)).item() == pytest.approx(math.log(33), abs=1e-6)
+    logits = model(two_documents())
+    assert F.cross_entropy(logits, tokens()).item() == pytest.approx(math.log(33), abs=1e-6)
 
 
 @pytest.mark.parametrize(("n_layers", "d_model"), [(2, 16), (1, 96)])
 def test_flops_of_documents_are_those_torch_counts(n_layers: int, d_model: int) -> None:
-    model = Transformer(n_layers, d_model, causal=False, context=40)
+    model = plm(n_layers, d_model, causal=False, context=40)
     lengths = (40, 7, 23)
-    counted = 0
-    for length in lengths:
-        with FlopCounterMode(display=False) as counter:
-            model(
-                torch.full((1, length), 5), torch.zeros(1, length, dtype=torch.long), torch.arange(length)[None]
-            ).sum().backward()
-        counted += counter.get_total_flops()
+    with FlopCounterMode(display=False) as counter:
+        model(Documents.of([torch.full((length,), 5) for length in lengths])).sum().backward()
+    counted = counter.get_total_flops()
     expected = exact_training_flops(
         n_layers, d_model, positions=sum(lengths), sum_length_squared=sum(n * n for n in lengths)
     )
@@ -113,23 +115,15 @@ def test_rotary_products_depend_on_distance_only() -> None:
 
 
 def test_initial_weights_follow_the_seed_and_the_stated_spread() -> None:
-    one, same, other = (Transformer(2, 64, causal=True, context=8, seed=s) for s in (1, 1, 2))
+    one, same, other = (plm(2, 64, causal=True, context=8, seed=s) for s in (1, 1, 2))
     assert torch.equal(one.blocks[1].qkv, same.blocks[1].qkv)
     assert not torch.equal(one.blocks[1].qkv, other.blocks[1].qkv)
     assert one.blocks[0].mlp_in.std().item() == pytest.approx(0.5 / 8, rel=0.05)
     assert one.blocks[0].mlp_out.std().item() == pytest.approx(0.5 / 8 / 2, rel=0.05)
 
 
-def test_every_query_sees_itself_even_on_padding() -> None:
-    bias = attention_bias(TWO_DOCUMENTS, causal=True)[0]
-    assert torch.diagonal(bias).tolist() == [0.0] * 12
-    assert np.isneginf(bias[6, 4].item())
-    assert bias[6, 5].item() == 0.0
-    assert np.isneginf(bias[6, 7].item())
-
-
 def test_flat_parameters_are_the_model() -> None:
-    model = Transformer(2, 24, causal=True, context=8)
+    model = plm(2, 24, causal=True, context=8)
     before = {name: p.detach().clone() for name, p in model.named_parameters()}
     flat = FlatParameters.of(model)
     for name, parameter in model.named_parameters():
