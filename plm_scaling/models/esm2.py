@@ -21,27 +21,12 @@ from plm_scaling.models.attention import attend
 from plm_scaling.models.base import ProteinModel
 from plm_scaling.models.documents import Documents
 from plm_scaling.models.plm import NORM_EPS
+from plm_scaling.models.rotary import rounded_rotary_table
 
-__all__ = ["Esm2", "Esm2Block", "rotary_frequency"]
+__all__ = ["Esm2", "Esm2Block"]
 
 _TRAINED_DROPPED: Final = 0.15 * 0.8
 """Share of the positions that showed `<mask>` when ESM-2 was trained."""
-
-
-def rotary_frequency(head_dim: int) -> Tensor:
-    """float32[head_dim / 2]: angle per position of each pair of features.
-
-    Rounded to float32 as in ESM-2's training: at position 1,000 exact ones change logits of order 10 by up to 6e-4.
-
-    **Source:** Su et al. 2021 (RoFormer), equation 34; released code of ESM-2 for the rounding.
-    """
-    return 1.0 / (10_000 ** (torch.arange(0, head_dim, 2).float() / head_dim))
-
-
-def _rotary_table(head_dim: int, context: int) -> Tensor:
-    """complex64[context, head_dim / 2]: unit factor that turns each pair of features at each position."""
-    angle_TK = torch.arange(context).float()[:, None] * rotary_frequency(head_dim)
-    return torch.complex(angle_TK.cos(), angle_TK.sin())
 
 
 class Esm2Block(nn.Module):
@@ -151,7 +136,7 @@ class Esm2(ProteinModel):
         self.head_norm = nn.Parameter(torch.ones(D))
         self.head_norm_bias = nn.Parameter(torch.zeros(D))
         self.head_bias = nn.Parameter(torch.zeros(V))
-        self.register_buffer("turn_TK", _rotary_table(shape.head_dim, context), persistent=False)
+        self.register_buffer("turn_TK", rounded_rotary_table(shape.head_dim, context), persistent=False)
         self.register_buffer("contact_weight", None)
         self.register_buffer("contact_bias", None)
         self.turn_TK: Tensor

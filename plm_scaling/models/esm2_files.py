@@ -20,9 +20,10 @@ from plm_scaling.core.alphabet import MASK, PAD, SYMBOLS, VOCAB_SIZE
 from plm_scaling.core.architecture import ModelShape
 from plm_scaling.core.errors import CheckpointError, ConfigError
 from plm_scaling.core.files import write_atomic, writing_atomic
-from plm_scaling.models.esm2 import Esm2, rotary_frequency
+from plm_scaling.models.esm2 import Esm2
 from plm_scaling.models.esm2_names import FAIR_ESM, HF, Names
 from plm_scaling.models.plm import NORM_EPS
+from plm_scaling.models.rotary import rotary_frequency
 from plm_scaling.models.weight_files import as_float32, only_tensors, read_archive, read_json, read_tensors
 
 __all__ = ["Esm2Weights", "read_fair_esm", "read_hf_esm2", "save_hf_esm2", "to_fair_esm_state"]

@@ -19,21 +19,11 @@ from plm_scaling.core.architecture import ModelShape
 from plm_scaling.models.attention import attend
 from plm_scaling.models.base import ProteinModel
 from plm_scaling.models.documents import Documents
+from plm_scaling.models.rotary import rotary_table
 
-__all__ = ["NORM_EPS", "Block", "Transformer", "rotary_table"]
+__all__ = ["NORM_EPS", "Block", "Transformer"]
 
 NORM_EPS: Final = 1e-5
-_ROTARY_BASE: Final = 10_000.0
-
-
-def rotary_table(head_dim: int, context: int) -> Tensor:
-    """complex64[context, head_dim / 2]: unit factor that turns feature pair (2i, 2i+1) at each position.
-
-    **Source:** Su et al. 2021 (RoFormer), equation 34: angle = position * 10000^(-2i / head_dim).
-    """
-    pairs = torch.arange(head_dim // 2, dtype=torch.float64)
-    angle_TK = torch.arange(context, dtype=torch.float64)[:, None] * _ROTARY_BASE ** (-2.0 * pairs / head_dim)
-    return torch.polar(torch.ones_like(angle_TK), angle_TK).to(torch.complex64)
 
 
 class Block(nn.Module):

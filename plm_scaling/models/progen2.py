@@ -17,7 +17,8 @@ from plm_scaling.core.architecture import ModelShape
 from plm_scaling.models.attention import attend
 from plm_scaling.models.base import ProteinModel
 from plm_scaling.models.documents import Documents
-from plm_scaling.models.plm import NORM_EPS, rotary_table
+from plm_scaling.models.plm import NORM_EPS
+from plm_scaling.models.rotary import rounded_rotary_table
 
 __all__ = ["PROGEN2_SYMBOLS", "ProGen2", "ProGen2Block", "progen2_ids"]
 
@@ -131,7 +132,7 @@ class ProGen2(ProteinModel):
         self.final_norm_bias = nn.Parameter(torch.zeros(D))
         self.head = nn.Parameter(torch.empty(V, D))
         self.head_bias = nn.Parameter(torch.zeros(V))
-        self.register_buffer("turn_TR", rotary_table(shape.turned, context), persistent=False)
+        self.register_buffer("turn_TR", rounded_rotary_table(shape.turned, context), persistent=False)
         self.turn_TR: Tensor
         self.register_buffer("own_ids", progen2_ids(), persistent=False)
         self.own_ids: Tensor

@@ -12,7 +12,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from plm_scaling.core.architecture import ModelShape, head_dim_for
 from plm_scaling.core.units import block_parameters, exact_training_flops, total_parameters
 from plm_scaling.models.documents import Documents
-from plm_scaling.models.plm import Transformer, rotary_table
+from plm_scaling.models.plm import Transformer
+from plm_scaling.models.rotary import rotary_table
 from plm_scaling.training.flat import FlatParameters
 
 

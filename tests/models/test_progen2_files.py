@@ -23,9 +23,10 @@ transformers = pytest.importorskip("transformers")
 
 LAYERS, WIDTH, HEADS, ROTARY = 2, 64, 8, 4
 SHAPE = ModelShape(architecture="progen2", n_layers=LAYERS, d_model=WIDTH, n_heads=HEADS, rotary_dim=ROTARY)
-SIZES = {"n_layer": LAYERS, "n_embd": WIDTH, "n_head": HEADS, "rotary_dim": ROTARY, "n_positions": 64, "vocab_size": 32}
+SIZES = {"n_layer": LAYERS, "n_embd": WIDTH, "n_head": HEADS, "rotary_dim": ROTARY, "n_positions": 1024, "vocab_size": 32}
 SIZES |= {"bos_token_id": 1, "eos_token_id": 2}
-LENGTHS = (40, 1, 17, 2)
+LENGTHS = (600, 1, 17, 2)
+"""Long enough that frequencies rounded otherwise would show."""
 
 
 def drawn(model: Any, sd: float = 0.15) -> Any:
@@ -55,7 +56,7 @@ def sentences() -> list[Tensor]:
 
 def model_of(folder: Path, **options: Any) -> ProGen2:
     shape, state = read_progen2(folder)
-    model = ProGen2(shape, causal=True, context=64, **options)
+    model = ProGen2(shape, causal=True, context=1024, **options)
     model.load_state_dict(state)
     return model
 
@@ -157,7 +158,7 @@ def test_keys_of_ports_and_rows_nobody_uses(gptj: tuple[Any, Path], tmp_path: Pa
 def test_there_and_back(gptj: tuple[Any, Path], tmp_path: Path) -> None:
     peer, _ = gptj
     _, state = read_progen2(fused(peer, tmp_path / "original"))
-    save_gptj(state, SHAPE, tmp_path / "gptj", context=64)
+    save_gptj(state, SHAPE, tmp_path / "gptj", context=1024)
     loaded, report = transformers.GPTJForCausalLM.from_pretrained(tmp_path / "gptj", output_loading_info=True)
     assert not any(report.values()), report
     assert all(torch.equal(tensor, peer.state_dict()[name]) for name, tensor in loaded.state_dict().items())
