@@ -382,6 +382,7 @@ def fit(
     table: Path | str,
     *,
     objective: str | None = None,
+    schedule: str | None = None,
     form: str = "auto",
     plateau: float | None = None,
     max_compute: float | None = None,
@@ -399,6 +400,7 @@ def fit(
     ----------
     table : a runs folder, CSV or Parquet file.
     objective : needed only where the table holds both, or does not say.
+    schedule : cosine or wsd, where the table holds runs of both: no law mixes them.
     form : a form of L(N, D), or `auto`: the one that predicts larger budgets best from smaller ones.
     plateau : L0 of bounded forms in nats; None leaves it free.
     max_compute : runs of more than this many FLOPs are left out.
@@ -410,6 +412,8 @@ def fit(
 
     table = Path(table)
     runs = collect(table, validation=validation, objective=objective)
+    if schedule is not None:
+        runs = runs.where(lambda row: row.schedule == schedule)
     chosen = _objective_of(runs, objective, table)
     clusters = None
     if table.is_dir():
@@ -595,11 +599,16 @@ def report(study: Path, out: Path | None = None, *, validation: str = "val_iid")
     return write_report(study, study / "report.html" if out is None else out, validation=validation)
 
 
-def doctor() -> MachineReport:
-    """Versions, devices, measured matrix-product peak and what optional programs are present."""
+def doctor(*, peak: bool = False) -> MachineReport:
+    """Versions, devices, measured matrix-product peak and what optional programs are present.
+
+    Parameters
+    ----------
+    peak : measure the peak of every device, number format and thread count, and keep it: runs then report their MFU.
+    """
     from plm_scaling.training.machine import examine_machine
 
-    return examine_machine()
+    return examine_machine(peak=peak)
 
 
 def demo(

@@ -21,6 +21,7 @@ def _flops(context: click.Context, param: click.Parameter, value: str | None) ->
 @click.command("fit", epilog="Example: plm-scaling fit runs.csv --objective mlm --form auto -o fit-mlm.json")
 @click.argument("table", type=click.Path(path_type=Path, exists=True))
 @click.option("--objective", type=click.Choice(["clm", "mlm"]), help="Needed where the table holds both, or neither.")
+@click.option("--schedule", type=click.Choice(["cosine", "wsd"]), help="Needed where the table holds runs of both.")
 @click.option(
     "--form",
     default="auto",
@@ -47,6 +48,7 @@ def _flops(context: click.Context, param: click.Parameter, value: str | None) ->
 def command(
     table: Path,
     objective: str | None,
+    schedule: Literal["cosine", "wsd"] | None,
     form: str,
     plateau: float | None,
     max_compute: float | None,
@@ -72,6 +74,7 @@ def command(
     fitted = api.fit(
         table,
         objective=objective,
+        schedule=schedule,
         form=form,
         plateau=plateau,
         max_compute=max_compute,

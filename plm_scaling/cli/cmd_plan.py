@@ -14,6 +14,7 @@ __all__ = ["command"]
 _FORMATS = {
     "N": format_count,
     "D": format_count,
+    "computed": format_count,
     "epochs": "{:.2f}".format,
     "C_exact": "{:.3g}".format,
     "C_6nd": "{:.3g}".format,
@@ -33,19 +34,22 @@ _FORMATS = {
 def command(spec: Path, out: Path | None, corpus: Path | None, scale: float, dry_run: bool, output: str) -> None:
     """Lay out the runs of SPEC (TOML): shape, N, D, epochs, FLOPs, notes on what will not work."""
     from plm_scaling import api
+    from plm_scaling.sweeps.sizes import size_text
 
     target = None if dry_run else out or spec.parent / "plan.json"
     made = api.plan(spec, target, corpus=corpus, scale=scale)
     shown = any("data" in run.roles for run in made.runs)
+    branching = any(run.trunk for run in made.runs)
     rows = [
         {
             "run": r.run_id,
             "roles": ",".join(r.roles),
             "objective": r.config.objective,
-            "shape": f"{r.config.n_layers}x{r.config.d_model}",
+            "shape": size_text(r.config.shape),
             **({"data": r.data} if shown else {}),
             "N": r.config.N,
             "D": r.config.D,
+            **({"computed": r.D_computed} if branching else {}),
             "epochs": r.epochs,
             "C_exact": r.C_exact,
             "C_6nd": r.config.C_6nd,

@@ -9,19 +9,32 @@ import math
 from typing import Final, Literal
 
 __all__ = [
+    "BATCH_EXPONENT",
+    "MASK_RATES",
     "SMALL_MODEL_LIMIT",
+    "BatchRule",
     "RecipeName",
     "ScheduleName",
+    "batch_tokens_by_power",
     "batch_tokens_for",
+    "beta2_for",
     "default_recipe",
     "peak_lr_for",
 ]
 
 RecipeName = Literal["cheng", "small"]
 ScheduleName = Literal["cosine", "wsd"]
+BatchRule = Literal["recipe", "power"]
 
 SMALL_MODEL_LIMIT: Final = 1_000_000
 """Below this many block parameters the `small` recipe is the default."""
+BATCH_EXPONENT: Final = 0.383
+"""Power of D that the best batch grows with."""
+MASK_RATES: Final = (0.05, 0.6)
+"""Shares of masked residues that a sweep may ask for. Outside them an MLM learns from too few residues, or sees too
+few; not measured here."""
+_DIGITS: Final = 6
+"""The last digits of a power depend on the C library, and what comes out is part of a run's id."""
 
 
 def default_recipe(N: float) -> RecipeName:
@@ -56,3 +69,31 @@ def batch_tokens_for(N: float, D: float, recipe: RecipeName) -> int:
     if D < 2.5e6:
         return 512
     return 1024 if D < 5e6 else 2048
+
+
+def batch_tokens_by_power(D: float, *, B0: float, D0: float, context: int) -> int:
+    """Batch B0 (D / D0)^0.383 in window positions, rounded to whole windows, at least one.
+
+    Parameters
+    ----------
+    D : training tokens of the run.
+    B0, D0 : a batch that is known to be good, and the training tokens it is good at.
+    context : positions of a window.
+
+    **Source:** Bergsma et al. 2025 (Power Lines), the exponent as nanochat uses it with B0 = 2^19; text, not proteins.
+    """
+    return max(1, round(B0 * math.pow(D / D0, BATCH_EXPONENT) / context)) * context
+
+
+def beta2_for(batch_tokens: int, half_life_tokens: float) -> float:
+    """AdamW's beta2 whose memory of squared gradients halves every `half_life_tokens`: 0.5^(batch / half-life).
+
+    Parameters
+    ----------
+    batch_tokens, half_life_tokens : window positions.
+
+    **Source:** Marek et al. 2025: the half-life of the second moment, not beta2, is what stays the same when the batch
+    changes; text, not proteins.
+    """
+    forgotten = -math.expm1(-math.log(2.0) * batch_tokens / half_life_tokens)
+    return 1.0 - float(f"{forgotten:.{_DIGITS}g}")

@@ -246,5 +246,7 @@ class RunRecord(Record):
     D_source: int | None = None
     C_source: float | None = None
     """Exact training FLOPs of the source run; None for foreign weights, whose cost is not known here."""
+    C_teacher: float | None = None
+    """Forward FLOPs of the teacher over this run, spent beside C_exact; None without a teacher."""
     versions: dict[str, str] = Field(default_factory=dict)
     flags: tuple[str, ...] = ()

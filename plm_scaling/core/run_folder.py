@@ -4,7 +4,9 @@ runs/ID/run.json                 `RunOrder`
 runs/ID/attempts/K/status.json   `StatusFile` of attempt K (0001, 0002, ...)
 runs/ID/attempts/K/metrics.jsonl one line per logged step; one writer per file, a torn last line is skipped
 runs/ID/attempts/K/log           what the process printed
-runs/ID/checkpoint/              step-*.safetensors (the last two), final.safetensors (weights only)
+runs/ID/checkpoint/              step-*.safetensors (the last two), final.safetensors (weights only),
+                                 kept-*.safetensors (for other runs to branch from), step-*.damaged; of a sharded run
+                                 step-*.dcp/, kept-*.dcp/, damaged-*.dcp/ (DCP's files, and complete.json, written last)
 runs/ID/metrics.parquet          the attempts' lines merged, the last attempt wins per step
 runs/ID/val.parquet              loss of every validation sequence
 runs/ID/record.json              `RunRecord`, written last: a run without it is not complete
@@ -98,7 +100,7 @@ class RunFolder:
 
     @property
     def metrics_path(self) -> Path:
-        """`metrics.parquet`: step, D, loss, lr, grad_norm, val_loss."""
+        """`metrics.parquet`: step, D, loss, lr, grad_norm, val_loss, and what was measured: speed, memory, FLOPs."""
         return self.path / "metrics.parquet"
 
     @property

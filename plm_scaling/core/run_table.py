@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import math
-import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,69 +15,10 @@ from pydantic import ValidationError
 
 from plm_scaling.core.errors import RecordError
 from plm_scaling.core.files import canonical_json, sha256_text, writing_atomic
-from plm_scaling.core.records import Record, config_error
-from plm_scaling.core.run import Objective
+from plm_scaling.core.records import config_error
+from plm_scaling.core.run_row import EXCLUDED_FLAGS, RunRow
 
 __all__ = ["EXCLUDED_FLAGS", "RunRow", "RunTable", "check_units"]
-
-EXCLUDED_FLAGS: Final = frozenset({"DUPLICATE", "MISLABELLED", "STUCK", "TRAINING_LOSS", "UNKNOWN_SIZE"})
-"""Flags of rows that no law may be fitted to: a copy, a run of another size than stated, a run that learnt nothing,
-a loss that is not validation's, a size that nothing tells."""
-
-
-class RunRow(Record):
-    """One run as the laws see it. Optional columns switch a feature off by name when they are missing."""
-
-    run_id: str
-    objective: Objective
-    role: str = ""
-    """Comma-separated: isoflop, grid, replicate, repeats, diversity, transfer_source, transfer_target, ..."""
-    N: float
-    """Block parameters."""
-    D: float
-    """Training tokens, repeats included."""
-    loss: float
-    """Nats per token on the validation set named by `validation_id`."""
-    final_loss: str = ""
-    """How `loss` was read off a curve: last, last5, end (of a parabola) or denoised; empty where nobody said."""
-    loss_se: float | None = None
-    D_unique: float | None = None
-    epochs: float | None = None
-    seen_earlier: float | None = None
-    """Distinct tokens of this run that an earlier run of its lineage had been trained on."""
-    C_6nd: float | None = None
-    C_exact: float | None = None
-    device_s: float | None = None
-    batch_tokens: float | None = None
-    peak_lr: float | None = None
-    corpus_id: str | None = None
-    validation_id: str | None = None
-    streams: str | None = None
-    """Canonical JSON of the run's streams; equal text means the same data pools."""
-    seed: int | None = None
-    mask_refresh: bool = True
-    """Whether every epoch drew new MLM masks."""
-    mask_ratio: float | None = None
-    """Share of MLM targets; the loss is at the run's own ratio."""
-    source_run_id: str | None = None
-    source_objective: Objective | None = None
-    N_source: float | None = None
-    D_source: float | None = None
-    C_source: float | None = None
-    source_control: str | None = None
-    """`shuffled`: the source was trained on residue-shuffled sequences, so that its weights know no order."""
-    schedule_complete: bool = True
-    flags: str = ""
-    """Separated by commas or spaces; those of `EXCLUDED_FLAGS` keep the row out of every law."""
-
-    def has_role(self, role: str) -> bool:
-        """Whether `role` is among the row's roles."""
-        return role in self.role.split(",")
-
-    @property
-    def excluded(self) -> bool:
-        """Whether a flag keeps the row out of every law."""
-        return not EXCLUDED_FLAGS.isdisjoint(re.split(r"[,\s]+", self.flags))
 
 
 @dataclass(frozen=True)

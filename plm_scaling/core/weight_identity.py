@@ -39,8 +39,8 @@ def weights_sha256(path: Path) -> str:
     """Hex SHA-256 that identifies weights.
 
     Of a file its own; of a folder that of the names and hashes of its .safetensors, .bin and .pt files and its
-    config.json, which decides what the tensors mean. A file beside a config.json stands for its folder, the folder of
-    a run of ours for its final weights.
+    config.json, which decides what the tensors mean. A .safetensors or .bin beside a config.json stands for its
+    folder, the folder of a run of ours for its final weights.
 
     Raises
     ------
@@ -81,7 +81,8 @@ def _place(path: Path) -> Path:
     """The file or folder that weights are read from."""
     if (path / "run.json").is_file():
         return RunFolder(path).weights_path
-    if path.is_file() and (path.parent / _DESCRIPTION).is_file():
+    # fair-esm's .pt keeps its description inside: a config.json beside it is another model's.
+    if path.suffix in (".safetensors", ".bin") and path.is_file() and (path.parent / _DESCRIPTION).is_file():
         return path.parent
     return path
 

@@ -10,6 +10,7 @@ from typing import Final, TypeVar
 import numpy as np
 import numpy.typing as npt
 
+from plm_scaling.core.alphabet import PAD
 from plm_scaling.core.errors import CorpusError
 from plm_scaling.core.run import RunConfig
 from plm_scaling.corpus.order import BatchOrder, Passes
@@ -124,6 +125,13 @@ def _assemble(pools: list[Windows], chosen: list[Int], epoch: Int) -> Batch:
     )
 
 
+def _blank(context: int) -> Batch:
+    """One window of padding."""
+    slots = np.array([[context, -1, -1]], dtype=np.int32)
+    tokens = np.full((1, context), PAD, dtype=np.uint8)
+    return _PackedBatch(tokens, np.zeros(1, dtype=np.int64), slots, np.array([-1], dtype=np.int64))
+
+
 def _ranges(first: Int, count: Int) -> Int:
     """[first[0], first[0] + 1, ..., first[1], ...]: `count` consecutive integers from each `first`."""
     ends = np.cumsum(count)
@@ -218,10 +226,15 @@ class Batches:
         return sum(w * m for w, m in zip(weights, means, strict=True)) / sum(weights)
 
     def at(self, step: int, rank: int = 0, world: int = 1) -> Batch:
-        """The windows of global batch `step` that fall to one rank: every `world`-th, from the `rank`-th on."""
+        """The windows of global batch `step` that fall to one rank: every `world`-th, from the `rank`-th on.
+
+        Where there are more ranks than windows, those without one get a window of padding: they are shown nothing.
+        """
         stream, window, epoch = self.order.batch(step)
         if world > 1:
             stream, window, epoch = stream[rank::world], window[rank::world], epoch[rank::world]
+            if not len(window):
+                return _blank(self.config.context)
         if self._changing == (False,):
             return _assemble([self.windows_at(0, 0)], [window], epoch)
         # Streams come in order, and so do the epochs of each: joining their windows keeps the order of the batch.

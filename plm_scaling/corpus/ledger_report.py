@@ -8,6 +8,7 @@ from typing import ClassVar
 from plm_scaling.core.errors import PlanError
 from plm_scaling.core.records import Record
 from plm_scaling.core.run import LedgerRow, Objective
+from plm_scaling.core.weight_identity import is_foreign
 from plm_scaling.corpus.ledger import Ledger, Phase, open_ledger
 from plm_scaling.corpus.ledger_count import CAUSES, Cause
 from plm_scaling.corpus.reader import Corpus
@@ -59,7 +60,7 @@ class LedgerReport(Record):
 
 
 def trace_lineage(runs: Mapping[str, Phase], run_id: str) -> list[str]:
-    """Ids of the runs that a run descends from, oldest first, and its own.
+    """Ids of the runs that a run descends from, oldest first, and its own; weights made elsewhere end the line.
 
     Parameters
     ----------
@@ -70,7 +71,7 @@ def trace_lineage(runs: Mapping[str, Phase], run_id: str) -> list[str]:
     PlanError : a run starts from weights of no run here, or from itself.
     """
     found = [run_id]
-    while (source := runs[found[0]][0].init_from) is not None:
+    while (source := runs[found[0]][0].init_from) is not None and not is_foreign(source):
         if source not in runs or source in found:
             raise PlanError(
                 f"run {found[0]} starts from {source}, which is no run of this plan",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import Final, Literal
@@ -72,7 +72,7 @@ class Budget:
 
 
 def check_runs(runs: RunTable, objective: str, currency: Currency) -> None:
-    """Refuse runs that no law can be fitted to: none at all, mixed data, no compute in this currency.
+    """Refuse runs that no law can be fitted to: none at all, mixed data or recipes, no compute in this currency.
 
     Raises
     ------
@@ -91,8 +91,26 @@ def check_runs(runs: RunTable, objective: str, currency: Currency) -> None:
                 why="losses on different data cannot be compared",
                 hint="fit each one on its own",
             )
+    _check_recipe(runs, objective)
     if all(math.isnan(compute_of(row, currency)) for row in runs):
         raise FitError(f"the table has no column {currency}", hint="fit with currency C_6nd")
+
+
+def _check_recipe(runs: RunTable, objective: str) -> None:
+    """Refuse runs of several schedules, architectures or mask ratios; a ratio that is not stated passes for any."""
+    for name in ("schedule", "architecture", "mask_ratio"):
+        counts = Counter(value for row in runs if (value := getattr(row, name)) is not None)
+        if len(counts) > 1:
+            found = ", ".join(f"{count} of {value}" for value, count in counts.most_common())
+            usual = counts.most_common(1)[0][0]
+            raise FitError(
+                f"runs of {objective!r} mix values of {name}: {found}",
+                why="they are not on one law: each has losses of its own at equal N and D",
+                hint=f"--schedule {usual}"
+                if name == "schedule"
+                else f"fit a table of one: in Python table.where(lambda row: row.{name} == {usual!r}); "
+                "or `plm-scaling import runs RUNS -o table.csv`, and keep its rows",
+            )
 
 
 def gather_budgets(

@@ -89,7 +89,7 @@ def law_runs(table: RunTable, objective: str) -> RunTable:
 
 def _setting(row: RunRow) -> Hashable:
     """Everything but the seed and D that a run's loss depends on."""
-    recipe = (row.batch_tokens, row.peak_lr, row.mask_refresh)
+    recipe = (row.batch_tokens, row.peak_lr, row.mask_refresh, *row.recipe_key)
     return (row.objective, row.N, *recipe, row.streams, row.validation_id, row.corpus_id)
 
 

@@ -47,9 +47,11 @@ def unique_tokens_of(row: RunRow) -> float:
 def repeat_runs(table: RunTable, objective: str) -> RunTable:
     """Runs a law of repeats is about: the laws' own, and complete runs from scratch of the role `repeats`, or of none.
 
-    Runs on static MLM masks are an experiment of their own and stay out where others have fresh ones.
+    Runs on static MLM masks are an experiment of their own and stay out where others have fresh ones. Of several
+    schedules, architectures or mask ratios the one of most of the laws' runs stays.
     """
-    ids = {row.run_id for row in law_runs(table, objective)}
+    usual = law_runs(table, objective)
+    ids = {row.run_id for row in usual}
 
     def belongs(row: RunRow) -> bool:
         repeats = (row.has_role("repeats") or not row.role) and row.schedule_complete and not row.excluded
@@ -57,6 +59,8 @@ def repeat_runs(table: RunTable, objective: str) -> RunTable:
         return row.run_id in ids or (repeats and scratch and math.isfinite(row.loss) and row.loss > 0)
 
     runs = table.of(objective).where(belongs)
+    keys = Counter(row.recipe_key for row in (usual if len(usual) else runs))
+    runs = runs.where(lambda row: row.recipe_key == keys.most_common(1)[0][0])
     return runs.where(lambda row: row.mask_refresh) if any(row.mask_refresh for row in runs) else runs
 
 

@@ -24,6 +24,14 @@ RUN_FLAGS: Final[dict[str, str]] = {
     "MEMORY": "an estimated peak above 80 % of the machine's memory",
     "DAMAGED_CHECKPOINT": "resumed from an older checkpoint, the newest being damaged",
     "FORCED_RESUME": "resumed by force under other threads, number format or versions",
+    "WORLD_CHANGED": "resumed by another number of processes: the same batches, summed in another order",
+    "STARTED_ANEW": "computed again from the start, no checkpoint being whole",
+    "BRANCHED": "the steps before its decay taken over from a longer run, so that device_s leaves them out",
+    "MICRO_WINDOWS_CHANGED": "gradients summed in other pieces than the order says, so not bit-exact with it",
+    "TRACKER_LOST": "a tracker failed; metrics.parquet is complete",
+    "SPIKES_SKIPPED": "updates left out after spikes of the gradient norm",
+    "LOSS_SPIKE": "the training loss rose by more than 0.5 nats over its minimum",
+    "FOREIGN_SOURCE": "descends from weights made elsewhere: what those were trained on is in no ledger here",
 }
 """What a run's flag or a plan's note says of it; flags of fits have their sentences from the fits."""
 

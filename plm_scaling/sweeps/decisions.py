@@ -7,11 +7,13 @@ from dataclasses import dataclass
 from typing import Literal
 
 from plm_scaling.core.errors import RecordError
+from plm_scaling.core.run import RunConfig
 from plm_scaling.core.run_folder import RunFolder
 from plm_scaling.core.run_order import StatusFile
+from plm_scaling.core.weight_identity import is_foreign
 from plm_scaling.sweeps.plan_records import PlannedRun
 
-__all__ = ["Decision", "RunState", "decide", "decide_all"]
+__all__ = ["Decision", "RunState", "decide", "decide_all", "needed_runs"]
 
 RunState = Literal["planned", "running", "interrupted", "failed", "diverged", "complete", "skipped"]
 
@@ -24,6 +26,12 @@ class Decision:
     start: bool
     state: RunState
     reason: str
+
+
+def needed_runs(config: RunConfig) -> tuple[str, ...]:
+    """Ids of the runs that have to be complete before this one begins: what it starts from, and its teacher."""
+    named = (config.init_from, config.teacher)
+    return tuple(dict.fromkeys(name for name in named if name is not None and not is_foreign(name)))
 
 
 def decide(folder: RunFolder, *, retry_failed: bool, max_attempts: int) -> Decision:
@@ -58,13 +66,15 @@ def decide(folder: RunFolder, *, retry_failed: bool, max_attempts: int) -> Decis
 def decide_all(
     runs: Sequence[PlannedRun], folders: Mapping[str, RunFolder], *, retry_failed: bool, max_attempts: int
 ) -> dict[str, Decision]:
-    """Decisions by run id. A run whose source neither is complete nor starts is skipped with the source's reason."""
+    """Decisions by run id. A run is skipped where one it needs neither is complete nor starts, with that one's reason.
+
+    A branch does not need its trunk: without the trunk's state it trains from scratch.
+    """
     found: dict[str, Decision] = {}
     for run in runs:
         folder = folders[run.run_id]
         decision = decide(folder, retry_failed=retry_failed, max_attempts=max_attempts)
-        source_id = run.config.init_from
-        if decision.start and source_id:
+        for source_id in needed_runs(run.config) if decision.start else ():
             source = found.get(source_id) or decide(folder.sibling(source_id), retry_failed=False, max_attempts=0)
             if source_id not in found and source.start:
                 reason = f"needs {source_id}, which is not complete and not part of this plan"

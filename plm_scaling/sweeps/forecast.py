@@ -10,14 +10,18 @@ from pathlib import Path
 from typing import Final
 
 from plm_scaling.core.errors import PlanError
+from plm_scaling.core.files import canonical_json
 from plm_scaling.core.run import RunConfig
 from plm_scaling.execution.local import Task, default_workers, run_tasks
+from plm_scaling.sweeps.decisions import needed_runs
 from plm_scaling.sweeps.plan_records import SweepPlan
 
 __all__ = ["StepShape", "fit_to_time", "measure_steps", "predicted_seconds", "step_shape"]
 
-StepShape = tuple[int, int, int, int, str, str]
-"""What a step's time depends on: layers, width, context, batch in positions, objective, dtype."""
+StepShape = tuple[int, int, int, int, str, str, str]
+"""What a step's time depends on: layers, width, context, batch in positions, objective, dtype, and canonical JSON of
+the other fields of a config that it depends on, where they are not at their defaults."""
+_OTHERS: Final = {"architecture", "n_heads", "d_ffn", "rotary_dim", "dropout"}
 
 START_S: Final = 0.6
 """Start of a run's process, its validation and its files, per run: measured on the demo's runs."""
@@ -26,7 +30,7 @@ TIMER: Final = "plm_scaling.training.speed:time_steps"
 
 
 def step_shape(config: RunConfig) -> StepShape:
-    """The key of `config` in a table of step times."""
+    """The key of `config` in a table of step times; a teacher's forward pass is not in it."""
     return (
         config.n_layers,
         config.d_model,
@@ -34,6 +38,7 @@ def step_shape(config: RunConfig) -> StepShape:
         config.batch_tokens,
         config.objective,
         config.dtype,
+        canonical_json(config.model_dump(include=_OTHERS, exclude_defaults=True)),
     )
 
 
@@ -43,7 +48,7 @@ def measure_steps(shapes: set[StepShape], *, workers: int) -> dict[StepShape, fl
     with tempfile.TemporaryDirectory() as folder:
         files = [Path(folder) / f"{number}.json" for number in range(len(ordered))]
         tasks = [
-            Task(key=repr(shape), target=TIMER, args=(*shape, str(file)))
+            Task(key=repr(shape), target=TIMER, args=(*shape[:-1], str(file), shape[-1]))
             for shape, file in zip(ordered, files, strict=True)
         ]
         for result in run_tasks(tasks, workers=workers, preload=(TIMER.partition(":")[0],)):
@@ -57,9 +62,10 @@ def predicted_seconds(plan: SweepPlan, step_seconds: Mapping[StepShape, float], 
     free_at = [0.0] * workers
     ends: dict[str, float] = {}
     for run in plan.runs:
-        source_end = ends.get(run.config.init_from or "", 0.0)
-        start = max(heapq.heappop(free_at), source_end)
-        ends[run.run_id] = start + START_S + run.steps * step_seconds[step_shape(run.config)]
+        earlier = (*needed_runs(run.config), run.trunk or "")
+        start = max(heapq.heappop(free_at), *(ends.get(run_id, 0.0) for run_id in earlier))
+        steps = run.steps - run.begin_step
+        ends[run.run_id] = start + START_S + steps * step_seconds[step_shape(run.config)]
         heapq.heappush(free_at, ends[run.run_id])
     return max(ends.values(), default=0.0)
 

@@ -4,24 +4,28 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
 from plm_scaling.core.errors import PlanError
-from plm_scaling.core.run import RunConfig
 from plm_scaling.corpus.reader import Corpus
-from plm_scaling.sweeps.arms import ArmExpander, Draft, parse_size
+from plm_scaling.sweeps.arms import expand_arms
+from plm_scaling.sweeps.branches import Branching, find_branches
+from plm_scaling.sweeps.decisions import needed_runs
+from plm_scaling.sweeps.drafts import Draft, RunParts
 from plm_scaling.sweeps.feasibility import feasibility_notes, machine_memory, memory_estimate
-from plm_scaling.sweeps.plan_records import PlannedRun, SweepPlan, SweepSpec
+from plm_scaling.sweeps.plan_records import ARMS, PlannedRun, SweepPlan, SweepSpec
 from plm_scaling.sweeps.pools import flops_per_token
+from plm_scaling.sweeps.sizes import parse_size
 
 __all__ = ["parse_size", "plan_sweep", "read_spec"]
 
-_REPEATING = frozenset({"repeats", "diversity"})
+_REPEATING = frozenset({"repeats", "regularisation", "diversity", "continued"})
 
 
 def read_spec(path: Path) -> SweepSpec:
-    """Read a sweep from TOML; its corpus becomes an absolute path.
+    """Read a sweep from TOML; its paths become absolute.
 
     Raises
     ------
@@ -29,13 +33,13 @@ def read_spec(path: Path) -> SweepSpec:
     PlanError : a spec without an arm.
     """
     spec = SweepSpec.read_toml(path)
-    if not (spec.isoflop or spec.grid or spec.repeats or spec.transfer or spec.diversity or spec.data):
+    if not any(getattr(spec, arm) for arm in ARMS):
         raise PlanError(
             "the sweep asks for no run",
             where=str(path),
-            hint="add an arm: [[isoflop]], [[grid]], [[repeats]], [[transfer]], [[diversity]] or [[data]]",
+            hint=f"add an arm: {', '.join(f'[[{arm}]]' for arm in ARMS)}",
         )
-    return spec.model_copy(update={"corpus": str((path.parent / spec.corpus).resolve())})
+    return spec.located(path.parent)
 
 
 def plan_sweep(
@@ -48,8 +52,8 @@ def plan_sweep(
 ) -> SweepPlan:
     """Lay out the runs of a sweep. Runs that several arms ask for are planned once, with all their roles.
 
-    Sources come before the runs that start from them; otherwise the run that heads the costliest chain comes
-    first, so that a pool of workers ends about evenly.
+    Sources come before the runs that start from them, trunks before their branches; otherwise the run that heads the
+    costliest chain comes first, so that a pool of workers ends about evenly.
 
     Parameters
     ----------
@@ -63,9 +67,13 @@ def plan_sweep(
     """
     if not (math.isfinite(scale) and scale > 0):
         raise PlanError(f"scale {scale} is not a positive number", where="scale")
-    expander = ArmExpander(spec, corpus, scale, dtype if spec.dtype == "auto" else spec.dtype)
+    parts = RunParts(spec, corpus, scale, dtype if spec.dtype == "auto" else spec.dtype)
     limit = machine_memory() if memory_bytes is None else memory_bytes
-    planned = [_planned(draft, expander, limit) for draft in _merged(expander.drafts())]
+    drafts = _merged(expand_arms(parts))
+    branches = find_branches(
+        (draft.config for draft in drafts), lambda config: parts.cost(config.streams).schedule(config)
+    )
+    planned = [_planned(draft, parts, branches.get(draft.config.run_id, Branching()), limit) for draft in drafts]
     return SweepPlan(
         name=spec.name,
         corpus=str(corpus.path.resolve()),
@@ -78,37 +86,41 @@ def plan_sweep(
 
 def _merged(drafts: Iterable[Draft]) -> list[Draft]:
     """One draft per run id, roles united in the order they appear."""
-    roles: dict[str, dict[str, None]] = {}
-    configs: dict[str, RunConfig] = {}
+    found: dict[str, Draft] = {}
     for draft in drafts:
         run_id = draft.config.run_id
-        configs[run_id] = draft.config
-        roles.setdefault(run_id, {}).update(dict.fromkeys(draft.roles))
-    return [Draft(config, tuple(roles[run_id])) for run_id, config in configs.items()]
+        earlier = found.get(run_id, draft)
+        found[run_id] = replace(earlier, roles=tuple(dict.fromkeys((*earlier.roles, *draft.roles))))
+    return list(found.values())
 
 
-def _planned(draft: Draft, expander: ArmExpander, memory_bytes: float) -> PlannedRun:
+def _planned(draft: Draft, parts: RunParts, branching: Branching, memory_bytes: float) -> PlannedRun:
     config = draft.config
-    cost = expander.cost(config.streams)
+    cost = parts.cost(config.streams)
     limited = any(stream.unique_tokens for stream in config.streams)
     notes = feasibility_notes(
         config,
         cost,
         # The unlimited reference of a repeats arm is meant to be unlimited, and so is flagged.
         repeats_wanted=_REPEATING.issuperset(draft.roles) and (limited or "diversity" in draft.roles),
-        max_epochs=expander.spec.max_epochs,
+        max_epochs=parts.spec.max_epochs,
         memory_bytes=memory_bytes,
     )
     return PlannedRun(
         run_id=config.run_id,
         config=config,
         roles=draft.roles,
-        C_exact=config.D * flops_per_token(config.n_layers, config.d_model, cost, "C_exact"),
+        C_exact=config.D * flops_per_token(config.shape, cost, "C_exact"),
         unique_tokens=cost.unique_tokens,
         epochs=cost.epochs(config.D),
         steps=cost.steps(config),
         memory_bytes=memory_estimate(config),
         notes=notes,
+        init_path=draft.init_path,
+        teacher_path=draft.teacher_path,
+        trunk=branching.trunk,
+        keep_steps=branching.keep_steps,
+        begin_step=branching.begin_step,
     )
 
 
@@ -119,16 +131,17 @@ def _ordered(runs: Sequence[PlannedRun]) -> list[PlannedRun]:
 
 
 def _chain_costs(runs: Sequence[PlannedRun]) -> Mapping[str, float]:
-    """C_exact of each run and of the costliest chain of runs that start from it."""
+    """FLOPs spent on each run and on the costliest chain of runs that wait for it."""
     followers: dict[str, list[PlannedRun]] = {}
     for run in runs:
-        if run.config.init_from:
-            followers.setdefault(run.config.init_from, []).append(run)
+        for earlier in (*needed_runs(run.config), *([run.trunk] if run.trunk else [])):
+            followers.setdefault(earlier, []).append(run)
     costs: dict[str, float] = {}
 
     def cost(run: PlannedRun) -> float:
         if run.run_id not in costs:
-            costs[run.run_id] = run.C_exact + max((cost(f) for f in followers.get(run.run_id, ())), default=0.0)
+            own = run.C_exact * run.computed_share
+            costs[run.run_id] = own + max((cost(f) for f in followers.get(run.run_id, ())), default=0.0)
         return costs[run.run_id]
 
     for run in runs:

@@ -2,114 +2,55 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from pathlib import Path
+from typing import ClassVar, Final, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
-from plm_scaling.core.recipe import RecipeName
+from plm_scaling.core.architecture import Architecture
+from plm_scaling.core.recipe import BatchRule, RecipeName, ScheduleName
 from plm_scaling.core.records import Record
 from plm_scaling.core.run import Objective, RunConfig, Sampling, Stream
 from plm_scaling.core.units import format_count
+from plm_scaling.sweeps.arm_records import (
+    ContinuedArm,
+    DataArm,
+    DistilArm,
+    DiversityArm,
+    GridArm,
+    IsoflopArm,
+    MaskArm,
+    MaskRate,
+    Mixture,
+    RepeatsArm,
+    TransferArm,
+    WsdArm,
+    beside,
+)
 
 __all__ = [
+    "ARMS",
+    "ContinuedArm",
     "DataArm",
+    "DistilArm",
     "DiversityArm",
     "GridArm",
     "IsoflopArm",
+    "MaskArm",
     "Mixture",
     "PlannedRun",
     "RepeatsArm",
     "SweepPlan",
     "SweepSpec",
     "TransferArm",
+    "WsdArm",
     "data_text",
 ]
 
+ARMS: Final = ("isoflop", "grid", "repeats", "transfer", "diversity", "data", "mask", "wsd", "continued", "distil")
+"""Keys of a spec that ask for runs."""
+
 Currency = Literal["C_exact", "C_6nd"]
-Mixture = Literal["natural", "tokens"] | dict[str, float]
-"""One pool of all sources; each source at the share of its tokens; or shares of the tokens by source."""
-Size = str
-"""Layers x width, as "2x64"."""
-
-
-class IsoflopArm(Record):
-    """One compute budget and the sizes trained at it."""
-
-    C: float = Field(gt=0)
-    """Training FLOPs per run, in the spec's currency."""
-    sizes: tuple[Size, ...]
-    objectives: tuple[Objective, ...] = ()
-    """Empty: all objectives of the spec."""
-    seeds: tuple[int, ...] = ()
-    """Empty: the spec's seeds. More than one makes replicates, which measure the noise."""
-
-
-class GridArm(Record):
-    """Every size at every number of tokens."""
-
-    sizes: tuple[Size, ...]
-    D: tuple[float, ...]
-    objectives: tuple[Objective, ...] = ()
-    seeds: tuple[int, ...] = ()
-
-
-class RepeatsArm(Record):
-    """One size and D; the unique tokens shrink, so the epochs grow. A run on unlimited data is its reference."""
-
-    size: Size
-    D: float = Field(gt=0)
-    unique_tokens: tuple[float, ...]
-    objectives: tuple[Objective, ...] = ()
-    seeds: tuple[int, ...] = ()
-    mask_refresh: bool = True
-
-
-class TransferArm(Record):
-    """CLM -> MLM (or back) pairs: a fully decayed source run, the transferred run, its scratch partner."""
-
-    size: Size
-    D: float = Field(gt=0)
-    """Tokens of the target run and of its scratch partner."""
-    D_source: float = Field(gt=0)
-    direction: Literal["clm->mlm", "mlm->clm"] = "clm->mlm"
-    overlap: Literal["shared", "disjoint"] = "shared"
-    """Whether the target may train on tokens the source has seen."""
-    lr_factor: float = Field(default=1.0, gt=0)
-    """Peak LR of the transferred run relative to the recipe's."""
-    scratch_D: tuple[float, ...] = ()
-    """Further scratch runs of the target objective and size, so that D_t can be read off their curve."""
-    seeds: tuple[int, ...] = ()
-
-
-class DiversityArm(Record):
-    """At equal N and D: U tokens of the first source repeated; U plus unique tokens of the second; the second alone."""
-
-    size: Size
-    D: float = Field(gt=0)
-    unique_tokens: float = Field(gt=0)
-    """U, tokens of the first source."""
-    first: str
-    second: str
-    shares: tuple[float, ...] = (0.5,)
-    """Share of the windows drawn from the second source in the mixed runs."""
-    objectives: tuple[Objective, ...] = ()
-    seeds: tuple[int, ...] = ()
-
-
-class DataArm(Record):
-    """At equal N and D: the same model on other choices of the data, every combination of the factors listed.
-
-    A factor that is not listed stays as the spec has it.
-    """
-
-    size: Size
-    D: float = Field(gt=0)
-    exclude: tuple[tuple[str, ...], ...] = ()
-    """Filters: each a list of flags whose sequences are left out, [] for none."""
-    sampling: tuple[Sampling, ...] = ()
-    mixture: tuple[Mixture, ...] = ()
-    objectives: tuple[Objective, ...] = ()
-    seeds: tuple[int, ...] = ()
 
 
 class SweepSpec(Record):
@@ -120,6 +61,8 @@ class SweepSpec(Record):
     name: str
     corpus: str
     """Path of a prepared corpus, relative to the spec's file."""
+    architecture: Architecture = "plm"
+    """Of sizes given by numbers; a size given by name brings its own."""
     objectives: tuple[Objective, ...] = ("clm", "mlm")
     context: int = Field(default=256, gt=2)
     currency: Currency = "C_exact"
@@ -128,7 +71,27 @@ class SweepSpec(Record):
     """None: `small` below 1M parameters, else `cheng`."""
     batch_tokens: int | None = None
     """None: by the recipe."""
+    batch_rule: BatchRule = "recipe"
+    """`power`: the batch grows as D^0.383 through `batch_tokens`, or the recipe's batch, at `batch_D` tokens."""
+    batch_D: float | None = Field(default=None, gt=0)
+    """Training tokens at which `power` has the batch it starts from."""
     lr_factor: float = Field(default=1.0, gt=0)
+    beta2_half_life_tokens: float | None = Field(default=None, gt=0)
+    """AdamW forgets half of its squared gradients in so many tokens, whatever the batch; None: beta2 is .95."""
+    schedule: ScheduleName = "cosine"
+    """`wsd`: runs that differ by D alone share all steps before their decay."""
+    warmup_tokens: float | None = Field(default=None, gt=0)
+    """Length of the warm-up; None: 2.5 % of the steps. `wsd` needs it."""
+    decay_fraction: float = Field(default=0.2, gt=0, le=1)
+    """Share of the steps over which `wsd` decays."""
+    dropout: float = Field(default=0.0, ge=0, lt=1)
+    weight_decay: float = Field(default=0.1, ge=0)
+    spike_factor: float | None = Field(default=None, gt=1)
+    """Updates whose gradient norm exceeds so many times the running mean are skipped; None: never."""
+    mask_rate: MaskRate = 0.15
+    """Share of the residues that MLM runs mask."""
+    mask_refresh: bool = True
+    """Whether MLM runs draw new masks every epoch."""
     sources: tuple[str, ...] = ()
     """Sources drawn from by all arms but diversity; empty means all."""
     mixture: Mixture = "natural"
@@ -147,8 +110,32 @@ class SweepSpec(Record):
     transfer: tuple[TransferArm, ...] = ()
     diversity: tuple[DiversityArm, ...] = ()
     data: tuple[DataArm, ...] = ()
+    mask: tuple[MaskArm, ...] = ()
+    wsd: tuple[WsdArm, ...] = ()
+    continued: tuple[ContinuedArm, ...] = ()
+    distil: tuple[DistilArm, ...] = ()
     max_epochs: float = Field(default=4.0, gt=0)
     """isoflop and grid runs that need more passes over the corpus than this are flagged DATA_EXHAUSTED."""
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.batch_rule == "power" and self.batch_D is None:
+            raise ValueError("batch_rule power needs batch_D: the tokens at which the batch it starts from is good")
+        if self.schedule == "wsd" and self.warmup_tokens is None:
+            raise ValueError("schedule wsd needs warmup_tokens: its warm-up must not depend on the horizon")
+        return self
+
+    def located(self, folder: Path) -> Self:
+        """The spec with its paths made absolute.
+
+        Parameters
+        ----------
+        folder : of the spec's file, which its paths are relative to.
+        """
+        continued = (arm.model_copy(update={"init_from": beside(folder, arm.init_from)}) for arm in self.continued)
+        distil = (arm.model_copy(update={"teacher": beside(folder, arm.teacher)}) for arm in self.distil)
+        corpus = str((folder / self.corpus).resolve())
+        return self.model_copy(update={"corpus": corpus, "continued": tuple(continued), "distil": tuple(distil)})
 
 
 class PlannedRun(Record):
@@ -157,8 +144,10 @@ class PlannedRun(Record):
     run_id: str
     config: RunConfig
     roles: tuple[str, ...]
-    """isoflop, grid, replicate, repeats, diversity, data, transfer_source, transfer_target, transfer_scratch."""
+    """isoflop, grid, replicate, repeats, regularisation, diversity, data, mask_ratio, wsd, transfer_source,
+    transfer_target, transfer_scratch, continued, continued_first, distil."""
     C_exact: float
+    """FLOPs of all its steps, those taken over from a trunk included."""
     unique_tokens: int
     """Distinct training tokens available to its streams."""
     epochs: float
@@ -167,6 +156,26 @@ class PlannedRun(Record):
     """Estimated peak of the process."""
     notes: tuple[str, ...] = ()
     """Feasibility notes: DATA_EXHAUSTED, FEW_WINDOWS, FEW_STEPS, MEMORY."""
+    init_path: str | None = None
+    """Absolute path of the foreign weights that `config.init_from` names by their hash."""
+    teacher_path: str | None = None
+    """The same for `config.teacher`."""
+    trunk: str | None = None
+    """Run whose state this one takes over where its own decay begins."""
+    keep_steps: tuple[int, ...] = ()
+    """Steps whose state is kept for the runs that branch off."""
+    begin_step: int = 0
+    """Steps taken over from the trunk. Without the trunk's state they are trained like any others."""
+
+    @property
+    def computed_share(self) -> float:
+        """Share of its steps that are really carried out."""
+        return 1.0 - self.begin_step / self.steps
+
+    @property
+    def D_computed(self) -> int:
+        """Tokens that are really trained on, of the D that the result stands for."""
+        return round(self.config.D * self.computed_share)
 
     @property
     def data(self) -> str:
@@ -212,5 +221,5 @@ class SweepPlan(Record):
 
     @property
     def total_C_exact(self) -> float:
-        """Training FLOPs of all runs."""
-        return sum(run.C_exact for run in self.runs)
+        """Training FLOPs of all runs, what branches take over counted once."""
+        return sum(run.C_exact * run.computed_share for run in self.runs)

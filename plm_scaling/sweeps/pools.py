@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from plm_scaling.core.architecture import ModelShape
 from plm_scaling.core.run import RunConfig, Stream
-from plm_scaling.core.units import block_parameters, exact_training_flops
+from plm_scaling.core.schedule import Schedule
 from plm_scaling.corpus.packing import WindowStats, window_stats
 from plm_scaling.corpus.reader import Corpus
 
@@ -41,6 +42,10 @@ class PoolCost:
         """Optimiser steps that come closest to the run's D."""
         return max(1, round(config.D / (config.windows_per_batch * self.tokens_per_window)))
 
+    def schedule(self, config: RunConfig) -> Schedule:
+        """The learning rates of the run, as its training will work them out."""
+        return Schedule.of(config, self.steps(config), self.tokens_per_window * config.windows_per_batch)
+
     def epochs(self, D: float) -> float:
         """Passes over all distinct tokens that D training tokens amount to."""
         return D / self.unique_tokens
@@ -63,7 +68,9 @@ def pool_cost(corpus: Corpus, streams: Sequence[Stream], context: int) -> PoolCo
     stats = [window_stats(corpus, stream, context) for stream in streams]
     weights = [stream.weight / sum(other.weight for other in streams) for stream in streams]
     tokens = [w * s.tokens / s.n_windows for w, s in zip(weights, stats, strict=True)]
-    per_window = sum(tokens)
+    # To the last bit what `Batches` divides by: a run's steps must not depend on who counts them.
+    raw = [stream.weight for stream in streams]
+    per_window = sum(w * s.tokens_per_window for w, s in zip(raw, stats, strict=True)) / sum(raw)
     distinct = tuple(
         corpus.pool_tokens(stream) if stream.sampling == "cluster50" else s.tokens
         for stream, s in zip(streams, stats, strict=True)
@@ -84,16 +91,11 @@ def _mean(totals: Sequence[int], stats: Sequence[WindowStats], weights: Sequence
     return sum(w * total / s.n_windows for w, total, s in zip(weights, totals, stats, strict=True))
 
 
-def flops_per_token(n_layers: int, d_model: int, cost: PoolCost, currency: Literal["C_exact", "C_6nd"]) -> float:
+def flops_per_token(shape: ModelShape, cost: PoolCost, currency: Literal["C_exact", "C_6nd"]) -> float:
     """Training FLOPs per token in the given currency: C = D x this.
 
-    **Source:** `core.units.exact_training_flops` (Hoffmann et al. 2022, appendix F); 6 N (Kaplan et al. 2020).
+    **Source:** `ModelShape.training_flops` (Hoffmann et al. 2022, appendix F); 6 N (Kaplan et al. 2020).
     """
     if currency == "C_6nd":
-        return 6.0 * block_parameters(n_layers, d_model)
-    return exact_training_flops(
-        n_layers,
-        d_model,
-        positions=cost.positions_per_token,
-        sum_length_squared=cost.squares_per_token,
-    )
+        return 6.0 * shape.N
+    return shape.training_flops(positions=cost.positions_per_token, sum_length_squared=cost.squares_per_token)

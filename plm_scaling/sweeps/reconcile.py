@@ -14,7 +14,7 @@ from plm_scaling.corpus.packing import open_windows
 from plm_scaling.corpus.reader import Corpus
 from plm_scaling.corpus.validation import validation_sets
 from plm_scaling.execution.local import Task, TaskEvent, TaskResult, default_workers, run_tasks
-from plm_scaling.sweeps.decisions import Decision, RunState, decide_all
+from plm_scaling.sweeps.decisions import Decision, RunState, decide_all, needed_runs
 from plm_scaling.sweeps.plan_records import PlannedRun, SweepPlan
 
 __all__ = ["RunOutcome", "SweepOutcome", "run_plan"]
@@ -165,11 +165,8 @@ def _select(plan: SweepPlan, only: Sequence[str]) -> list[PlannedRun]:
             what = f"{len(found)} runs of the plan begin with {name!r}" if found else f"the plan has no run {name!r}"
             raise PlanError(what, where="--only", hint=did_you_mean(name, by_id))
         wanted.add(found[0])
-    while more := {by_id[i].config.init_from for i in wanted} - wanted - {None}:
-        known = {run_id for run_id in more if run_id in by_id}
-        if not known:
-            break
-        wanted |= known
+    while more := {source for i in wanted for source in needed_runs(by_id[i].config) if source in by_id} - wanted:
+        wanted |= more
     return [run for run in plan.runs if run.run_id in wanted]
 
 
@@ -195,15 +192,21 @@ def _write_order(
             f"run.json belongs to run {old.config.run_id}", where=str(folder.path), hint="delete this folder"
         )
     begun = old is not None and bool(folder.attempts())
-    order = RunOrder(
-        config=run.config,
-        roles=_united(old.roles if old else (), run.roles),
-        corpus=os.path.relpath(corpus.path.resolve(), folder.path),
+    planned = {
+        "config": run.config,
+        "roles": _united(old.roles if old else (), run.roles),
+        "corpus": os.path.relpath(corpus.path.resolve(), folder.path),
         # A resume with other threads or on another device would not be bit-exact.
-        threads=old.threads if old and begun else threads,
-        device=old.device if old and begun else device,
-        checkpoint_every_s=checkpoint_every_s,
-    )
+        "threads": old.threads if old and begun else threads,
+        "device": old.device if old and begun else device,
+        "checkpoint_every_s": checkpoint_every_s,
+        "init_path": run.init_path,
+        "teacher_path": run.teacher_path,
+        "trunk": run.trunk,
+        "keep_steps": tuple(sorted({*(old.keep_steps if old else ()), *run.keep_steps})),
+    }
+    # What no plan says (trackers, parallelism, ...) stays as it was written into the order.
+    order = RunOrder.model_validate((old.model_dump() if old else {}) | planned)
     if order != old:
         order.write(folder.order_path)
 
@@ -245,8 +248,9 @@ def _pack_windows(corpus: Corpus, runs: Sequence[PlannedRun]) -> None:
 
 
 def _task(run: PlannedRun, folder: RunFolder, started: set[str]) -> Task:
-    source = run.config.init_from
-    return Task(run.run_id, TRAINER, (str(folder.path),), after=(source,) if source in started and source else ())
+    """After what it needs, and after its trunk, if these start too."""
+    earlier = (*needed_runs(run.config), *([run.trunk] if run.trunk else []))
+    return Task(run.run_id, TRAINER, (str(folder.path),), after=tuple(i for i in earlier if i in started))
 
 
 def _outcome(decision: Decision, folder: RunFolder, result: TaskResult | None) -> RunOutcome:

@@ -15,6 +15,7 @@ from plm_scaling.core.files import canonical_json
 from plm_scaling.core.run import LedgerRow, RunRecord, ValidationLoss
 from plm_scaling.core.run_folder import RunFolder
 from plm_scaling.core.run_table import RunRow, RunTable
+from plm_scaling.core.weight_identity import is_foreign
 from plm_scaling.corpus.format import VAL_IID
 from plm_scaling.laws.clusters import ValidationClusters
 
@@ -88,6 +89,9 @@ def _row(folder: RunFolder, record: RunRecord, loss: ValidationLoss) -> RunRow:
         streams=streams_text(record),
         seed=config.seed,
         mask_refresh=config.mask_refresh,
+        mask_ratio=config.mask_rate if config.objective == "mlm" else None,
+        schedule=config.schedule,
+        architecture=config.architecture,
         source_run_id=config.init_from,
         source_objective=record.source_objective or (source.config.objective if source else None),
         N_source=record.N_source or (source.config.N if source else None),
@@ -117,7 +121,7 @@ def _roles(folder: RunFolder, record: RunRecord) -> tuple[str, ...]:
 
 
 def _source_of(folder: RunFolder, record: RunRecord) -> RunRecord | None:
-    if record.config.init_from is None:
+    if record.config.init_from is None or is_foreign(record.config.init_from):
         return None
     try:
         return folder.sibling(record.config.init_from).record()

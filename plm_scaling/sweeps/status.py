@@ -11,6 +11,7 @@ from plm_scaling.core.run_folder import RunFolder
 from plm_scaling.core.run_order import StatusFile
 from plm_scaling.corpus.format import VAL_IID
 from plm_scaling.sweeps.plan_records import SweepPlan
+from plm_scaling.sweeps.sizes import size_text
 
 __all__ = ["RunLine", "sweep_status"]
 
@@ -25,7 +26,7 @@ class RunLine:
     """Comma-separated."""
     objective: str = ""
     shape: str = ""
-    """Layers x width."""
+    """Layers x width, and heads and architecture where they are not the usual ones."""
     N: int | None = None
     D: int | None = None
     """Training tokens planned."""
@@ -76,7 +77,7 @@ def _line(folder: RunFolder, config: RunConfig | None, roles: tuple[str, ...]) -
         status=status.status,
         roles=",".join(roles),
         objective=config.objective,
-        shape=f"{config.n_layers}x{config.d_model}",
+        shape=size_text(config.shape),
         N=config.N,
         D=config.D,
         step=record.steps if record else status.step,

@@ -9,14 +9,25 @@ import traceback
 from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any, Final, get_args
 
 from plm_scaling.core.errors import PlmScalingError
 from plm_scaling.core.run_folder import Attempt
-from plm_scaling.core.run_order import StatusFile
+from plm_scaling.core.run_order import Recompute, StatusFile, Tracker
 from plm_scaling.training.attempt_log import Progress
 from plm_scaling.training.loop import train
+from plm_scaling.training.world import World
 
 __all__ = ["main", "run_one"]
+
+_EXIT_CODES: Final = """exit codes:
+  0  the run is complete (record.json is written)
+  1  a fault: diverged, out of memory, disk full, a damaged file; starting again alone does not help
+  2  a command line that cannot be used
+  3  interrupted by a signal, Ctrl-C or the time limit, with a checkpoint: start it again, requeue it
+
+Under torchrun only the first process prints. --micro-windows, --recompute and --track change the order for this
+attempt alone."""
 
 
 def run_one(run_dir: str) -> int:
@@ -48,30 +59,70 @@ def _redirect_to_log(attempt: Attempt) -> None:
     os.close(descriptor)
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Parse arguments, train with a progress bar on standard error, return the exit code."""
-    parser = argparse.ArgumentParser(prog="python -m plm_scaling.training", description="Train, or continue, one run.")
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m plm_scaling.training",
+        description="Train, or continue, one run.",
+        epilog=_EXIT_CODES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     parser.add_argument("run_dir", type=Path, metavar="RUN_DIR", help="folder that holds run.json")
     parser.add_argument("--threads", type=int, default=None, help="CPU threads (default: the order's)")
     parser.add_argument("--time-limit", type=float, default=None, metavar="S", help="stop with a checkpoint after S s")
     parser.add_argument("--force-resume", action="store_true", help="continue a checkpoint made under other conditions")
     parser.add_argument("--quiet", action="store_true", help="no progress bar")
-    given = parser.parse_args(argv)
+    parser.add_argument(
+        "--micro-windows", type=_count, metavar="W", help="windows whose gradients are computed at once: less memory"
+    )
+    parser.add_argument("--recompute", choices=get_args(Recompute), help="activations computed again instead of kept")
+    parser.add_argument(
+        "--track", action="append", choices=get_args(Tracker), metavar="NAME", help="tensorboard or wandb; repeatable"
+    )
+    parser.add_argument(
+        "--profile", type=_count, default=0, metavar="N", help="trace N steps into the attempt's trace.json"
+    )
+    return parser
+
+
+def _count(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError("must be at least 1")
+    return number
+
+
+def _changes(given: argparse.Namespace) -> dict[str, Any]:
+    """Fields of the order that the command line overrides."""
+    trackers = tuple(dict.fromkeys(given.track)) if given.track else None
+    values = {"micro_windows": given.micro_windows, "recompute": given.recompute, "trackers": trackers}
+    return {name: value for name, value in values.items() if value is not None}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Parse arguments, train with a progress bar on standard error, return the exit code."""
+    given = _parser().parse_args(argv)
+    speaks = os.environ.get("RANK", "0") == "0"
     with ExitStack() as stack:
         try:
-            record = train(
-                given.run_dir,
-                on_progress=None if given.quiet else _progress_bar(stack),
-                threads=given.threads,
-                time_limit_s=given.time_limit,
-                force_resume=given.force_resume,
-            )
+            with World.from_environment() as world:
+                record = train(
+                    given.run_dir,
+                    on_progress=_progress_bar(stack) if speaks and not given.quiet else None,
+                    threads=given.threads,
+                    time_limit_s=given.time_limit,
+                    force_resume=given.force_resume,
+                    world=world,
+                    changes=_changes(given),
+                    profile=given.profile,
+                )
         except PlmScalingError as error:
             stack.close()
-            print(error, file=sys.stderr)
+            if speaks:
+                print(error, file=sys.stderr)
             return error.exit_code
-    losses = ", ".join(f"{v.set_name} {v.per_token:.4f}" for v in record.validation)
-    print(f"run {record.config.run_id} complete: {record.D} tokens, {losses} nats/token")
+    if speaks:
+        losses = ", ".join(f"{v.set_name} {v.per_token:.4f}" for v in record.validation)
+        print(f"run {record.config.run_id} complete: {record.D} tokens, {losses} nats/token")
     return 0
 
 

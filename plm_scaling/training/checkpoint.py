@@ -1,13 +1,18 @@
 """Checkpoints: one safetensors file each, whole or absent, checked when read. Never pickle.
 
 step-0000001200.safetensors   weights, both AdamW moments, and the loop's state as metadata; the last two are kept
+kept-0000001200.safetensors   the same, for other runs to branch from; never deleted
+step-0000001200.damaged       one that was found damaged, set aside
 final.safetensors             weights of a complete run
 """
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
+import os
+import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Final
@@ -22,7 +27,19 @@ from plm_scaling.core.errors import CheckpointError
 from plm_scaling.core.files import canonical_json, writing_atomic
 from plm_scaling.core.records import Record
 
-__all__ = ["LoopState", "load_newest", "load_weights", "remove_checkpoints", "save_checkpoint", "save_weights"]
+__all__ = [
+    "LoopState",
+    "damaged_checkpoints",
+    "keep_checkpoint",
+    "kept_path",
+    "load_newest",
+    "load_weights",
+    "offer_kept",
+    "remove_checkpoints",
+    "save_checkpoint",
+    "save_weights",
+    "stated",
+]
 
 KEPT: Final = 2
 _STATE, _CHECKSUM = "plm_scaling", "sha256"
@@ -105,25 +122,85 @@ def load_newest(
 ) -> tuple[LoopState, dict[str, Tensor]] | None:
     """The newest checkpoint that is whole; None if there is none.
 
+    A damaged one is set aside: left among the last two it would take the place of one that a resume may need.
+
     Parameters
     ----------
     on_damage : called with the error of every newer one that had to be passed over.
     """
     for path in reversed(_files(folder)):
         try:
-            tensors, text = _read(path)
-            return LoopState.model_validate(json.loads(text)), tensors
+            return _load(path)
         except CheckpointError as error:
             on_damage(error)
-        except (ValidationError, ValueError) as error:
-            on_damage(CheckpointError("a checkpoint without a readable state", where=str(path), why=str(error)))
+            with contextlib.suppress(OSError):  # a full disk, or another process of the run was faster
+                path.rename(path.with_suffix(".damaged"))
     return None
 
 
+def _load(path: Path) -> tuple[LoopState, dict[str, Tensor]]:
+    tensors, text = _read(path)
+    try:
+        return LoopState.model_validate(json.loads(text)), tensors
+    except (ValidationError, ValueError) as error:
+        raise CheckpointError("a checkpoint without a readable state", where=str(path), why=str(error)) from None
+
+
+def stated(path: Path) -> LoopState:
+    """What a checkpoint says of itself; its tensors are neither read nor checked.
+
+    Raises
+    ------
+    CheckpointError : it cannot be read, or says nothing.
+    """
+    try:
+        with safe_open(path, framework="pt", device="cpu") as handle:
+            return LoopState.model_validate(json.loads((handle.metadata() or {}).get(_STATE, "")))
+    except (OSError, SafetensorError, ValidationError, ValueError) as error:
+        raise CheckpointError("a checkpoint without a readable state", where=str(path), why=str(error)) from None
+
+
+def damaged_checkpoints(folder: Path) -> list[Path]:
+    """Checkpoints that were set aside."""
+    return sorted(folder.glob("step-*.damaged"))
+
+
+def kept_path(folder: Path, step: int) -> Path:
+    """Where the state after `step` steps is kept for other runs."""
+    return folder / f"kept-{step:010d}.safetensors"
+
+
+def keep_checkpoint(folder: Path, step: int) -> None:
+    """Keep the checkpoint of `step` under a name that nothing deletes. Without effect if there is no such file."""
+    source = folder / f"step-{step:010d}.safetensors"
+    if source.is_file() and not kept_path(folder, step).exists():
+        _link(source, kept_path(folder, step))
+
+
+def offer_kept(kept: Path, folder: Path, step: int) -> None:
+    """Lay a kept state into `folder` as its only checkpoint, for `load_newest`."""
+    folder.mkdir(parents=True, exist_ok=True)
+    remove_checkpoints(folder)
+    _link(kept, folder / f"step-{step:010d}.safetensors")
+
+
+def _link(source: Path, target: Path) -> None:
+    """A second name of a file that is never changed, or a copy where the file system has no such thing."""
+    tmp = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+    tmp.unlink(missing_ok=True)
+    try:
+        os.link(source, tmp)
+    except OSError:
+        shutil.copyfile(source, tmp)
+    tmp.replace(target)
+
+
 def remove_checkpoints(folder: Path) -> None:
-    """Delete all checkpoints but the final weights."""
-    for path in _files(folder):
+    """Delete all checkpoints but the kept ones and the final weights."""
+    for path in (*_files(folder), *damaged_checkpoints(folder)):
         path.unlink(missing_ok=True)
+    for sharded in (*folder.glob("step-*.dcp"), *folder.glob("damaged-*.dcp")):
+        shutil.rmtree(sharded)
 
 
 def save_weights(path: Path, weights: Mapping[str, Tensor], run_id: str) -> None:

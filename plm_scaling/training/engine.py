@@ -13,11 +13,13 @@ from plm_scaling.core.errors import CheckpointError
 from plm_scaling.core.run import RunConfig
 from plm_scaling.core.run_order import RunOrder
 from plm_scaling.models.base import ProteinModel
+from plm_scaling.models.lora import merged_state
 from plm_scaling.training.adamw import AdamW
 from plm_scaling.training.checkpoint import LoopState, load_newest, save_checkpoint
 from plm_scaling.training.flat import FlatParameters
 from plm_scaling.training.objectives import PackedInput
-from plm_scaling.training.steps import GradientStep, LossFunction, cross_entropy, gradient_step
+from plm_scaling.training.recompute import recompute_blocks
+from plm_scaling.training.steps import AutogradStep, GradientStep, LossFunction, cross_entropy, gradient_step
 from plm_scaling.training.world import World
 
 __all__ = ["Engine", "ReplicatedEngine"]
@@ -66,6 +68,13 @@ class Engine(Protocol):
 class ReplicatedEngine:
     """Every process holds the whole model, computes its share of the batch, and the gradients are summed.
 
+    All gradients are one tensor, so one all-reduce after the backward pass adds them up. Torch's
+    DistributedDataParallel hides that time behind the backward pass, but it averages over processes where a sum over
+    unequal numbers of targets is needed, and works through autograd's hooks only, which the hand-written step has not.
+
+    The batch need not divide by the processes: each has its own fixed number of windows (`World.share`), at least one,
+    which is padding where there are more processes than windows.
+
     The weights, the moments and the step are one safetensors file, the same at any number of processes.
     """
 
@@ -76,8 +85,13 @@ class ReplicatedEngine:
         self.flat = FlatParameters.of(model)
         self.device = self.flat.value.device
         self.optimiser = AdamW(self.flat, config)
-        share = -(-config.windows_per_batch // world.size)
-        self._step = gradient_step(model, share, config.context, micro_windows=order.micro_windows, loss=loss)
+        recompute_blocks(model, order.recompute)
+        self._step: GradientStep
+        if order.recompute == "none":
+            share = max(1, world.share(config.windows_per_batch))
+            self._step = gradient_step(model, share, config.context, micro_windows=order.micro_windows, loss=loss)
+        else:  # the hand-written step keeps what it needs in places of its own
+            self._step = AutogradStep(model, micro_windows=order.micro_windows, loss=loss)
 
     def gradients(self, batch: PackedInput, n_targets: int, key: int) -> Tensor:
         """Compute the gradient of the global batch's mean loss; returns this process' summed loss."""
@@ -109,9 +123,20 @@ class ReplicatedEngine:
             save_checkpoint(folder, state, self._state())
 
     def load_newest(self, folder: Path, on_damage: OnDamage) -> LoopState | None:
-        """Take up the newest checkpoint that is whole."""
+        """Take up the newest checkpoint that is whole.
+
+        Raises
+        ------
+        CheckpointError : there are only checkpoints of a sharded run, or it does not fit this model.
+        """
         found = load_newest(folder, on_damage)
         if found is None:
+            if any(folder.glob("step-*.dcp")):
+                raise CheckpointError(
+                    "the checkpoints here are of a run whose parameters were cut among its processes",
+                    where=str(folder),
+                    hint='set parallel = "sharded" in the order; any number of processes will do',
+                )
             return None
         state, tensors = found
         take(self._state(), tensors, "the checkpoint")
@@ -122,7 +147,7 @@ class ReplicatedEngine:
 
     def weights(self) -> dict[str, Tensor]:
         """All parameters by name, on the CPU."""
-        return {name: p.detach().cpu() for name, p in self.model.named_parameters()} if self.world.first else {}
+        return {name: t.cpu() for name, t in merged_state(self.model).items()} if self.world.first else {}
 
 
 @torch.no_grad()

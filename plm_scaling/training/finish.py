@@ -4,22 +4,29 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Final
 
 from plm_scaling.core.files import writing_atomic
 from plm_scaling.core.processor import processor_name
 from plm_scaling.core.run import RunRecord
 from plm_scaling.core.run_folder import RunFolder
-from plm_scaling.corpus.ledger import ledger
-from plm_scaling.training.attempt_log import AttemptLog
-from plm_scaling.training.lineage import lineage
+from plm_scaling.corpus.ledger import Ledger, open_ledger
+from plm_scaling.training.attempt_log import AttemptLog, remarked_flags
+from plm_scaling.training.distillation import teacher_flops
+from plm_scaling.training.faults import has_loss_spike
+from plm_scaling.training.lineage import lineage, lineage_flags
 from plm_scaling.training.live_run import LiveRun
 from plm_scaling.training.machine import package_versions
+from plm_scaling.training.memory import peak_memory_bytes
 from plm_scaling.training.validate import SetScores, summarise, val_table
 
-__all__ = ["write_metrics", "write_record", "write_val"]
+__all__ = ["unique_tokens", "write_metrics", "write_record", "write_val"]
 
-_METRICS = ("step", "D", "loss", "lr", "grad_norm", "val_loss")
+_METRICS: Final = (
+    *("step", "D", "loss", "lr", "grad_norm", "val_loss"),
+    *("tokens_per_s", "mfu", "memory_bytes", "flops", "flops_6nd", "D_unique"),
+)
+_WHOLE: Final = frozenset({"step", "D", "memory_bytes", "D_unique"})
 
 
 def _write_parquet(folder: RunFolder, name: str, columns: Mapping[str, Any]) -> None:
@@ -35,8 +42,8 @@ def write_metrics(folder: RunFolder) -> None:
     import pyarrow as pa
 
     lines = folder.metrics()
-    types = {"step": pa.int64(), "D": pa.int64()}
-    columns = {name: pa.array([line.get(name) for line in lines], types.get(name, pa.float64())) for name in _METRICS}
+    types = {name: pa.int64() if name in _WHOLE else pa.float64() for name in _METRICS}
+    columns = {name: pa.array([line.get(name) for line in lines], types[name]) for name in _METRICS}
     _write_parquet(folder, folder.metrics_path.name, columns)
 
 
@@ -45,12 +52,32 @@ def write_val(folder: RunFolder, scored: tuple[SetScores, ...]) -> None:
     _write_parquet(folder, folder.val_path.name, val_table(scored))
 
 
-def write_record(run: LiveRun, scored: tuple[SetScores, ...], log: AttemptLog, flags: tuple[str, ...]) -> RunRecord:
+def _ledger(run: LiveRun) -> Ledger:
+    """Of the whole run; counted on first use, then read."""
+    earlier = [(record.config, record.steps) for record in lineage(run.folder, run.config)]
+    return open_ledger(run.batches.corpus, [*earlier, (run.config, run.batches.n_steps)])
+
+
+def unique_tokens(run: LiveRun) -> int:
+    """Distinct tokens the run has seen so far (`RunRecord.D_unique`, at this step)."""
+    total = _ledger(run).rows(run.step)[-1]
+    return total.unique + total.seen_earlier
+
+
+def _flags(run: LiveRun) -> tuple[str, ...]:
+    """What happened to the run, in any of its attempts."""
+    losses = [line["loss"] for line in run.folder.metrics() if line.get("loss") is not None]
+    spiked = ("LOSS_SPIKE",) if has_loss_spike(losses) else ()
+    skipped = ("SPIKES_SKIPPED",) if run.engine.skipped() else ()
+    return (*remarked_flags(run.folder), *skipped, *spiked)
+
+
+def write_record(run: LiveRun, scored: tuple[SetScores, ...], log: AttemptLog) -> RunRecord:
     """Account for a run that has ended and, in the first process, write its record."""
     folder, order, batches, config = run.folder, run.order, run.batches, run.config
     earlier = lineage(folder, config)
     source = earlier[-1] if earlier else None
-    rows = ledger(batches.corpus, [*((r.config, r.steps) for r in earlier), (config, batches.n_steps)])
+    rows = _ledger(run).rows(batches.n_steps)
     total = rows[-1]
     spent = batches.stats_at(batches.n_steps)
     attempts = folder.attempts()
@@ -71,6 +98,8 @@ def write_record(run: LiveRun, scored: tuple[SetScores, ...], log: AttemptLog, f
         threads=run.conditions.threads,
         world=run.world.size,
         device=run.conditions.device,
+        mfu=log.status.mfu,
+        peak_memory_bytes=peak_memory_bytes(run.engine.device),
         skipped_updates=run.engine.skipped(),
         validation=tuple(summarise(s, config.objective) for s in scored),
         source_run_id=config.init_from,
@@ -78,8 +107,9 @@ def write_record(run: LiveRun, scored: tuple[SetScores, ...], log: AttemptLog, f
         N_source=source.config.N if source else None,
         D_source=source.D if source else None,
         C_source=source.C_exact if source else None,
+        C_teacher=teacher_flops(run.loss, positions=spent.positions, sum_length_squared=spent.sum_length_squared),
         versions={**package_versions(), "python": platform.python_version(), "processor": processor_name()},
-        flags=flags,
+        flags=(*_flags(run), *lineage_flags(config, earlier)),
     )
     if run.world.first:
         record.write(folder.record_path)

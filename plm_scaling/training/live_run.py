@@ -20,6 +20,8 @@ from plm_scaling.training.attempt_log import AttemptLog
 from plm_scaling.training.checkpoint import LoopState
 from plm_scaling.training.engine import Engine, ReplicatedEngine
 from plm_scaling.training.initial import initial_model, loss_function
+from plm_scaling.training.sharded import ShardedEngine, is_sharded
+from plm_scaling.training.steps import LossFunction, cross_entropy
 from plm_scaling.training.world import World
 
 __all__ = ["LiveRun", "check_finite", "prepare_run", "resume_run", "save_run"]
@@ -47,6 +49,7 @@ class LiveRun:
     sets: list[ValidationSet]
     world: World
     conditions: LoopState
+    loss: LossFunction = cross_entropy
     step: int = 0
     sums: _Sums = field(init=False)
 
@@ -77,7 +80,11 @@ def prepare_run(folder: RunFolder, order: RunOrder, world: World) -> LiveRun:
     batches = Batches(corpus, config)
     device = _device(order, world)
     loss = loss_function(folder, order, device)
-    engine = ReplicatedEngine(initial_model(folder, order, device), config, order, world, loss)
+    engine: Engine
+    if is_sharded(order, world, device, folder.checkpoint_path):
+        engine = ShardedEngine(initial_model(folder, order, torch.device("cpu")), config, order, world, device, loss)
+    else:
+        engine = ReplicatedEngine(initial_model(folder, order, device), config, order, world, loss)
     per_step = batches.mean_tokens_per_window * config.windows_per_batch
     conditions = LoopState(
         run_id=config.run_id,
@@ -97,6 +104,7 @@ def prepare_run(folder: RunFolder, order: RunOrder, world: World) -> LiveRun:
         validation_sets(corpus, config.context, config.validation_tokens, config.objective, config.mask_rate),
         world,
         conditions,
+        loss,
     )
 
 
@@ -106,7 +114,17 @@ def _device(order: RunOrder, world: World) -> torch.device:
         wanted = "cuda" if torch.cuda.is_available() else "cpu"
     if wanted == "cuda" and not torch.cuda.is_available():
         raise RunError("the order asks for a CUDA device, torch sees none", hint='set device = "auto" or "cpu"')
-    return torch.device(wanted, world.local_rank) if wanted == "cuda" else torch.device(wanted)
+    if wanted != "cuda":
+        return torch.device(wanted)
+    if world.local_rank >= torch.cuda.device_count():
+        raise RunError(
+            f"process {world.local_rank} of this machine has no GPU of its own",
+            why=f"torch sees {torch.cuda.device_count()}",
+            hint="start as many processes on a machine as it has GPUs",
+        )
+    device = torch.device(wanted, world.local_rank)
+    torch.cuda.set_device(device)  # collectives of objects go by way of the current device
+    return device
 
 
 def resume_run(run: LiveRun, log: AttemptLog, *, force: bool) -> tuple[str, ...]:
@@ -124,9 +142,20 @@ def resume_run(run: LiveRun, log: AttemptLog, *, force: bool) -> tuple[str, ...]
         for stray in run.folder.checkpoint_path.glob(".*.tmp"):  # left by a process that was killed while it wrote
             stray.unlink(missing_ok=True)
     flags: list[str] = []
-    state = run.engine.load_newest(
-        run.folder.checkpoint_path, on_damage=lambda error: flags.append("DAMAGED_CHECKPOINT")
-    )
+
+    def on_damage(error: CheckpointError) -> None:
+        flags.append("DAMAGED_CHECKPOINT")
+        log.warn(str(error))
+
+    state = run.engine.load_newest(run.folder.checkpoint_path, on_damage)
+    step = state.step if state else 0
+    if run.world.any(run.world.totals([step])[0] != step * run.world.size):
+        raise CheckpointError(
+            "the processes do not see the same checkpoints",
+            where=str(run.folder.checkpoint_path),
+            why=f"process {run.world.rank} would continue from step {step}, others would not",
+            hint="the run's folder has to be one that all machines share",
+        )
     if state is None:
         return tuple(flags)
     where = str(run.folder.checkpoint_path)
@@ -153,13 +182,15 @@ def resume_run(run: LiveRun, log: AttemptLog, *, force: bool) -> tuple[str, ...]
 
 
 def check_finite(run: LiveRun) -> None:
-    """Look whether the sums are finite. A NaN stays in them and in the weights, so that a look now and then finds it.
+    """Look whether the sums of all processes are finite; all of them take part, so that they end together.
+
+    A NaN stays in the sums and in the weights, so that a look now and then finds it.
 
     Raises
     ------
     Diverged : they are not.
     """
-    if not (math.isfinite(run.sums.loss.item()) and math.isfinite(run.sums.norm.item())):
+    if run.world.any(not (math.isfinite(run.sums.loss.item()) and math.isfinite(run.sums.norm.item()))):
         raise Diverged(
             f"loss or gradient is not finite at step {run.step} of {run.batches.n_steps}",
             where=str(run.folder.path),

@@ -10,10 +10,12 @@ from __future__ import annotations
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
+from functools import partial
 from pathlib import Path
-from typing import Final
+from types import FrameType
+from typing import Any, Final
 
 import torch
 
@@ -24,10 +26,16 @@ from plm_scaling.corpus.format import VAL_IID
 from plm_scaling.corpus.mixing import mix_key
 from plm_scaling.corpus.validation import ValidationSet
 from plm_scaling.training.attempt_log import AttemptLog, Progress
-from plm_scaling.training.checkpoint import remove_checkpoints, save_weights
-from plm_scaling.training.finish import write_metrics, write_record, write_val
+from plm_scaling.training.branch import take_over_trunk
+from plm_scaling.training.checkpoint import damaged_checkpoints, keep_checkpoint, remove_checkpoints, save_weights
+from plm_scaling.training.faults import named_fault, reason_of
+from plm_scaling.training.feed import feed
+from plm_scaling.training.finish import unique_tokens, write_metrics, write_record, write_val
 from plm_scaling.training.live_run import LiveRun, check_finite, prepare_run, resume_run, save_run
+from plm_scaling.training.meter import Meter
 from plm_scaling.training.objectives import PackedInput, packed_inputs
+from plm_scaling.training.profiling import profiled_steps
+from plm_scaling.training.trackers import Trackers, require_trackers
 from plm_scaling.training.validate import SetScores, score_set, scores_by_source, scoring_windows
 from plm_scaling.training.world import World
 
@@ -54,6 +62,8 @@ def train(
     time_limit_s: float | None = None,
     force_resume: bool = False,
     world: World | None = None,
+    changes: Mapping[str, Any] | None = None,
+    profile: int = 0,
 ) -> RunRecord:
     """Carry out, or continue, the run whose order lies in `run_dir`. A complete run returns its record at once.
 
@@ -67,16 +77,19 @@ def train(
     force_resume : continue a checkpoint made under other conditions (threads, device, dtype, torch); the result is
         then flagged FORCED_RESUME.
     world : the processes that train together; only the first writes the run's files.
+    changes : fields of the order to change for this attempt (`micro_windows`, `recompute`, `trackers`).
+    profile : steps to trace into the attempt's `trace.json`; the table of operators is printed.
 
     Raises
     ------
     Diverged : loss or gradient stopped being finite; recorded as such.
-    Interrupted : SIGTERM, Ctrl-C or the time limit; a checkpoint is written.
+    Interrupted : a signal, Ctrl-C or the time limit; a checkpoint is written.
     CheckpointError : the checkpoint belongs to another run, or to other conditions.
-    RunError : another process trains this run, or the run it starts from is not complete.
+    RunError : another process trains this run, the run it starts from is not complete, a package is missing, or the
+        disk or the memory did not suffice.
     """
     folder, world = RunFolder(Path(run_dir)), world or World()
-    order = folder.order()
+    order = folder.order().model_copy(update=dict(changes or {}))
     if record := folder.record():
         return record
     with folder.locked() if world.first else nullcontext(), _torch_settings(threads or order.threads):
@@ -87,28 +100,72 @@ def train(
             on_attempt(attempt)
         with AttemptLog(attempt, 0, on_progress) as log:
             try:
-                run = prepare_run(folder, order, world)
-                flags = resume_run(run, log, force=force_resume)
-                with _stop_on_signal() as stop:
-                    _steps(run, log, stop, time_limit_s)
-                return _finish(run, log, flags)
+                with _on_signals(_interrupt):
+                    require_trackers(order.trackers)
+                    run = prepare_run(folder, order, world)
+                    _begin(run, log, force=force_resume)
+                    _watch(run, log)
+                    with _stop_on_signal() as stop, profiled_steps(profile, _trace_path(attempt), print) as after_step:
+                        _steps(run, log, stop, time_limit_s, after_step)
+                    return _finish(run, log)
             except (Interrupted, KeyboardInterrupt) as error:
-                log.end("interrupted", str(error) or "Ctrl-C")
+                log.end("interrupted", reason_of(error))
                 raise
             except Diverged as error:
-                log.end("diverged", str(error))
+                log.end("diverged", reason_of(error))
                 raise
             except BaseException as error:
-                log.end("failed", f"{type(error).__name__}: {error}")
+                named = named_fault(error, folder, order, world.size)
+                reason = reason_of(named or error)
+                log.end("failed", told := world.blame(reason))
+                if told != reason:  # another process failed first, this one lost its connection
+                    raise RunError(told, where=str(folder.path)) from error
+                if named:
+                    raise named from error
                 raise
 
 
-def _steps(run: LiveRun, log: AttemptLog, stop: list[str], time_limit_s: float | None) -> None:
+def _begin(run: LiveRun, log: AttemptLog, *, force: bool) -> None:
+    """Resume, branch or start anew, and say aloud whatever is not as it should be; the record gets the flags."""
+    flags = resume_run(run, log, force=force)
+    place = f"goes on from step {run.step}" if run.step else "starts anew"
+    remarks = {"DAMAGED_CHECKPOINT": f"a checkpoint is damaged and was passed over, the run {place}"}
+    for flag in dict.fromkeys(flags):
+        log.warn(remarks.get(flag, f"the run {place}"), flag)
+    if damaged := damaged_checkpoints(run.folder.checkpoint_path):
+        log.warn(f"set aside as damaged: {', '.join(map(str, damaged))}")
+    if "DAMAGED_CHECKPOINT" in flags and run.step == 0:
+        log.warn("no checkpoint is whole, everything is computed again", "STARTED_ANEW")
+    if run.step == 0 and (remark := take_over_trunk(run)):
+        log.warn(remark, "BRANCHED" if run.step else "")
+    ordered = run.folder.order().micro_windows
+    if run.order.micro_windows != ordered:
+        log.warn(f"micro_windows {run.order.micro_windows}, the order says {ordered}", "MICRO_WINDOWS_CHANGED")
+
+
+def _watch(run: LiveRun, log: AttemptLog) -> None:
+    """What is measured and where it goes; from here on speed counts."""
+    D, size = run.batches.tokens_at(run.step), run.world.size
+    threads = run.conditions.threads
+    meter = Meter.of(run.config, run.batches, run.engine.device, threads=threads, world_size=size)
+    names = run.order.trackers if run.world.first else ()
+    lost = partial(log.warn, flag="TRACKER_LOST")
+    log.watch(meter, Trackers(names, run.folder.path, run.config, D, lost))
+    log.progress(run.step, D)
+
+
+def _trace_path(attempt: Attempt | None) -> Path | None:
+    return attempt.path / "trace.json" if attempt else None
+
+
+def _steps(
+    run: LiveRun, log: AttemptLog, stop: list[str], time_limit_s: float | None, after_step: Callable[[], None]
+) -> None:
     """The loop."""
     config, batches, world, n_steps = run.config, run.batches, run.world, run.batches.n_steps
     log_every = max(1, n_steps // _LOG_POINTS)
     val_steps = {-(-n_steps * k // config.validation_points) for k in range(1, config.validation_points)}
-    log.progress(run.step, batches.tokens_at(run.step))
+    _keep(run)
     checkpoint_at = time.perf_counter() + run.order.checkpoint_every_s
     for batch in _inputs(run):
         if time_limit_s is not None and log.seconds > time_limit_s:
@@ -125,20 +182,33 @@ def _steps(run: LiveRun, log: AttemptLog, stop: list[str], time_limit_s: float |
         run.step += 1
         is_val = run.step in val_steps
         if is_val or run.step % log_every == 0 or run.step == n_steps:
-            _log(run, log, lr, _score_val_iid(run, log) if is_val else None)
+            _log(run, log, lr, is_val=is_val)
         if log.is_due():
             log.progress(run.step, batches.tokens_at(run.step))
         if n_stop or n_due or run.step == n_steps or run.step in run.order.keep_steps:
             save_run(run, log)
+            _keep(run)
             checkpoint_at = time.perf_counter() + run.order.checkpoint_every_s
         if n_stop and run.step < n_steps:
             run.engine.settle()
             cause = stop[0] if stop else "a signal to another process"
             raise Interrupted(f"stopped by {cause} after step {run.step} of {n_steps}", hint="start it again")
+        after_step()
+
+
+def _keep(run: LiveRun) -> None:
+    """Keep the state of this step for other runs, if the order says so; on a resume, too: a kill may come before."""
+    if run.world.first and run.step in run.order.keep_steps:
+        keep_checkpoint(run.folder.checkpoint_path, run.step)
 
 
 def _inputs(run: LiveRun) -> Iterator[PackedInput]:
     """What this process shows the model at every step from the current one on."""
+    return feed(_made_inputs(run), run.engine.device, micro_windows=run.order.micro_windows)
+
+
+def _made_inputs(run: LiveRun) -> Iterator[PackedInput]:
+    """The same, as they are made."""
     config, world, n_steps = run.config, run.world, run.batches.n_steps
     ahead = max(1, _PREPARED * world.size // config.batch_tokens)
     for begin in range(run.step, n_steps, ahead):
@@ -151,12 +221,16 @@ def _inputs(run: LiveRun) -> Iterator[PackedInput]:
         )
 
 
-def _log(run: LiveRun, log: AttemptLog, lr: float, val_loss: float | None) -> None:
-    check_finite(run)
+def _log(run: LiveRun, log: AttemptLog, lr: float, *, is_val: bool) -> None:
+    check_finite(run)  # waits for the device: what the speed is measured over is done
     sums, D = run.sums, run.batches.tokens_at(run.step)
     loss = run.world.sum_(sums.loss).item() / max(1, sums.n_targets)
-    log.metrics(step=run.step, D=D, loss=loss, lr=lr, grad_norm=sums.norm.item() / sums.n_steps, val_loss=val_loss)
+    line = {"loss": loss, "lr": lr, "grad_norm": sums.norm.item() / sums.n_steps, **log.speed(D)}
     log.status = log.status.model_copy(update={"loss": loss})
+    val_loss = _score_val_iid(run, log) if is_val else None
+    # Counting the ledger takes a moment the first time, so unique tokens stand where the run pauses anyway.
+    unique = unique_tokens(run) if is_val and run.world.first else None
+    log.metrics(step=run.step, D=D, **line, val_loss=val_loss, D_unique=unique)
     run.reset_sums()
 
 
@@ -164,7 +238,7 @@ def _score(run: LiveRun, log: AttemptLog, sets: list[ValidationSet]) -> tuple[Se
     begin = time.perf_counter()
     context = run.config.context
     step = run.engine.scorer(scoring_windows(context), context)
-    scored = tuple(score_set(step, validation, run.config) for validation in sets)
+    scored = tuple(score_set(step, validation, run.config, run.world) for validation in sets)
     log.scoring_s += time.perf_counter() - begin
     return scored
 
@@ -174,13 +248,13 @@ def _score_val_iid(run: LiveRun, log: AttemptLog) -> float | None:
     return _score(run, log, sets)[0].per_token if sets else None
 
 
-def _finish(run: LiveRun, log: AttemptLog, flags: tuple[str, ...]) -> RunRecord:
+def _finish(run: LiveRun, log: AttemptLog) -> RunRecord:
     """Score every set, write weights and tables, and the record last."""
     scored = _score(run, log, run.sets)
     scored += tuple(part for scores in scored for part in scores_by_source(scores, run.batches.corpus))
     val_loss = next((s.per_token for s in scored if s.name == VAL_IID), None)
     last = run.folder.latest_metrics() or {}
-    log.metrics(**{**last, "val_loss": val_loss})
+    log.metrics(**{**last, "val_loss": val_loss, "D_unique": unique_tokens(run) if run.world.first else None})
     run.engine.settle()
     weights = run.engine.weights()
     log.progress(run.step, run.batches.tokens_at(run.step))
@@ -188,7 +262,7 @@ def _finish(run: LiveRun, log: AttemptLog, flags: tuple[str, ...]) -> RunRecord:
         save_weights(run.folder.weights_path, weights, run.config.run_id)
         write_metrics(run.folder)
         write_val(run.folder, scored)
-    record = write_record(run, scored, log, flags)
+    record = write_record(run, scored, log)
     if run.world.first:
         remove_checkpoints(run.folder.checkpoint_path)
     log.end("complete")
@@ -210,15 +284,27 @@ def _torch_settings(threads: int) -> Iterator[None]:
 
 @contextmanager
 def _stop_on_signal() -> Iterator[list[str]]:
-    """A list that signals write their names into: schedulers warn by SIGTERM, SIGUSR1 or SIGUSR2 before they kill."""
+    """A list that signals write their names into; a step and a checkpoint are not broken off, however many come."""
     caught: list[str] = []
-    if threading.current_thread() is not threading.main_thread():  # signals reach only the main thread
+    with _on_signals(lambda number, _: caught.append(signal.Signals(number).name)):
         yield caught
+
+
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    """Before the first step and after the last there is nothing to save: what is there lies on the disk."""
+    raise Interrupted(f"stopped by {signal.Signals(number).name} outside of the steps", hint="start it again")
+
+
+@contextmanager
+def _on_signals(handler: Callable[[int, FrameType | None], None]) -> Iterator[None]:
+    """Handle what schedulers send before they kill, SIGTERM, SIGUSR1 or SIGUSR2, and Ctrl-C."""
+    if threading.current_thread() is not threading.main_thread():  # signals reach only the main thread
+        yield
         return
     numbers = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2)
-    before = {n: signal.signal(n, lambda number, _: caught.append(signal.Signals(number).name)) for n in numbers}
+    before = {number: signal.signal(number, handler) for number in numbers}
     try:
-        yield caught
+        yield
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        for number, former in before.items():
+            signal.signal(number, former)

@@ -14,6 +14,7 @@ import torch
 from plm_scaling.core.alphabet import SYMBOLS
 from plm_scaling.core.processor import cpu_count, has_bf16, processor_name
 from plm_scaling.core.records import Record
+from plm_scaling.training.peak import Peak, measure_peaks, store_peaks
 
 __all__ = ["MachineReport", "examine_machine", "matmul_peak", "package_versions"]
 
@@ -38,6 +39,8 @@ class MachineReport(Record):
     peak_gflops_fp32: float
     """Best measured fp32 matrix product, one thread, 1e9 FLOP/s."""
     peak_gflops_bf16: float
+    peaks: tuple[Peak, ...] = ()
+    """Thoroughly measured, now, for the MFU of runs; empty unless asked for."""
     alphabet_agrees: bool
     """Whether fair-esm's alphabet, as installed, has our 33 symbols in our order."""
 
@@ -50,6 +53,7 @@ class MachineReport(Record):
             ("processor", f"{self.processor}, {self.cores} cores, {bf16} bf16 instructions"),
             ("gpus", ", ".join(self.gpus) or "none"),
             ("peak, one thread", f"{self.peak_gflops_fp32:.0f} GFLOP/s fp32, {self.peak_gflops_bf16:.0f} bf16"),
+            *(peak.line() for peak in self.peaks),
             ("alphabet", "agrees with fair-esm's" if self.alphabet_agrees else "DIFFERS from fair-esm's"),
             *((name, found or "not installed") for name, found in self.versions.items()),
             *((name, path or "not on PATH") for name, path in self.programs.items()),
@@ -92,8 +96,16 @@ def _alphabet_agrees() -> bool:
     return tuple(Alphabet.from_architecture("ESM-1b").all_toks) == SYMBOLS
 
 
-def examine_machine() -> MachineReport:
-    """Look at this machine; takes a few seconds."""
+def examine_machine(*, peak: bool = False) -> MachineReport:
+    """Look at this machine; takes a few seconds.
+
+    Parameters
+    ----------
+    peak : measure the fastest matrix products of every device and number format, too, and keep them for runs.
+    """
+    peaks = measure_peaks() if peak else ()
+    if peaks:
+        store_peaks(peaks)
     gpus = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
     return MachineReport(
         python=platform.python_version(),
@@ -106,5 +118,6 @@ def examine_machine() -> MachineReport:
         programs={name: shutil.which(name) or "" for name in PROGRAMS},
         peak_gflops_fp32=matmul_peak(torch.float32) / 1e9,
         peak_gflops_bf16=matmul_peak(torch.bfloat16) / 1e9,
+        peaks=peaks,
         alphabet_agrees=_alphabet_agrees(),
     )

@@ -70,12 +70,25 @@ def step_seconds(config: RunConfig, *, seconds: float = _SECONDS) -> float:
 
 
 def time_steps(
-    n_layers: int, d_model: int, context: int, batch_tokens: int, objective: Objective, dtype: str, out: str
+    n_layers: int,
+    d_model: int,
+    context: int,
+    batch_tokens: int,
+    objective: Objective,
+    dtype: str,
+    out: str,
+    others: str = "{}",
 ) -> int:
-    """Write the seconds per step of such a run to the JSON file `out`; a task for a pool of processes."""
+    """Write the seconds per step of such a run to the JSON file `out`; a task for a pool of processes.
+
+    Parameters
+    ----------
+    others : JSON of further fields of the run's config.
+    """
     torch.set_num_threads(1)
     config = RunConfig.model_validate(
-        {
+        json.loads(others)
+        | {
             "corpus_id": "",
             "objective": objective,
             "n_layers": n_layers,

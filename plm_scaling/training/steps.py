@@ -9,11 +9,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from plm_scaling.models.base import ProteinModel
+from plm_scaling.models.documents import Documents
 from plm_scaling.models.plm import Transformer
 from plm_scaling.training.cpu_step import CpuStep
 from plm_scaling.training.objectives import PackedInput
 
-__all__ = ["AutogradStep", "GradientStep", "LossFunction", "cross_entropy", "gradient_step"]
+__all__ = ["AutogradStep", "GradientStep", "LossFunction", "cross_entropy", "gradient_step", "without_padding"]
 
 
 class GradientStep(Protocol):
@@ -51,6 +52,20 @@ def cross_entropy(logits_SV: Tensor, batch: PackedInput, target_S: Tensor) -> Te
     return F.cross_entropy(logits_SV, target_S, reduction="none")
 
 
+def without_padding(batch: PackedInput) -> tuple[Documents, Tensor]:
+    """The documents without their padding, and where the scored positions are then; paddings are empty documents.
+
+    The number of positions differs from batch to batch: not for devices that want the same work at every step.
+    """
+    documents, real_P = batch.documents, batch.segment_BT.reshape(-1) >= 0
+    before = F.pad(real_P.cumsum(0), (1, 0))
+    if real_P.all() or not real_P.any():
+        return documents, batch.scored_S
+    bounds = before[documents.bounds.long()].to(torch.int32)
+    shown = Documents(documents.tokens_P[real_P], documents.position_P[real_P], bounds, documents.longest)
+    return shown, before[batch.scored_S]
+
+
 class AutogradStep:
     """Loss and gradients by autograd: any architecture, device, dtype, number of windows.
 
@@ -67,9 +82,11 @@ class AutogradStep:
         self.device = next(model.parameters()).device
 
     def _losses(self, batch: PackedInput, loss: LossFunction) -> Tensor:
-        documents = batch.documents.to(self.device)
-        batch = batch.to(self.device)
-        logits_SV = self.model(documents, batch.scored_S)
+        documents, scored_S = batch.documents, batch.scored_S
+        if self.device.type == "cpu":
+            documents, scored_S = without_padding(batch)
+        documents, batch = documents.to(self.device), batch.to(self.device)
+        logits_SV = self.model(documents, scored_S.to(self.device, non_blocking=True))
         return loss(logits_SV, batch, self.model.model_ids(batch.target_S))
 
     @torch.no_grad()
@@ -105,7 +122,7 @@ def gradient_step(
     micro_windows: int | None = None,
     loss: LossFunction = cross_entropy,
 ) -> GradientStep:
-    """The faster way for this model: by hand in float32 on a CPU where that is written, else by autograd.
+    """The fastest way for this model: by hand in float32 on a CPU where that is written, compiled on a GPU.
 
     Parameters
     ----------
@@ -123,4 +140,8 @@ def gradient_step(
     if by_hand:
         assert isinstance(model, Transformer)
         return CpuStep(model, windows, context, backward=backward)
+    if next(model.parameters()).device.type == "cuda" and backward and loss is cross_entropy:
+        from plm_scaling.training.cuda_step import CudaStep
+
+        return CudaStep(model, micro_windows=micro_windows)
     return AutogradStep(model, micro_windows=micro_windows, loss=loss)

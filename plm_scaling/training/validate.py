@@ -21,6 +21,7 @@ from plm_scaling.corpus.reader import Corpus
 from plm_scaling.corpus.validation import VALIDATION_MASK_SEED, ValidationSet
 from plm_scaling.training.objectives import packed_input
 from plm_scaling.training.steps import GradientStep
+from plm_scaling.training.world import World
 
 __all__ = ["SetScores", "score_set", "scores_by_source", "scoring_windows", "summarise", "val_table"]
 
@@ -62,20 +63,25 @@ def scoring_windows(context: int) -> int:
     return max(1, _POSITIONS // context)
 
 
-def score_set(step: GradientStep, validation: ValidationSet, config: RunConfig) -> SetScores:
-    """Loss of every sequence of a validation set.
+def score_set(
+    step: GradientStep, validation: ValidationSet, config: RunConfig, world: World | None = None
+) -> SetScores:
+    """Loss of every sequence of a validation set, the same in all processes.
 
     Parameters
     ----------
     step : made for `scoring_windows(context)` windows.
+    world : the processes that share the work; each scores every `size`-th batch, all equally often.
     """
+    world = world or World()
     width, windows = scoring_windows(config.context), validation.windows
     rows, losses, residues = [], [], []
-    for begin in range(0, windows.n_windows, width):
-        # The last batch is filled up with its first window again, which is not counted.
+    for first in range(0, windows.n_windows, width * world.size):
+        # A batch is filled up with its first window again, which is not counted; past the end there is nothing new.
+        begin = first + width * world.rank
         index = np.arange(begin, begin + width)
-        n_new = min(width, windows.n_windows - begin)
-        batch = window_batch(windows, np.where(index < windows.n_windows, index, begin))
+        n_new = max(0, min(width, windows.n_windows - begin))
+        batch = window_batch(windows, np.where(index < windows.n_windows, index, begin if n_new else first))
         packed = packed_input(
             batch, config.objective, mask_seed=VALIDATION_MASK_SEED, mask_rate=config.mask_rate, mask_refresh=False
         )
@@ -84,21 +90,27 @@ def score_set(step: GradientStep, validation: ValidationSet, config: RunConfig) 
         rows.append(batch.row.reshape(-1)[scored[:n_scored]])
         losses.append(step.losses(packed)[:n_scored].to("cpu", torch.float64).numpy())
         residues.append(packed.target_S.numpy()[:n_scored] != EOS)
-    return _by_sequence(validation, np.concatenate(rows), np.concatenate(losses), np.concatenate(residues))
+    return _by_sequence(validation, np.concatenate(rows), np.concatenate(losses), np.concatenate(residues), world)
 
 
-def _by_sequence(validation: ValidationSet, row: Int, loss: Float, residue: npt.NDArray[np.bool_]) -> SetScores:
+def _by_sequence(
+    validation: ValidationSet, row: Int, loss: Float, residue: npt.NDArray[np.bool_], world: World
+) -> SetScores:
     order = np.argsort(validation.rows, kind="stable")
     place = order[np.searchsorted(validation.rows, row, sorter=order)]
     n = len(validation.rows)
+    sums = np.stack([np.bincount(place, weights=weights, minlength=n) for weights in (loss, loss * residue)])
+    counts = np.stack([np.bincount(place, minlength=n), np.bincount(place[residue], minlength=n)])
+    world.sum_(torch.from_numpy(sums))  # in place
+    world.sum_(torch.from_numpy(counts))
     return SetScores(
         name=validation.name,
         validation_id=validation.validation_id,
         row=validation.rows,
-        loss_sum=np.bincount(place, weights=loss, minlength=n).astype(np.float64),
-        n_targets=np.bincount(place, minlength=n),
-        residue_loss_sum=np.bincount(place, weights=loss * residue, minlength=n).astype(np.float64),
-        n_residue_targets=np.bincount(place[residue], minlength=n),
+        loss_sum=sums[0],
+        n_targets=counts[0],
+        residue_loss_sum=sums[1],
+        n_residue_targets=counts[1],
     )
 
 

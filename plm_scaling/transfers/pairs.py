@@ -43,7 +43,10 @@ def _streams_without_start(text: str | None) -> str:
 
 
 def _matches(target: RunRow, other: RunRow) -> bool:
-    """Whether two runs of one objective differ by nothing but D, seed, batch, learning rate and where they started."""
+    """Whether two runs of one objective differ by nothing but D, seed, batch, learning rate and where they started.
+
+    A run of another schedule is of another law, and so no partner.
+    """
     return (
         other.objective == target.objective
         and other.N == target.N
@@ -52,6 +55,8 @@ def _matches(target: RunRow, other: RunRow) -> bool:
         and other.mask_refresh == target.mask_refresh
         and other.schedule_complete
         and not other.excluded
+        and not other.is_experiment
+        and other.recipe_key == target.recipe_key
         and _same_data(target, other)
     )
 
@@ -78,7 +83,7 @@ def find_pairs(table: RunTable) -> tuple[RunPair, ...]:
     by_id = {row.run_id: row for row in table}
     pairs = []
     for target in table:
-        if target.source_run_id is None or not target.schedule_complete or target.excluded:
+        if target.source_run_id is None or not target.schedule_complete or target.excluded or target.is_experiment:
             continue
         source = by_id.get(target.source_run_id)
         if source is not None and source.objective == target.objective:

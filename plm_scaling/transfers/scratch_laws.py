@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -61,11 +61,11 @@ class ScratchLaws:
         self._table = table
         self._given = dict(laws or {})
         self._seed = seed
-        self._made: dict[tuple[str, str | None, str | None], ScratchLaw] = {}
+        self._made: dict[Hashable, ScratchLaw] = {}
 
     def of(self, target: RunRow) -> ScratchLaw:
         """The law that a transferred run is read against."""
-        key = (target.objective, target.validation_id, target.corpus_id)
+        key = (target.objective, target.validation_id, target.corpus_id, target.recipe_key)
         if key not in self._made:
             given = self._given.get(target.objective)
             law = _given_law(given, target) if given else ScratchLaw()
@@ -79,7 +79,9 @@ class ScratchLaws:
     def _runs(self, target: RunRow) -> RunTable:
         return law_runs(self._table, target.objective).where(
             lambda row: (
-                not row.excluded and (row.validation_id, row.corpus_id) == (target.validation_id, target.corpus_id)
+                not row.excluded
+                and (row.validation_id, row.corpus_id) == (target.validation_id, target.corpus_id)
+                and row.recipe_key == target.recipe_key
             )
         )
 

@@ -3,8 +3,17 @@ from __future__ import annotations
 import math
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from plm_scaling.core.recipe import SMALL_MODEL_LIMIT, batch_tokens_for, default_recipe, peak_lr_for
+from plm_scaling.core.recipe import (
+    SMALL_MODEL_LIMIT,
+    batch_tokens_by_power,
+    batch_tokens_for,
+    beta2_for,
+    default_recipe,
+    peak_lr_for,
+)
 
 
 @pytest.mark.parametrize(
@@ -49,3 +58,29 @@ def test_the_small_recipe_is_higher_where_it_was_checked() -> None:
     ratios = [peak_lr_for(N, 512, "small") / peak_lr_for(N, 512, "cheng") for N in (24_576, 98_560, 332_352)]
     assert all(1.4 < ratio < 2.0 for ratio in ratios)
     assert math.isclose(ratios[0], 1.867, rel_tol=1e-2)
+
+
+@pytest.mark.parametrize(
+    ("D", "batch"),
+    [(1e9, 2**19), (2e9, 2**19 * 1.3041), (1e12, 2**19 * 1000**0.383), (1.0, 128), (1e8, 2**19 * 0.4140)],
+)
+def test_a_batch_by_power_passes_through_its_anchor_and_is_whole_windows(D: float, batch: float) -> None:
+    made = batch_tokens_by_power(D, B0=2**19, D0=1e9, context=128)
+    assert made % 128 == 0
+    assert made == pytest.approx(batch, abs=64 + 1e-3 * batch)
+
+
+@given(st.integers(1, 10**7), st.integers(1, 100), st.floats(1e3, 1e9))
+def test_the_second_moment_forgets_half_in_a_half_life_whatever_the_batch(batch: int, steps: int, half: float) -> None:
+    beta2 = beta2_for(batch, half)
+    assert 0.0 <= beta2 < 1.0
+    expected = 0.5 ** (steps * batch / half)
+    assert beta2**steps == pytest.approx(expected, rel=1e-4, abs=1e-3)
+    assert beta2_for(10**6, 10**6) == pytest.approx(0.5, abs=1e-6)
+
+
+def test_the_published_beta2_is_a_half_life() -> None:
+    """.95 at 512 x 1024 positions is a half-life of 7.09M; at a 64th of that batch it is .9992."""
+    half = 2**19 * math.log(0.5) / math.log(0.95)
+    assert beta2_for(2**19, half) == pytest.approx(0.95, abs=1e-6)
+    assert beta2_for(2**13, half) == pytest.approx(0.95 ** (1 / 64), abs=1e-6)

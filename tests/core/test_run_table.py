@@ -245,3 +245,28 @@ def test_no_table_is_an_error_that_says_what_to_give(tmp_path: Path) -> None:
     with pytest.raises(RecordError, match="no run table here") as caught:
         RunTable.read(tmp_path / "t.csv")
     assert "runs folder" in caught.value.hint
+
+
+def test_a_table_without_a_schedule_is_one_of_cosines(tmp_path: Path) -> None:
+    path = tmp_path / "old.csv"
+    path.write_text("run_id,objective,N,D,loss\na,mlm,1e3,1e5,2.5\n")
+    (old,) = RunTable.read(path)
+    assert old.recipe_key == ("cosine", "plm", None)
+    path.write_text("objective,N,D,loss,schedule,mask_ratio\nmlm,1e3,1e5,2.5,wsd,0.3\nmlm,1e3,1e5,2.5,,\n")
+    assert [r.recipe_key for r in RunTable.read(path)] == [("wsd", "plm", 0.3), ("cosine", "plm", None)]
+
+
+def test_columns_at_their_defaults_do_not_change_the_hash_of_older_tables() -> None:
+    assert RunTable((row(schedule="cosine", architecture="plm"),)).content_hash() == RunTable((row(),)).content_hash()
+    assert RunTable((row(schedule="wsd"),)).content_hash() != RunTable((row(),)).content_hash()
+
+
+@pytest.mark.parametrize(
+    ("role", "experiment"),
+    [
+        *(("", False), ("grid", False), ("distil", True), ("mask_rate", True), ("grid,mask_rate", False)),
+        *(("continued_first,continued", True), ("repeats,regularisation", False), ("regularisation", True)),
+    ],
+)
+def test_an_experiment_has_no_role_but_those_of_experiments(role: str, experiment: bool) -> None:
+    assert row(role=role).is_experiment is experiment

@@ -70,6 +70,21 @@ def test_the_global_batch_does_not_depend_on_the_world(run: Batches, world: int)
             assert [ranks[i % world][i // world] for i in range(len(values))] == values
 
 
+def test_a_rank_without_a_window_is_shown_padding(run: Batches) -> None:
+    for step in (0, 5):
+        whole = [as_lists(run.at(step, rank, 9))["tokens"] for rank in range(7)]
+        assert [window for share in whole for window in share] == as_lists(run.at(step))["tokens"]
+        for rank in (7, 8):
+            batch = run.at(step, rank, 9)
+            assert [getattr(batch, name).shape for name in FIELDS] == [(1, 32)] * 5 + [(1,)]
+            assert [getattr(batch, name).dtype for name in FIELDS] == [getattr(run.at(0), n).dtype for n in FIELDS]
+            assert (batch.tokens == PAD).all()
+            assert (batch.segment == -1).all()
+            assert (batch.row == -1).all()
+            assert (batch.position == 0).all()
+            assert (batch.residue == -1).all()
+
+
 def test_a_batch_does_not_depend_on_history(run: Batches) -> None:
     expected = [as_lists(run.at(step)) for step in range(25)]
     other = Batches(run.corpus, run.config)

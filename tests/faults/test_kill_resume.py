@@ -14,15 +14,19 @@ import pytest
 
 from data_prep.pipeline import PrepSpec, SourceInput, prepare_corpus
 from plm_scaling.core.alphabet import STANDARD
+from plm_scaling.core.errors import CheckpointError
 from plm_scaling.core.run import RunConfig
 from plm_scaling.core.run_folder import RunFolder
 from plm_scaling.core.run_order import RunOrder
 from plm_scaling.corpus.reader import Corpus
 from plm_scaling.training.__main__ import run_one
+from plm_scaling.training.attempt_log import remarked_flags
 from plm_scaling.training.checkpoint import load_weights
+from plm_scaling.training.loop import Interrupted, train
 
 PROCESSES = multiprocessing.get_context("forkserver")
-PROCESSES.set_forkserver_preload(["plm_scaling.training.__main__"])  # before anything starts the server
+PROCESSES.set_forkserver_preload(["plm_scaling.training.__main__", "pyarrow.parquet"])  # before a server starts
+_OF_THE_MACHINE = ["tokens_per_s", "mfu", "memory_bytes"]
 
 
 @pytest.fixture(scope="module")
@@ -35,19 +39,10 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Corpus:
     return Corpus.open(folder / "corpus")
 
 
-def order(folder: RunFolder, corpus: Corpus, D: int) -> RunFolder:
-    config = RunConfig(
-        corpus_id=corpus.corpus_id,
-        objective="mlm",
-        n_layers=2,
-        d_model=16,
-        context=64,
-        D=D,
-        batch_tokens=128,
-        peak_lr=1e-2,
-        recipe="small",
-        validation_tokens=1000,
-    )
+def order(folder: RunFolder, corpus: Corpus, D: int, dtype: str) -> RunFolder:
+    values = {"objective": "mlm", "n_layers": 2, "d_model": 16, "context": 64, "batch_tokens": 128, "peak_lr": 1e-2}
+    values |= {"corpus_id": corpus.corpus_id, "D": D, "dtype": dtype, "recipe": "small", "validation_tokens": 1000}
+    config = RunConfig.model_validate(values)
     # A checkpoint after every step: kills hit the writing of checkpoints as often as the arithmetic.
     RunOrder(config=config, corpus=str(corpus.path), device="cpu", checkpoint_every_s=0).write(folder.order_path)
     return folder
@@ -76,8 +71,8 @@ def kill_after(folder: RunFolder, step: int, delay: float) -> bool:
     return was_alive and process.exitcode == -9
 
 
-def check(corpus: Corpus, folder: Path, *, kills: int, D: int) -> None:
-    whole, hit = order(RunFolder(folder / "whole" / "r"), corpus, D), order(RunFolder(folder / "hit" / "r"), corpus, D)
+def check(corpus: Corpus, folder: Path, *, kills: int, D: int, dtype: str = "fp32") -> None:
+    whole, hit = (order(RunFolder(folder / name / "r"), corpus, D, dtype) for name in ("whole", "hit"))
     undisturbed = start(whole)
     undisturbed.join()
     n_steps = whole.status().n_steps
@@ -98,8 +93,23 @@ def check(corpus: Corpus, folder: Path, *, kills: int, D: int) -> None:
     assert other.validation == one.validation
     expected, got = load_weights(whole.weights_path), load_weights(hit.weights_path)
     assert {n: t.numpy().tobytes() for n, t in got.items()} == {n: t.numpy().tobytes() for n, t in expected.items()}
-    for name in ("metrics.parquet", "val.parquet"):
-        assert pq.read_table(hit.path / name).equals(pq.read_table(whole.path / name))
+    assert pq.read_table(hit.val_path).equals(pq.read_table(whole.val_path))
+    tables = [pq.read_table(folder.metrics_path).drop_columns(_OF_THE_MACHINE) for folder in (hit, whole)]
+    assert tables[0].equals(tables[1])
+
+
+def test_killed_and_started_with_other_threads(corpus: Corpus, tmp_path: Path) -> None:
+    folder = order(RunFolder(tmp_path / "r"), corpus, 4_000, "fp32")
+    assert kill_after(folder, 3, 0.0)
+    step = newest_step(folder)
+    with pytest.raises(CheckpointError, match="threads 1 -> 2"):
+        train(folder.path, threads=2)
+    assert folder.status().status == "failed"
+    assert newest_step(folder) == step  # refused, and nothing touched
+    with pytest.raises(Interrupted):
+        train(folder.path, threads=2, force_resume=True, time_limit_s=0.0)
+    assert newest_step(folder) == step + 1
+    assert remarked_flags(folder) == ("FORCED_RESUME",)  # the record carries it, whichever attempt ends the run
 
 
 def test_two_kills(corpus: Corpus, tmp_path: Path) -> None:
@@ -107,5 +117,6 @@ def test_two_kills(corpus: Corpus, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_twelve_kills(corpus: Corpus, tmp_path: Path) -> None:
-    check(corpus, tmp_path, kills=12, D=30_000)
+@pytest.mark.parametrize("dtype", ["fp32", "bf16"])
+def test_twelve_kills(corpus: Corpus, tmp_path: Path, dtype: str) -> None:
+    check(corpus, tmp_path, kills=12, D=6_000, dtype=dtype)

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from plm_scaling.core.errors import FitError
 from plm_scaling.core.run_table import RunRow, RunTable
-from plm_scaling.laws.budgets import Budget, batch_range, gather_budgets, noise_from_one_budget
-from plm_scaling.laws.noise import LossNoise, law_runs
+from plm_scaling.laws.budgets import Budget, batch_range, check_runs, gather_budgets, noise_from_one_budget
+from plm_scaling.laws.noise import LossNoise, law_runs, replicate_groups
 
 
 def run(C: float, j: int, role: str = "isoflop", **values: Any) -> RunRow:
@@ -137,3 +137,27 @@ def test_only_some_sizes() -> None:
     assert part.N.tolist() == [2e4, 4e4, 8e4]
     assert len(part.se) == len(part.D) == len(part.loss) == len(part.n_seeds) == len(part.other_C) == 3
     assert part.C == budget.C
+
+
+@pytest.mark.parametrize(
+    ("name", "usual", "odd"),
+    [("schedule", "cosine", "wsd"), ("architecture", "plm", "esm2"), ("mask_ratio", 0.15, 0.3)],
+)
+def test_runs_of_several_recipes_are_refused_with_their_numbers(name: str, usual: object, odd: object) -> None:
+    runs = [*row(sizes=3, **{name: usual}), *row(2e12, sizes=2, **{name: odd})]
+    check_runs(RunTable(tuple(runs[:3])), "clm", "C_6nd")
+    with pytest.raises(FitError, match=f"mix values of {name}: 3 of {usual}, 2 of {odd}") as caught:
+        check_runs(RunTable(tuple(runs)), "clm", "C_6nd")
+    # What the hint says mends it.
+    assert f"row.{name} == {usual!r}" in caught.value.hint
+    check_runs(RunTable(tuple(runs)).where(lambda r: getattr(r, name) == usual), "clm", "C_6nd")
+
+
+def test_a_mask_ratio_that_is_not_stated_passes_for_any() -> None:
+    check_runs(RunTable((*row(), *row(2e12, mask_ratio=0.15))), "clm", "C_6nd")
+
+
+def test_seeds_of_another_schedule_are_no_replicates() -> None:
+    other = run(1e12, 1, seed=1, loss=9.0, schedule="wsd")
+    assert replicate_groups(RunTable((*row(), other))) == []
+    assert len(replicate_groups(RunTable((*row(), other.model_copy(update={"schedule": "cosine"}))))) == 1

@@ -165,3 +165,12 @@ def test_law_runs_that_repeat_make_the_surface_no_base() -> None:
     assert fit is not None
     assert fit.base_from == ""
     assert fit.n_repeated == 12
+
+
+def test_repeats_of_another_recipe_stay_out() -> None:
+    rows = law_rows(mask_ratio=0.15)
+    own, other = repeated_rows(mask_ratio=0.15), repeated_rows(mask_ratio=0.3)
+    wsd = repeated_rows(mask_ratio=0.15, schedule="wsd")
+    kept = repeat_runs(table(rows, wsd, other, own), "mlm")
+    assert len(kept) == len(rows) + len(own)
+    assert {r.recipe_key for r in kept} == {("cosine", "plm", 0.15)}

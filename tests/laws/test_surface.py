@@ -22,6 +22,8 @@ from plm_scaling.laws.surface import (
     theta_of,
 )
 
+pytestmark = pytest.mark.no_cover
+
 Surface = Callable[..., SurfaceFit]
 WITH_OPTIMUM = [
     *(name for name in FORM_NAMES if name != "multiplicative"),

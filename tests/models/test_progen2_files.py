@@ -23,7 +23,14 @@ transformers = pytest.importorskip("transformers")
 
 LAYERS, WIDTH, HEADS, ROTARY = 2, 64, 8, 4
 SHAPE = ModelShape(architecture="progen2", n_layers=LAYERS, d_model=WIDTH, n_heads=HEADS, rotary_dim=ROTARY)
-SIZES = {"n_layer": LAYERS, "n_embd": WIDTH, "n_head": HEADS, "rotary_dim": ROTARY, "n_positions": 1024, "vocab_size": 32}
+SIZES = {
+    "n_layer": LAYERS,
+    "n_embd": WIDTH,
+    "n_head": HEADS,
+    "rotary_dim": ROTARY,
+    "n_positions": 1024,
+    "vocab_size": 32,
+}
 SIZES |= {"bos_token_id": 1, "eos_token_id": 2}
 LENGTHS = (600, 1, 17, 2)
 """Long enough that frequencies rounded otherwise would show."""

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -24,6 +25,7 @@ from plm_scaling.corpus.format import (
     SplitStats,
 )
 from plm_scaling.corpus.reader import Corpus
+from plm_scaling.execution.local import Task, TaskResult, run_tasks
 from plm_scaling.sweeps import reconcile
 
 _COLUMNS = ("accession", "source", "length", "hash", "offset", "first", "split")
@@ -166,8 +168,17 @@ def _trainer_folder(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 @pytest.fixture
 def trainer(_trainer_folder: str, monkeypatch: pytest.MonkeyPatch) -> str:
-    """Sweeps start the stand-in for training; returns its module's name."""
+    """Sweeps start the stand-in for training; returns its module's name.
+
+    It writes no tables, so that its processes go without the seconds that pandas takes to import.
+    """
+
+    def run(tasks: Sequence[Task], *, preload: tuple[str, ...], **options: Any) -> list[TaskResult]:
+        assert preload[0] == reconcile.TRAINER.partition(":")[0]
+        return run_tasks(tasks, preload=preload[:1], **options)
+
     monkeypatch.setattr(reconcile, "TRAINER", f"{_trainer_folder}:run_one")
+    monkeypatch.setattr(reconcile, "run_tasks", run)
     return _trainer_folder
 
 

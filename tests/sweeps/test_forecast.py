@@ -36,7 +36,7 @@ def plan(*runs: PlannedRun) -> SweepPlan:
 
 
 SMALL, LARGE = {"d_model": 16}, {"d_model": 64}
-SECONDS = {(1, 16, 64, 256, "clm", "fp32"): 0.01, (1, 64, 64, 256, "clm", "fp32"): 0.1}
+SECONDS = {(1, 16, 64, 256, "clm", "fp32", "{}"): 0.01, (1, 64, 64, 256, "clm", "fp32", "{}"): 0.1}
 
 
 @pytest.mark.parametrize(
@@ -48,6 +48,9 @@ SECONDS = {(1, 16, 64, 256, "clm", "fp32"): 0.01, (1, 64, 64, 256, "clm", "fp32"
         {"batch_tokens": 512},
         {"objective": "mlm"},
         {"dtype": "bf16"},
+        {"architecture": "esm2"},
+        {"n_heads": 2},
+        {"dropout": 0.1},
     ],
 )
 def test_what_a_step_costs_depends_on(change: dict[str, Any]) -> None:
@@ -70,6 +73,22 @@ def test_runs_are_taken_in_order_by_whoever_is_free() -> None:
 def test_a_run_waits_for_its_source() -> None:
     runs = plan(planned("source", 100, **LARGE), planned("target", 200, after="source"))
     assert predicted_seconds(runs, SECONDS, workers=2) == pytest.approx(12 + 2 * START_S)
+
+
+def test_a_student_waits_for_its_teacher_and_a_branch_for_its_trunk_whose_steps_it_spares() -> None:
+    taught = planned("student", 100, teacher="teacher")
+    assert predicted_seconds(plan(planned("teacher", 100, **LARGE), taught), SECONDS, workers=2) == pytest.approx(
+        11 + 2 * START_S
+    )
+    branch = planned("branch", 100).model_copy(update={"trunk": "trunk", "begin_step": 80})
+    assert predicted_seconds(plan(planned("trunk", 200), branch), SECONDS, workers=2) == pytest.approx(
+        2.2 + 2 * START_S
+    )
+
+
+def test_foreign_weights_are_not_waited_for() -> None:
+    run = planned("a", 100, after="sha256:" + "0" * 64)
+    assert predicted_seconds(plan(run), SECONDS, workers=1) == pytest.approx(1 + START_S)
 
 
 def test_a_source_of_another_plan_is_not_waited_for() -> None:
@@ -144,7 +163,8 @@ def test_a_plan_that_cannot_be_made_to_fit_is_refused(measured: Measured) -> Non
 
 TIMER = """
 import json, pathlib
-def time_steps(n_layers, d_model, context, batch_tokens, objective, dtype, out):
+def time_steps(n_layers, d_model, context, batch_tokens, objective, dtype, out, others):
+    assert "architecture" in json.loads(others) if n_layers == 9 else others == "{}"
     if d_model == 13:
         raise ValueError("unlucky")
     pathlib.Path(out).write_text(json.dumps(n_layers * 1000.0 + d_model))
@@ -160,17 +180,18 @@ def timer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_every_shape_gets_its_own_time(timer: None) -> None:
-    shapes: set[StepShape] = {(k, d, 64, 256, "mlm", "fp32") for k in (1, 2) for d in (16, 32)}
+    shapes: set[StepShape] = {(k, d, 64, 256, "mlm", "fp32", "{}") for k in (1, 2) for d in (16, 32)}
+    shapes.add(step_shape(planned("a", 1, n_layers=9, architecture="esm2").config))
     assert measure_steps(shapes, workers=2) == {shape: shape[0] * 1000.0 + shape[1] for shape in shapes}
 
 
 def test_a_shape_that_cannot_be_timed_is_named_with_the_reason(timer: None) -> None:
     with pytest.raises(PlanError, match=r"could not time .*13") as caught:
-        measure_steps({(1, 13, 64, 256, "mlm", "fp32"), (1, 16, 64, 256, "mlm", "fp32")}, workers=1)
+        measure_steps({(1, 13, 64, 256, "mlm", "fp32", "{}"), (1, 16, 64, 256, "mlm", "fp32", "{}")}, workers=1)
     assert "unlucky" in caught.value.why
 
 
 def test_a_real_step_is_timed_in_a_process_of_its_own() -> None:
-    shape: StepShape = (1, 16, 64, 64, "clm", "fp32")
+    shape: StepShape = (1, 16, 64, 64, "clm", "fp32", '{"architecture":"esm2"}')
     (seconds,) = measure_steps({shape}, workers=1).values()
     assert 0 < seconds < math.inf

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from plm_scaling.core.architecture import ModelShape
 from plm_scaling.core.errors import ConfigError, PlanError
 from plm_scaling.core.recipe import batch_tokens_for, peak_lr_for
 from plm_scaling.core.run import RunConfig, Stream
@@ -26,6 +27,7 @@ from plm_scaling.sweeps.plan_records import (
     SweepSpec,
     TransferArm,
 )
+from plm_scaling.sweeps.sizes import size_text
 
 SPEC = SweepSpec(name="test", corpus="c", context=64, validation_tokens=1000)
 
@@ -62,12 +64,34 @@ def test_golden_run_id() -> None:
     assert config.run_id == "15e6c2702f42"
 
 
-@pytest.mark.parametrize(("text", "size"), [("2x64", (2, 64)), (" 12 X 768 ", (12, 768))])
-def test_parse_size(text: str, size: tuple[int, int]) -> None:
-    assert parse_size(text) == size
+@pytest.mark.parametrize(
+    ("text", "shape"),
+    [
+        ("2x64", ModelShape(n_layers=2, d_model=64)),
+        (" 12 X 768 ", ModelShape(n_layers=12, d_model=768)),
+        ("6x320x20", ModelShape(n_layers=6, d_model=320, n_heads=20)),
+        ("6x320x5", ModelShape(n_layers=6, d_model=320)),  # the usual heads: the same run as 6x320
+        ("cheng-85m", ModelShape(n_layers=12, d_model=768)),
+        ("ESM2-8M", ModelShape(architecture="esm2", n_layers=6, d_model=320, n_heads=20)),
+    ],
+)
+def test_parse_size(text: str, shape: ModelShape) -> None:
+    assert parse_size(text) == shape
 
 
-@pytest.mark.parametrize("text", ["", "64", "0x64", "2x0", "2x-64", "2*64", "2x64x3", "ax64", "2x63", "2.5x64"])
+def test_numbers_take_the_architecture_of_the_spec_and_names_bring_their_own(corpus: Corpus) -> None:
+    arm = GridArm(sizes=("2x32x4", "esm2-8m", "cheng-3m"), D=(1e4,), objectives=("mlm",))
+    plan = plan_sweep(spec(architecture="esm2", grid=(arm,)), corpus)
+    assert {size_text(run.config.shape) for run in plan.runs} == {"esm2 2x32x4", "esm2 6x320x20", "8x192"}
+    for run in plan.runs:
+        cost = run.config.shape.training_flops(positions=1.0, sum_length_squared=0.0)
+        assert run.C_exact > run.config.D * cost
+        assert run.config.N == run.config.shape.N
+
+
+@pytest.mark.parametrize(
+    "text", ["", "64", "0x64", "2x0", "2x-64", "2*64", "2x64x3", "ax64", "2x63", "2.5x64", "esm2-9m"]
+)
 def test_a_size_that_is_none_is_refused_with_its_place(text: str) -> None:
     with pytest.raises(PlanError) as caught:
         parse_size(text, where="isoflop[0]")

@@ -8,11 +8,16 @@ import torch
 from plm_scaling.core.errors import CheckpointError
 from plm_scaling.training.checkpoint import (
     LoopState,
+    damaged_checkpoints,
+    keep_checkpoint,
+    kept_path,
     load_newest,
     load_weights,
+    offer_kept,
     remove_checkpoints,
     save_checkpoint,
     save_weights,
+    stated,
 )
 
 
@@ -80,3 +85,42 @@ def test_weights(tmp_path: Path) -> None:
     assert torch.equal(load_weights(tmp_path / "final.safetensors")["w"], tensors(2)["w"])
     with pytest.raises(CheckpointError, match="no weights"):
         load_weights(tmp_path / "absent.safetensors")
+
+
+def test_a_damaged_checkpoint_takes_no_ones_place(tmp_path: Path) -> None:
+    good, bad = saved(tmp_path, 3, 4)
+    bad.write_bytes(b"x")
+    assert load_newest(tmp_path, lambda error: None) is not None
+    assert damaged_checkpoints(tmp_path) == [bad.with_suffix(".damaged")]
+    saved(tmp_path, 6)
+    assert good.exists()  # it would have been the third from the end
+    remove_checkpoints(tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_kept_state_outlives_the_run(tmp_path: Path) -> None:
+    saved(tmp_path, 1)
+    keep_checkpoint(tmp_path, 1)
+    keep_checkpoint(tmp_path, 1)
+    keep_checkpoint(tmp_path, 2)  # no such checkpoint, nothing to keep
+    saved(tmp_path, 2, 3, 4)
+    remove_checkpoints(tmp_path)
+    assert list(tmp_path.iterdir()) == [kept_path(tmp_path, 1)]
+    assert stated(kept_path(tmp_path, 1)) == state(1)
+    assert load_newest(tmp_path, refuse) is None
+    offer_kept(kept_path(tmp_path, 1), tmp_path / "other", 1)
+    found = load_newest(tmp_path / "other", refuse)
+    assert found is not None
+    assert found[0] == state(1)
+
+
+def test_a_kept_state_where_files_cannot_have_two_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def link(source: Path, target: Path) -> None:
+        raise OSError("not here")
+
+    monkeypatch.setattr("plm_scaling.training.checkpoint.os.link", link)
+    path = saved(tmp_path, 1)[0]
+    keep_checkpoint(tmp_path, 1)
+    assert kept_path(tmp_path, 1).read_bytes() == path.read_bytes()
+    with pytest.raises(CheckpointError, match="readable state"):
+        stated(tmp_path / "absent.safetensors")

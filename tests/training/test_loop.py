@@ -29,7 +29,9 @@ def weights(folder: RunFolder) -> dict[str, bytes]:
 
 
 def metrics(folder: RunFolder) -> list[dict[str, Any]]:
-    rows: list[dict[str, Any]] = pq.read_table(folder.metrics_path).to_pylist()
+    """All columns but those that tell of the machine."""
+    table = pq.read_table(folder.metrics_path).drop_columns(["tokens_per_s", "mfu", "memory_bytes"])
+    rows: list[dict[str, Any]] = table.to_pylist()
     return rows
 
 

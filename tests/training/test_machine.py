@@ -3,6 +3,7 @@ from __future__ import annotations
 import itertools
 import sys
 from importlib.metadata import version
+from pathlib import Path
 
 import pytest
 import torch
@@ -10,6 +11,7 @@ import torch
 from plm_scaling.core.alphabet import SYMBOLS
 from plm_scaling.training import machine
 from plm_scaling.training.machine import MachineReport, examine_machine, matmul_peak, package_versions
+from plm_scaling.training.peak import Peak, PeakTable, peaks_path
 
 
 @pytest.fixture
@@ -92,3 +94,24 @@ def test_an_alphabet_in_another_order_is_noticed(monkeypatch: pytest.MonkeyPatch
 def test_without_fair_esm_nothing_agrees(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "esm.data", None)
     assert not machine._alphabet_agrees()
+
+
+def test_a_thorough_peak_is_printed_and_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    values = {"device": "Z80", "torch": "2.13.0", "dtype": "bf16", "size": 2048}
+    found = (
+        Peak.model_validate(values | {"threads": 1, "flops_per_s": 25.4e9}),
+        Peak.model_validate(values | {"threads": 4, "flops_per_s": 2e12}),
+        Peak.model_validate(values | {"device": "H200", "threads": 0, "flops_per_s": 6e14}),
+    )
+    monkeypatch.setattr(machine, "matmul_peak", lambda dtype: 1e9)
+    monkeypatch.setattr(machine, "measure_peaks", lambda: found)
+    assert examine_machine().peaks == ()
+    assert not peaks_path().exists()
+    report = examine_machine(peak=True)
+    assert report.peaks == found
+    assert set(PeakTable.read(peaks_path()).peaks) == set(found)
+    lines = dict(report.lines())
+    assert lines["peak, bf16, 1 thread"] == "25 GFLOP/s (products of 2048)"
+    assert lines["peak, bf16, 4 threads"] == "2,000 GFLOP/s (products of 2048)"
+    assert lines["peak, bf16, H200"] == "600,000 GFLOP/s (products of 2048)"

@@ -3,18 +3,22 @@ from __future__ import annotations
 import json
 import multiprocessing
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
 
+from plm_scaling.core.errors import RunError
 from plm_scaling.core.run_folder import RunFolder
 from plm_scaling.training.__main__ import main, run_one
+from plm_scaling.training.loop import train
 from plm_scaling.training.speed import time_steps
+from plm_scaling.training.world import World
 
 MakeRun = Callable[..., RunFolder]
 
 PROCESSES = multiprocessing.get_context("forkserver")
-PROCESSES.set_forkserver_preload(["plm_scaling.training.__main__"])  # before anything starts the server
+PROCESSES.set_forkserver_preload(["plm_scaling.training.__main__", "pyarrow.parquet"])  # before a server starts
 
 
 def test_main_trains_and_says_what_came_out(make_run: MakeRun, capfd: pytest.CaptureFixture[str]) -> None:
@@ -54,3 +58,58 @@ def test_a_step_is_timed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr("plm_scaling.training.speed._SECONDS", 0.01)
     assert time_steps(1, 16, 32, 64, "mlm", "fp32", str(tmp_path / "t.json")) == 0
     assert 0 < json.loads((tmp_path / "t.json").read_text()) < 10
+
+
+def test_options_override_the_order(make_run: MakeRun, capfd: pytest.CaptureFixture[str]) -> None:
+    folder = make_run(D=2000, dtype="bf16")
+    options = ["--micro-windows", "1", "--recompute", "none", "--quiet"]
+    assert main([str(folder.path), *options]) == 0
+    record = folder.record()
+    assert record is not None
+    assert record.flags == ("MICRO_WINDOWS_CHANGED",)
+    assert "MICRO_WINDOWS_CHANGED: micro_windows 1, the order says None" in capfd.readouterr().err
+    assert folder.order().micro_windows is None
+
+
+@pytest.mark.parametrize(
+    "options", [["--micro-windows", "0"], ["--profile", "-1"], ["--recompute", "some"], ["--track", "paper"]]
+)
+def test_options_that_cannot_be(options: list[str], capfd: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        main(["x", *options])
+    assert caught.value.code == 2
+    assert options[0] in capfd.readouterr().err
+
+
+def test_trackers_are_repeatable(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[dict[str, object]] = []
+
+    def note(run_dir: Path, **options: object) -> None:
+        seen.append(options)
+        raise RunError("enough")
+
+    monkeypatch.setattr("plm_scaling.training.__main__.train", note)
+    assert main(["x", "--quiet", "--track", "wandb", "--track", "tensorboard", "--track", "wandb"]) == 1
+    assert main(["x", "--quiet"]) == 1
+    assert [options["changes"] for options in seen] == [{"trackers": ("wandb", "tensorboard")}, {}]
+
+
+def test_help_names_the_exit_codes(capfd: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        main(["--help"])
+    assert caught.value.code == 0
+    out = capfd.readouterr().out
+    assert "3  interrupted" in out
+    assert "requeue" in out
+
+
+def test_only_the_first_process_prints(
+    make_run: MakeRun, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    folder = make_run(D=2000)
+    train(folder.path)
+    monkeypatch.setattr("plm_scaling.training.__main__.World.from_environment", lambda: nullcontext(World()))
+    monkeypatch.setenv("RANK", "1")
+    assert main([str(folder.path)]) == 0
+    assert main([str(folder.path / "absent")]) == 1
+    assert capfd.readouterr() == ("", "")

@@ -1,20 +1,24 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
 
+from plm_scaling.core.alphabet import PAD
 from plm_scaling.core.architecture import ModelShape
-from plm_scaling.core.run import RunConfig
+from plm_scaling.core.run import Objective, RunConfig
+from plm_scaling.corpus.batches import Batch
+from plm_scaling.models.build import build_model
 from plm_scaling.models.plm import Transformer
 from plm_scaling.training.adamw import AdamW
 from plm_scaling.training.cpu_step import CpuStep
 from plm_scaling.training.flat import FlatParameters
 from plm_scaling.training.objectives import packed_input
 from plm_scaling.training.speed import random_batch
-from plm_scaling.training.steps import AutogradStep, gradient_step
+from plm_scaling.training.steps import AutogradStep, gradient_step, without_padding
 
 
 def plm(n_layers: int, d_model: int, **choices: Any) -> Transformer:
@@ -76,3 +80,36 @@ def test_autograd_without_targets() -> None:
     inputs = packed_input(random_batch(2, 20), "mlm", mask_seed=0, mask_rate=1e-9)
     assert AutogradStep(model).gradients(inputs, len(inputs.target_S)).item() == 0.0
     assert flat.grad.abs().sum().item() == 0.0
+
+
+def with_padding(windows: int, context: int) -> Batch:
+    """A batch whose second half of every window is padding."""
+    batch = random_batch(windows, context, seed=5)
+    half = (slice(None), slice(context // 2, None))
+    tokens, segment, position = batch.tokens.copy(), batch.segment.copy(), batch.position.copy()
+    row, residue = batch.row.copy(), batch.residue.copy()
+    tokens[half], segment[half], position[half], row[half], residue[half] = PAD, -1, 0, -1, -1
+    return replace(batch, tokens=tokens, segment=segment, position=position, row=row, residue=residue)
+
+
+@pytest.mark.parametrize("architecture", ["plm", "esm2"])
+@pytest.mark.parametrize("objective", ["clm", "mlm"])
+def test_no_work_is_done_on_padding(objective: Objective, architecture: str) -> None:
+    inputs = packed_input(with_padding(3, 60), objective, mask_seed=0, mask_rate=0.3)
+    shown, scored_S = without_padding(inputs)
+    assert len(shown.tokens_P) == 3 * 30
+    assert not bool((shown.tokens_P == PAD).any())
+    shape = ModelShape.model_validate({"architecture": architecture, "n_layers": 1, "d_model": 16})
+    model = build_model(shape, causal=objective == "clm", context=60)
+    with torch.no_grad():
+        whole_SV = model(inputs.documents, inputs.scored_S)
+        torch.testing.assert_close(model(shown, scored_S), whole_SV, rtol=1e-5, atol=1e-6)
+    losses_S = torch.nn.functional.cross_entropy(whole_SV, inputs.target_S, reduction="none")
+    torch.testing.assert_close(AutogradStep(model).losses(inputs), losses_S, rtol=1e-5, atol=1e-6)
+
+
+def test_where_nothing_is_padding_or_all_is_nothing_changes() -> None:
+    inputs = packed_input(random_batch(2, 30), "mlm", mask_seed=0, mask_rate=0.3)
+    assert without_padding(inputs) == (inputs.documents, inputs.scored_S)
+    nothing = replace(inputs, segment_BT=torch.full_like(inputs.segment_BT, -1))
+    assert without_padding(nothing)[0] is nothing.documents

@@ -58,6 +58,22 @@ def test_unfinished_targets_and_continued_runs_are_no_pairs(row: Row) -> None:
     assert find_pairs(RunTable((row("s"), same_objective, target(row)))) == ()
 
 
+def test_runs_of_another_schedule_or_an_experiment_are_no_partners(row: Row) -> None:
+    others = (row("wsd", schedule="wsd"), row("masks", mask_ratio=0.3), row("esm2", architecture="esm2"))
+    odd = (*others, row("dropout", role="regularisation"), row("taught", role="distil"))
+    (pair,) = find_pairs(RunTable((*odd, target(row))))
+    assert pair.scratch is None
+    (pair,) = find_pairs(RunTable((*odd, target(row, schedule="wsd"))))
+    assert pair.scratch is not None
+    assert pair.scratch.run_id == "wsd"
+
+
+def test_a_continued_run_is_no_transfer_whatever_it_started_from(row: Row) -> None:
+    foreign = row("t", source_run_id="sha256:00", role="continued")
+    assert find_pairs(RunTable((row("s"), foreign))) == ()
+    assert len(find_pairs(RunTable((row("s"), foreign.model_copy(update={"role": "transfer_target"}))))) == 1
+
+
 def ids(runs: RunTable) -> list[str]:
     return [r.run_id for r in runs]
 
