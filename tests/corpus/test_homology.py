@@ -263,6 +263,7 @@ def test_search_measures_identity(work: MmseqsWork, database: Path, families: li
     assert (np.diff(hits.query) >= 0).all()
 
 
+@pytest.mark.slow  # test_overlap asks the same of whole sequences
 def test_search_minds_identity_coverage_and_length(work: MmseqsWork, database: Path, families: list[str]) -> None:
     rng = np.random.default_rng(2)
     queries = [families[0] + random_protein(100, rng), families[2], "MKV", random_protein(150, rng), "X" * 50]
@@ -281,7 +282,7 @@ def test_clusters_do_not_depend_on_threads(mmseqs: Mmseqs) -> None:
         ancestor = random_protein(int(rng.integers(40, 400)), rng)
         sequences += [mutated(ancestor, share, rng) for share in rng.uniform(0.0, 0.5, 8)]
     tables = []
-    for threads in (1, 2, 3):
+    for threads in (1, 3):
         with mmseqs_work(mmseqs, threads=threads) as place:
             fasta = place.folder / "a.fasta"
             write_numbered(fasta, [batch(sequences)])
@@ -295,9 +296,9 @@ def test_clusters_do_not_depend_on_threads(mmseqs: Mmseqs) -> None:
             )
     assert [len(table) for table in tables[0]] == [1200, 1200]
     assert tables[1] == tables[0]
-    assert tables[2] == tables[0]
 
 
+@pytest.mark.slow
 def test_one_sequence_alone(mmseqs: Mmseqs) -> None:
     rng = np.random.default_rng(4)
     with mmseqs_work(mmseqs, threads=1) as place:

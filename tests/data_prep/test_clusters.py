@@ -189,6 +189,7 @@ def test_too_short_and_too_long_are_left_out(tmp_path: Path) -> None:
     assert [rows.tolist() for rows, _, _ in searchable(draft.first_sequences(), wanted)] == [[2]]
 
 
+@pytest.mark.slow  # test_stages clusters families by MMseqs2, too
 def test_planted_families(tmp_path: Path) -> None:
     try:
         program = find_mmseqs()

@@ -25,6 +25,11 @@ Make = Callable[..., str]
 Read = Callable[[Path], Any]
 
 
+def pool(workers: int) -> LocalExecutor:
+    """A pool as the command line has it: what a task needs is imported before the first one."""
+    return LocalExecutor(workers, preload=("data_prep.stages",))
+
+
 def digest(corpus: Path) -> dict[str, str]:
     return {str(p.relative_to(corpus)): sha256_file(p) for p in corpus.rglob("*") if p.suffix in (".bin", ".parquet")}
 
@@ -35,7 +40,7 @@ def test_the_same_bytes_however_the_work_is_cut(write: Write, make_fasta: Make, 
     path = write(text + "".join(f">again{i}\n{r.split(chr(10), 1)[1]}" for i, r in enumerate(text.split(">")[5:90])))
     inputs, spec = [SourceInput("x", (path,))], PrepSpec(max_shard_bytes=20_000, val_share=0.1)
     whole = prepare_corpus(inputs, tmp_path / "whole", spec)
-    executor = LocalExecutor(workers) if workers > 1 else None
+    executor = pool(workers) if workers > 1 else None
     cut = prepare_corpus(inputs, tmp_path / "cut", spec, part_bytes=20_000, executor=executor)
     assert digest(tmp_path / "cut") == digest(tmp_path / "whole")
     assert cut.content_hash() == whole.content_hash()
@@ -49,7 +54,7 @@ def test_the_error_of_a_task_in_a_pool_is_the_users_error(write: Write, make_fas
     good, bad = write(make_fasta(300), "good.fa"), write(make_fasta(50) + ">b\nAC1\n", "bad.fa")
     inputs = [SourceInput("good", (good,)), SourceInput("bad", (bad,))]
     with pytest.raises(CorpusError, match="'1' is not a residue letter") as caught:
-        prepare_corpus(inputs, tmp_path / "corpus", executor=LocalExecutor(2), part_bytes=5_000)
+        prepare_corpus(inputs, tmp_path / "corpus", executor=pool(2), part_bytes=5_000)
     assert caught.value.where.startswith(f"{bad}:")
     assert not any(path.name.startswith((".corpus", "corpus")) for path in tmp_path.iterdir())
 

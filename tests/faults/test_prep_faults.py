@@ -30,7 +30,7 @@ from data_prep.pipeline import PrepSpec, SourceInput, prepare_corpus
 from plm_scaling.execution.local import LocalExecutor
 folder, workers = Path(sys.argv[1]), int(sys.argv[2])
 inputs = [SourceInput("a", [folder / "a.fasta"]), SourceInput("b", [folder / "b.fasta.gz"])]
-executor = LocalExecutor(workers) if workers > 1 else None
+executor = LocalExecutor(workers, preload=("data_prep.stages",)) if workers > 1 else None
 spec = PrepSpec(max_shard_bytes=400_000)
 prepare_corpus(inputs, folder / "corpus", spec, part_bytes=300_000, executor=executor)
 """
@@ -86,7 +86,7 @@ def test_killed_at_random_moments(inputs: Path, tmp_path: Path, workers: int) ->
     folder = place(inputs, tmp_path / "killed")
     rng = random.Random(workers)
     kills = finished = resumed = 0
-    while kills < 10:
+    while kills < 6 or (not resumed and kills < 30):  # on a busy machine a run may hardly have begun
         had_work = any((folder / ".corpus.preparing" / "parts").glob("0*/part.json"))
         process = start(folder, workers)
         try:
@@ -104,7 +104,6 @@ def test_killed_at_random_moments(inputs: Path, tmp_path: Path, workers: int) ->
         finished += 1
         assert Manifest.read(folder / "corpus" / "manifest.json").content_hash() == expected
         shutil.rmtree(folder / "corpus")
-    assert kills == 10
     assert resumed >= 1  # some runs really began with what a killed one had left
     shutil.rmtree(folder / "corpus", ignore_errors=True)
     assert start(folder, workers).wait() == 0

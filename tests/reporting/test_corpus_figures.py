@@ -182,7 +182,7 @@ def test_degenerate_corpora_are_drawn() -> None:
 
 def test_the_section_of_the_report(full_study: Study) -> None:
     assert corpus_sections(full_study) == ()
-    page = render_page(dataclasses.replace(full_study, statistics=statistics()))
+    page = render_page(dataclasses.replace(full_study, laws={}, curves={}, transfer=None, statistics=statistics()))
     assert '<section id="corpus">' in page
     assert 'href="#corpus"' in page
     assert "biosecurity" in page

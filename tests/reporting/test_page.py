@@ -87,7 +87,8 @@ def test_tables_and_provenance(page: str, full_study: Study) -> None:
 
 
 def test_rendering_is_deterministic(full_study: Study) -> None:
-    small = dataclasses.replace(full_study, laws={}, curves={}, transfer=None)
+    clm = full_study.table.where(lambda row: row.objective == "clm")
+    small = dataclasses.replace(full_study, table=clm, laws={}, curves={}, transfer=None)
     assert render_page(small, now=NOW) == render_page(small, now=NOW)
 
 
@@ -173,17 +174,22 @@ def test_validation_by_source_does_not_widen_the_table_of_sets(full_study: Study
     assert tabulate_parts(on_set(full_study, "heldout_enzymes")) is None
 
 
-def test_report_on_another_set(tmp_path: Path, write_study: Callable[[Path], Path], full_study: Study) -> None:
+def test_report_on_another_set(
+    tmp_path: Path, write_study: Callable[[Path], Path], full_study: Study, page: str
+) -> None:
     folder = write_study(tmp_path / "study")
     study = load_study(folder, validation="heldout_enzymes")
     wanted = on_set(full_study, "heldout_enzymes")
     assert {row.run_id: row.loss for row in study.table} == {row.run_id: row.loss for row in wanted.table}
     assert study.validation == "heldout_enzymes"
+    for path in (folder / "transfer.json", *folder.glob("fit-*.json"), *folder.glob("runs/*/metrics.parquet")):
+        path.unlink()  # so that there is less to draw
     out = api.report(folder, tmp_path / "held.html", validation="heldout_enzymes")
     text = out.read_text()
     assert "losses on heldout_enzymes" in text
     assert "heldout_enzymes, CLM held-clm" in text
-    assert "heldout_enzymes" not in render_page(load_study(folder), now=NOW).split("Verdict")[0]
+    assert load_study(folder).validation == full_study.validation
+    assert "heldout_enzymes" not in page.split("Verdict")[0]
 
 
 def test_a_set_no_run_was_scored_on_is_an_error(tmp_path: Path, write_study: Callable[[Path], Path]) -> None:
