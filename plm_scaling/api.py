@@ -238,6 +238,8 @@ def run(
     out: Path | None = None,
     *,
     workers: int | None = None,
+    device: Literal["auto", "cpu", "cuda"] = "auto",
+    per_device: int | Literal["auto"] | None = None,
     only: Sequence[str] = (),
     retry_failed: bool = False,
     dry_run: bool = False,
@@ -245,16 +247,25 @@ def run(
 ) -> SweepOutcome:
     """Train what a plan still lacks; `out` is the runs folder (default: `runs/` beside the plan).
 
-    One one-thread process per core by default. A failing run does not stop the others.
+    One one-thread process per core by default. A failing run does not stop the others. `per_device` runs share each
+    GPU of this machine; "auto" measures how many do best.
     """
+    from plm_scaling.sweeps.devices import gpu_workers
     from plm_scaling.sweeps.plan_records import SweepPlan
     from plm_scaling.sweeps.reconcile import run_plan
 
+    planned = SweepPlan.read(plan)
+    if per_device is not None:
+        if workers is not None:
+            raise ConfigError("both workers and per_device say how many runs train at a time", hint="give one")
+        workers = gpu_workers(planned, None if per_device == "auto" else per_device)
+        device = "cuda"
     return run_plan(
-        SweepPlan.read(plan),
+        planned,
         plan,
         _runs_of(plan) if out is None else out,
         workers=workers,
+        device=device,
         only=tuple(only),
         retry_failed=retry_failed,
         dry_run=dry_run,

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
+from typing import Literal
 
 import click
 
@@ -11,10 +13,28 @@ from plm_scaling.cli.render import DryRun, OutputFormat, emit, next_command, say
 __all__ = ["command"]
 
 
+def _per_device(context: click.Context, param: click.Parameter, value: str | None) -> int | Literal["auto"] | None:
+    del context, param
+    if value is None:
+        return None
+    if value == "auto":
+        return "auto"
+    if not value.isdigit() or int(value) < 1:
+        raise click.BadParameter(f"{value!r} is neither a number of runs nor auto")
+    return int(value)
+
+
 @click.command("run", epilog="Example: plm-scaling run study/plan.json   # again after an interruption: it resumes")
 @click.argument("plan", type=click.Path(path_type=Path))
 @click.option("-o", "--out", type=click.Path(path_type=Path), help="Runs folder; default runs/ beside PLAN.")
 @click.option("--workers", type=click.IntRange(1), help="Processes at a time; default one per core.")
+@click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True)
+@click.option(
+    "--per-device",
+    callback=_per_device,
+    metavar="K|auto",
+    help="Runs that share each GPU of this machine; auto measures how many do best.",
+)
 @click.option("--only", multiple=True, metavar="ID", help="Only these runs (and the sources they start from).")
 @click.option("--retry-failed", is_flag=True, help="Start failed runs again.")
 @DryRun
@@ -23,6 +43,8 @@ def command(
     plan: Path,
     out: Path | None,
     workers: int | None,
+    device: Literal["auto", "cpu", "cuda"],
+    per_device: int | Literal["auto"] | None,
     only: tuple[str, ...],
     retry_failed: bool,
     dry_run: bool,
@@ -34,13 +56,21 @@ def command(
     from plm_scaling.cli.sweep_progress import SweepProgress
 
     runs = out or plan.parent / "runs"
+    run = partial(
+        api.run,
+        plan,
+        out,
+        workers=workers,
+        device=device,
+        per_device=per_device,
+        only=only,
+        retry_failed=retry_failed,
+    )
     if dry_run:
-        outcome = api.run(plan, out, workers=workers, only=only, retry_failed=retry_failed, dry_run=True)
+        outcome = run(dry_run=True)
     else:
         with SweepProgress(runs) as progress:
-            outcome = api.run(
-                plan, out, workers=workers, only=only, retry_failed=retry_failed, on_event=progress.on_event
-            )
+            outcome = run(on_event=progress.on_event)
     rows = [{"run": line.run_id, "state": line.state, "reason": line.reason} for line in outcome.lines]
     emit(output, rows=rows)
     if dry_run:

@@ -21,6 +21,7 @@ from plm_scaling.training.checkpoint import LoopState
 from plm_scaling.training.engine import Engine, ReplicatedEngine
 from plm_scaling.training.initial import initial_model, loss_function
 from plm_scaling.training.sharded import ShardedEngine, is_sharded
+from plm_scaling.training.slots import take_device
 from plm_scaling.training.steps import LossFunction, cross_entropy
 from plm_scaling.training.world import World
 
@@ -122,7 +123,10 @@ def _device(order: RunOrder, world: World) -> torch.device:
             why=f"torch sees {torch.cuda.device_count()}",
             hint="start as many processes on a machine as it has GPUs",
         )
-    device = torch.device(wanted, world.local_rank)
+    number, count = world.local_rank, torch.cuda.device_count()
+    if world.size == 1 and count > 1:  # runs started side by side spread over the GPUs
+        number = take_device([str(torch.cuda.get_device_properties(i).uuid) for i in range(count)])
+    device = torch.device(wanted, number)
     torch.cuda.set_device(device)  # collectives of objects go by way of the current device
     return device
 

@@ -1,0 +1,96 @@
+"""How many runs share a GPU: with programs that stand in for the driver's tool and for the measurement."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from plm_scaling.core.errors import ConfigError, RunError
+from plm_scaling.core.run import RunConfig
+from plm_scaling.sweeps import devices
+from plm_scaling.sweeps.plan_records import PlannedRun, SweepPlan
+
+
+def plan() -> SweepPlan:
+    runs = []
+    for n_layers in (1, 2, 3):
+        config = RunConfig.checked(
+            corpus_id="c", objective="clm", n_layers=n_layers, d_model=16, context=32, D=1000, batch_tokens=64,
+            peak_lr=1e-3, recipe="small",
+        )  # fmt: skip
+        planned = {"C_exact": float(n_layers), "unique_tokens": 1, "epochs": 1.0, "steps": 1, "memory_bytes": 1}
+        runs.append(PlannedRun(run_id=config.run_id, config=config, roles=("grid",), **planned))
+    return SweepPlan(name="p", corpus="c", corpus_id="c", currency="C_exact", runs=tuple(runs))
+
+
+@pytest.fixture
+def two_gpus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tool = tmp_path / "nvidia-smi"
+    tool.write_text("#!/bin/sh\necho 'GPU 0: one (UUID: a)'\necho 'GPU 1: two (UUID: b)'\n")
+    tool.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+
+
+def answer(monkeypatch: pytest.MonkeyPatch, said: str) -> list[list[str]]:
+    """Let the measurement say something; returns the list its calls are added to."""
+    calls: list[list[str]] = []
+    real = subprocess.run
+
+    def run(command: list[str], **options: Any) -> Any:
+        if command[0] != sys.executable:
+            return real(command, **options)
+        calls.append(command)
+        return subprocess.CompletedProcess(command, 0, said, "the reason")
+
+    monkeypatch.setattr(devices.subprocess, "run", run)
+    return calls
+
+
+def test_without_a_gpu_it_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(RunError, match="no GPU on this machine"):
+        devices.gpu_workers(plan(), 2)
+
+
+@pytest.mark.usefixtures("two_gpus")
+def test_a_given_number_is_for_each_gpu() -> None:
+    assert devices.gpu_workers(plan(), 3) == 6
+
+
+@pytest.mark.usefixtures("two_gpus")
+def test_the_middle_run_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = answer(monkeypatch, '{"choice": 4, "rows": []}')
+    assert devices.gpu_workers(plan(), None) == 8
+    assert calls[0][3:5] == ["--shape", "2x16"]
+    assert "--batch-tokens" in calls[0]
+
+
+@pytest.mark.usefixtures("two_gpus")
+@pytest.mark.parametrize(
+    ("said", "complaint"),
+    [('{"choice": 0, "rows": [{"reason": "out of memory"}]}', "not even one run"), ("oh", "could not be measured")],
+)
+def test_a_measurement_that_fails_is_named(monkeypatch: pytest.MonkeyPatch, said: str, complaint: str) -> None:
+    answer(monkeypatch, said)
+    with pytest.raises(RunError, match=complaint):
+        devices.gpu_workers(plan(), None)
+
+
+def test_two_numbers_are_one_too_many(tmp_path: Path) -> None:
+    from plm_scaling import api
+
+    path = plan().write(tmp_path / "plan.json")
+    with pytest.raises(ConfigError, match="both workers and per_device"):
+        api.run(path, workers=2, per_device="auto")
+
+
+def test_the_measurement_is_a_module_that_takes_these_options() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", devices._MEASURE, "--help"], capture_output=True, text=True, check=True
+    )
+    for option in ("--shape", "--architecture", "--context", "--batch-tokens", "--objective", "--dtype", "--json"):
+        assert option in done.stdout
