@@ -103,12 +103,11 @@ def _check_recipe(runs: RunTable, objective: str) -> None:
         if len(counts) > 1:
             found = ", ".join(f"{count} of {value}" for value, count in counts.most_common())
             usual = counts.most_common(1)[0][0]
+            option = f"--schedule {usual}; " if name == "schedule" else ""
             raise FitError(
                 f"runs of {objective!r} mix values of {name}: {found}",
                 why="they are not on one law: each has losses of its own at equal N and D",
-                hint=f"--schedule {usual}"
-                if name == "schedule"
-                else f"fit a table of one: in Python table.where(lambda row: row.{name} == {usual!r}); "
+                hint=f"{option}in Python table.where(lambda row: row.{name} == {usual!r}); "
                 "or `plm-scaling import runs RUNS -o table.csv`, and keep its rows",
             )
 

@@ -264,7 +264,7 @@ def test_columns_at_their_defaults_do_not_change_the_hash_of_older_tables() -> N
 @pytest.mark.parametrize(
     ("role", "experiment"),
     [
-        *(("", False), ("grid", False), ("distil", True), ("mask_rate", True), ("grid,mask_rate", False)),
+        *(("", False), ("grid", False), ("distil", True), ("mask_ratio", True), ("grid,mask_ratio", False)),
         *(("continued_first,continued", True), ("repeats,regularisation", False), ("regularisation", True)),
     ],
 )
