@@ -34,12 +34,14 @@ _FORMATS = {
 def command(spec: Path, out: Path | None, corpus: Path | None, scale: float, dry_run: bool, output: str) -> None:
     """Lay out the runs of SPEC (TOML): shape, N, D, epochs, FLOPs, notes on what will not work."""
     from plm_scaling import api
+    from plm_scaling.sweeps.differences import differences
     from plm_scaling.sweeps.sizes import size_text
 
     target = None if dry_run else out or spec.parent / "plan.json"
     made = api.plan(spec, target, corpus=corpus, scale=scale)
     shown = any("data" in run.roles for run in made.runs)
     branching = any(run.trunk for run in made.runs)
+    varies = differences([run.config for run in made.runs])
     rows = [
         {
             "run": r.run_id,
@@ -57,9 +59,10 @@ def command(spec: Path, out: Path | None, corpus: Path | None, scale: float, dry
             "steps": r.steps,
             "peak lr": r.config.peak_lr,
             "seed": r.config.seed,
+            **({"varies": other} if any(varies) else {}),
             "notes": ",".join(r.notes),
         }
-        for r in made.runs
+        for r, other in zip(made.runs, varies, strict=True)
     ]
     emit(output, rows=rows, value=made, formats=_FORMATS)
     if output == "human":
