@@ -6,9 +6,9 @@ import re
 from typing import Final
 
 from plm_scaling.core.records import Record
-from plm_scaling.core.run import Objective
+from plm_scaling.core.run import Objective, RunConfig
 
-__all__ = ["EXCLUDED_FLAGS", "EXPERIMENT_ROLES", "RunRow"]
+__all__ = ["EXCLUDED_FLAGS", "EXPERIMENT_ROLES", "RECIPE", "RunRow", "regularisation_text"]
 
 EXCLUDED_FLAGS: Final = frozenset({"DUPLICATE", "MISLABELLED", "STUCK", "TRAINING_LOSS", "UNKNOWN_SIZE"})
 """Flags of rows that no law may be fitted to: a copy, a run of another size than stated, a run that learnt nothing,
@@ -16,6 +16,18 @@ a loss that is not validation's, a size that nothing tells."""
 
 EXPERIMENT_ROLES: Final = frozenset({"mask_ratio", "regularisation", "continued", "continued_first", "distil"})
 """Roles of runs that differ from a law's in more than size, tokens, batch and seed."""
+
+RECIPE: Final = ("schedule", "architecture", "mask_ratio", "regularisation")
+"""Columns that have to be equal for losses to lie on one law."""
+
+_REGULARISERS: Final = ("dropout", "weight_decay")
+
+
+def regularisation_text(config: RunConfig) -> str:
+    """How a run was regularised: `dropout=0.1,weight_decay=1`, of these what is not the recipe's; empty for all."""
+    fields = RunConfig.model_fields
+    values = {name: getattr(config, name) for name in _REGULARISERS}
+    return ",".join(f"{name}={value:g}" for name, value in values.items() if value != fields[name].default)
 
 
 class RunRow(Record):
@@ -40,6 +52,8 @@ class RunRow(Record):
     """Distinct tokens of this run that an earlier run of its lineage had been trained on."""
     C_6nd: float | None = None
     C_exact: float | None = None
+    C_teacher: float | None = None
+    """Forward FLOPs of a teacher, spent beside C_exact; None without one."""
     device_s: float | None = None
     batch_tokens: float | None = None
     peak_lr: float | None = None
@@ -56,6 +70,8 @@ class RunRow(Record):
     """How the learning rate decayed: cosine, wsd, or what a table from elsewhere calls it."""
     architecture: str = "plm"
     """plm, esm2, progen2, ...: a law is about one."""
+    regularisation: str = ""
+    """What differs from the recipe, as `regularisation_text` writes it; empty where nothing does."""
     source_run_id: str | None = None
     source_objective: Objective | None = None
     N_source: float | None = None
@@ -72,9 +88,9 @@ class RunRow(Record):
         return role in self.role.split(",")
 
     @property
-    def recipe_key(self) -> tuple[str, str, float | None]:
-        """Schedule, architecture and mask ratio: what has to be equal for losses to lie on one law."""
-        return self.schedule, self.architecture, self.mask_ratio
+    def recipe_key(self) -> tuple[str, str, float | None, str]:
+        """The columns `RECIPE`: what has to be equal for losses to lie on one law."""
+        return self.schedule, self.architecture, self.mask_ratio, self.regularisation
 
     @property
     def is_experiment(self) -> bool:

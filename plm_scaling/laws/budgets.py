@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from plm_scaling.core.errors import FitError
+from plm_scaling.core.run_row import RECIPE
 from plm_scaling.core.run_table import RunRow, RunTable
 from plm_scaling.laws.forms import FloatArray
 from plm_scaling.laws.noise import LossNoise, loss_errors, replicate_groups
@@ -97,11 +98,11 @@ def check_runs(runs: RunTable, objective: str, currency: Currency) -> None:
 
 
 def _check_recipe(runs: RunTable, objective: str) -> None:
-    """Refuse runs of several schedules, architectures or mask ratios; a ratio that is not stated passes for any."""
-    for name in ("schedule", "architecture", "mask_ratio"):
+    """Refuse runs of several recipes (`RECIPE`); a mask ratio that is not stated passes for any."""
+    for name in RECIPE:
         counts = Counter(value for row in runs if (value := getattr(row, name)) is not None)
         if len(counts) > 1:
-            found = ", ".join(f"{count} of {value}" for value, count in counts.most_common())
+            found = ", ".join(f"{count} of {_said(value)}" for value, count in counts.most_common())
             usual = counts.most_common(1)[0][0]
             option = f"--schedule {usual}; " if name == "schedule" else ""
             raise FitError(
@@ -110,6 +111,11 @@ def _check_recipe(runs: RunTable, objective: str) -> None:
                 hint=f"{option}in Python table.where(lambda row: row.{name} == {usual!r}); "
                 "or `plm-scaling import runs RUNS -o table.csv`, and keep its rows",
             )
+
+
+def _said(value: object) -> object:
+    """An empty text stands for the recipe's own choice."""
+    return "the default" if value == "" else value
 
 
 def gather_budgets(

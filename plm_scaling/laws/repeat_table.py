@@ -48,7 +48,7 @@ def repeat_runs(table: RunTable, objective: str) -> RunTable:
     """Runs a law of repeats is about: the laws' own, and complete runs from scratch of the role `repeats`, or of none.
 
     Runs on static MLM masks are an experiment of their own and stay out where others have fresh ones. Of several
-    schedules, architectures or mask ratios the one of most of the laws' runs stays.
+    recipes (`RunRow.recipe_key`) the one of most of the laws' runs stays.
     """
     usual = law_runs(table, objective)
     ids = {row.run_id for row in usual}

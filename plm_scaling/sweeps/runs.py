@@ -14,7 +14,8 @@ from plm_scaling.core.errors import RecordError, RefusedError, did_you_mean
 from plm_scaling.core.files import canonical_json
 from plm_scaling.core.run import LedgerRow, RunRecord, ValidationLoss
 from plm_scaling.core.run_folder import RunFolder
-from plm_scaling.core.run_table import RunRow, RunTable
+from plm_scaling.core.run_row import RunRow, regularisation_text
+from plm_scaling.core.run_table import RunTable
 from plm_scaling.core.weight_identity import is_foreign
 from plm_scaling.corpus.format import VAL_IID
 from plm_scaling.laws.clusters import ValidationClusters
@@ -81,6 +82,7 @@ def _row(folder: RunFolder, record: RunRecord, loss: ValidationLoss) -> RunRow:
         seen_earlier=total.seen_earlier if total else None,
         C_6nd=record.C_6nd,
         C_exact=record.C_exact,
+        C_teacher=record.C_teacher,
         device_s=record.device_s,
         batch_tokens=config.batch_tokens,
         peak_lr=config.peak_lr,
@@ -92,6 +94,7 @@ def _row(folder: RunFolder, record: RunRecord, loss: ValidationLoss) -> RunRow:
         mask_ratio=config.mask_rate if config.objective == "mlm" else None,
         schedule=config.schedule,
         architecture=config.architecture,
+        regularisation=regularisation_text(config),
         source_run_id=config.init_from,
         source_objective=record.source_objective or (source.config.objective if source else None),
         N_source=record.N_source or (source.config.N if source else None),

@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from plm_scaling.core.errors import RecordError
-from plm_scaling.core.run import Objective
+from plm_scaling.core.run import Objective, RunConfig
+from plm_scaling.core.run_row import RECIPE, regularisation_text
 from plm_scaling.core.run_table import RunRow, RunTable
 
 NUMBER = st.floats(1e-300, 1e300)
@@ -251,9 +252,30 @@ def test_a_table_without_a_schedule_is_one_of_cosines(tmp_path: Path) -> None:
     path = tmp_path / "old.csv"
     path.write_text("run_id,objective,N,D,loss\na,mlm,1e3,1e5,2.5\n")
     (old,) = RunTable.read(path)
-    assert old.recipe_key == ("cosine", "plm", None)
-    path.write_text("objective,N,D,loss,schedule,mask_ratio\nmlm,1e3,1e5,2.5,wsd,0.3\nmlm,1e3,1e5,2.5,,\n")
-    assert [r.recipe_key for r in RunTable.read(path)] == [("wsd", "plm", 0.3), ("cosine", "plm", None)]
+    assert old.recipe_key == ("cosine", "plm", None, "")
+    columns, other = "objective,N,D,loss,schedule,mask_ratio,regularisation", '"dropout=0.1,weight_decay=1"'
+    path.write_text(f"{columns}\nmlm,1e3,1e5,2.5,wsd,0.3,{other}\nmlm,1e3,1e5,2.5,,,\n")
+    keys = [("wsd", "plm", 0.3, "dropout=0.1,weight_decay=1"), ("cosine", "plm", None, "")]
+    assert [r.recipe_key for r in RunTable.read(path)] == keys
+
+
+def test_a_recipe_s_key_is_of_its_columns() -> None:
+    changes = {"schedule": "wsd", "architecture": "esm2", "mask_ratio": 0.3, "regularisation": "dropout=0.1"}
+    assert tuple(changes) == RECIPE
+    assert row(**changes).recipe_key == tuple(changes.values())
+
+
+@pytest.mark.parametrize(
+    ("dropout", "weight_decay", "text"),
+    [(0.0, 0.1, ""), (0.1, 0.1, "dropout=0.1"), (0.0, 0.0, "weight_decay=0"), (0.1, 1.0, "dropout=0.1,weight_decay=1")],
+)
+def test_regularisation_in_words_is_what_differs_from_the_recipe(
+    dropout: float, weight_decay: float, text: str
+) -> None:
+    fields = {"objective": "clm", "n_layers": 1, "d_model": 16, "context": 32, "D": 1000, "batch_tokens": 32}
+    fields |= {"corpus_id": "c", "peak_lr": 1e-3, "recipe": "small"}
+    config = RunConfig.model_validate(fields | {"dropout": dropout, "weight_decay": weight_decay})
+    assert regularisation_text(config) == text
 
 
 def test_columns_at_their_defaults_do_not_change_the_hash_of_older_tables() -> None:

@@ -141,12 +141,15 @@ def test_only_some_sizes() -> None:
 
 @pytest.mark.parametrize(
     ("name", "usual", "odd"),
-    [("schedule", "cosine", "wsd"), ("architecture", "plm", "esm2"), ("mask_ratio", 0.15, 0.3)],
+    [
+        *(("schedule", "cosine", "wsd"), ("architecture", "plm", "esm2"), ("mask_ratio", 0.15, 0.3)),
+        *(("regularisation", "", "dropout=0.1"), ("regularisation", "dropout=0.1", "weight_decay=1")),
+    ],
 )
 def test_runs_of_several_recipes_are_refused_with_their_numbers(name: str, usual: object, odd: object) -> None:
     runs = [*row(sizes=3, **{name: usual}), *row(2e12, sizes=2, **{name: odd})]
     check_runs(RunTable(tuple(runs[:3])), "clm", "C_6nd")
-    with pytest.raises(FitError, match=f"mix values of {name}: 3 of {usual}, 2 of {odd}") as caught:
+    with pytest.raises(FitError, match=f"mix values of {name}: 3 of {usual or 'the default'}, 2 of {odd}") as caught:
         check_runs(RunTable(tuple(runs)), "clm", "C_6nd")
     # What the hint says mends it.
     assert f"row.{name} == {usual!r}" in caught.value.hint
@@ -157,7 +160,10 @@ def test_a_mask_ratio_that_is_not_stated_passes_for_any() -> None:
     check_runs(RunTable((*row(), *row(2e12, mask_ratio=0.15))), "clm", "C_6nd")
 
 
-def test_seeds_of_another_schedule_are_no_replicates() -> None:
-    other = run(1e12, 1, seed=1, loss=9.0, schedule="wsd")
+@pytest.mark.parametrize(
+    ("name", "usual", "odd"), [("schedule", "cosine", "wsd"), ("regularisation", "", "dropout=0.1")]
+)
+def test_seeds_of_another_recipe_are_no_replicates(name: str, usual: str, odd: str) -> None:
+    other = run(1e12, 1, seed=1, loss=9.0, **{name: odd})
     assert replicate_groups(RunTable((*row(), other))) == []
-    assert len(replicate_groups(RunTable((*row(), other.model_copy(update={"schedule": "cosine"}))))) == 1
+    assert len(replicate_groups(RunTable((*row(), other.model_copy(update={name: usual}))))) == 1

@@ -171,6 +171,7 @@ def test_repeats_of_another_recipe_stay_out() -> None:
     rows = law_rows(mask_ratio=0.15)
     own, other = repeated_rows(mask_ratio=0.15), repeated_rows(mask_ratio=0.3)
     wsd = repeated_rows(mask_ratio=0.15, schedule="wsd")
-    kept = repeat_runs(table(rows, wsd, other, own), "mlm")
+    dropped = repeated_rows(mask_ratio=0.15, regularisation="dropout=0.1")
+    kept = repeat_runs(table(rows, wsd, other, dropped, own), "mlm")
     assert len(kept) == len(rows) + len(own)
-    assert {r.recipe_key for r in kept} == {("cosine", "plm", 0.15)}
+    assert {r.recipe_key for r in kept} == {("cosine", "plm", 0.15, "")}

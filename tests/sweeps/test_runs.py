@@ -10,12 +10,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from plm_scaling.core.errors import RecordError, RefusedError
+from plm_scaling.core.errors import FitError, RecordError, RefusedError
 from plm_scaling.core.run import LedgerRow, RunRecord, ValidationLoss
 from plm_scaling.core.run_folder import RunFolder
 from plm_scaling.core.run_order import RunOrder
 from plm_scaling.core.run_table import RunTable
 from plm_scaling.corpus.reader import Corpus
+from plm_scaling.laws.budgets import check_runs
+from plm_scaling.laws.noise import law_runs
 from plm_scaling.sweeps.plan import plan_sweep
 from plm_scaling.sweeps.plan_records import GridArm, PlannedRun, SweepPlan, SweepSpec, TransferArm
 from plm_scaling.sweeps.runs import collect_runs, paired_gap, read_val
@@ -151,6 +153,24 @@ def test_what_a_source_had_seen_and_how_masks_were_drawn(plan: SweepPlan, runs: 
     (row,) = (row for row in collect_runs(runs) if row.source_run_id)
     assert row.seen_earlier is None
     assert not row.mask_refresh
+
+
+def test_how_a_run_was_regularised_and_what_its_teacher_cost(plan: SweepPlan, runs: Path) -> None:
+    first, second = plan.runs[:2]
+    assert {(row.regularisation, row.C_teacher) for row in collect_runs(runs)} == {("", None)}
+    dropped = first.config.model_copy(update={"dropout": 0.1, "weight_decay": 1.0})
+    change(runs, first.run_id, config=dropped)
+    change(runs, second.run_id, C_teacher=7e9)
+    rows = {row.run_id: row for row in collect_runs(runs)}
+    assert rows[dropped.run_id].regularisation == "dropout=0.1,weight_decay=1"
+    assert rows[second.run_id].C_teacher == 7e9
+
+
+def test_runs_of_another_weight_decay_are_on_no_common_law(plan: SweepPlan, runs: Path) -> None:
+    clm = [run for run in plan.runs if run.config.objective == "clm"]
+    change(runs, clm[0].run_id, config=clm[0].config.model_copy(update={"weight_decay": 1.0}))
+    with pytest.raises(FitError, match=f"mix values of regularisation: {len(clm) - 1} of the default, 1 of weight_"):
+        check_runs(law_runs(collect_runs(runs), "clm"), "clm", "C_6nd")
 
 
 def test_source_columns_come_from_the_source_record(plan: SweepPlan, runs: Path) -> None:

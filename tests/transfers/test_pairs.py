@@ -60,12 +60,16 @@ def test_unfinished_targets_and_continued_runs_are_no_pairs(row: Row) -> None:
 
 def test_runs_of_another_schedule_or_an_experiment_are_no_partners(row: Row) -> None:
     others = (row("wsd", schedule="wsd"), row("masks", mask_ratio=0.3), row("esm2", architecture="esm2"))
-    odd = (*others, row("dropout", role="regularisation"), row("taught", role="distil"))
+    dropped = row("dropped", regularisation="dropout=0.1")
+    odd = (*others, dropped, row("dropout", role="regularisation"), row("taught", role="distil"))
     (pair,) = find_pairs(RunTable((*odd, target(row))))
     assert pair.scratch is None
     (pair,) = find_pairs(RunTable((*odd, target(row, schedule="wsd"))))
     assert pair.scratch is not None
     assert pair.scratch.run_id == "wsd"
+    (pair,) = find_pairs(RunTable((*odd, target(row, regularisation="dropout=0.1"))))
+    assert pair.scratch is not None
+    assert pair.scratch.run_id == "dropped"
 
 
 def test_a_continued_run_is_no_transfer_whatever_it_started_from(row: Row) -> None:
