@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from plm_scaling.cli.render import DryRun, OutputFormat, emit, next_command, say
 from plm_scaling.core.units import format_count
+
+if TYPE_CHECKING:
+    from plm_scaling.sweeps.plan_records import SweepPlan
 
 __all__ = ["command"]
 
@@ -18,6 +22,7 @@ _FORMATS = {
     "epochs": "{:.2f}".format,
     "C_exact": "{:.3g}".format,
     "C_6nd": "{:.3g}".format,
+    "C_teacher": lambda value: value if isinstance(value, str) else f"{value:.3g}",
     "peak lr": "{:.3g}".format,
 }
 
@@ -40,6 +45,7 @@ def command(spec: Path, out: Path | None, corpus: Path | None, scale: float, dry
     target = None if dry_run else out or spec.parent / "plan.json"
     made = api.plan(spec, target, corpus=corpus, scale=scale)
     shown = any("data" in run.roles for run in made.runs)
+    taught = any(run.C_teacher or run.has_unknown_teacher for run in made.runs)
     branching = any(run.trunk for run in made.runs)
     varies = differences([run.config for run in made.runs])
     rows = [
@@ -54,6 +60,7 @@ def command(spec: Path, out: Path | None, corpus: Path | None, scale: float, dry
             **({"computed": r.D_computed} if branching else {}),
             "epochs": r.epochs,
             "C_exact": r.C_exact,
+            **({"C_teacher": "unknown" if r.has_unknown_teacher else r.C_teacher} if taught else {}),
             "C_6nd": r.config.C_6nd,
             "batch": r.config.batch_tokens,
             "steps": r.steps,
@@ -66,6 +73,15 @@ def command(spec: Path, out: Path | None, corpus: Path | None, scale: float, dry
     ]
     emit(output, rows=rows, value=made, formats=_FORMATS)
     if output == "human":
-        say(f"{len(made.runs)} runs, {made.total_C_exact:.3g} FLOPs exactly counted, corpus {made.corpus_id[:12]}")
+        say(f"{len(made.runs)} runs, {_flops_text(made)}, corpus {made.corpus_id[:12]}")
     if target:
         next_command(f"plm-scaling run {target}")
+
+
+def _flops_text(plan: SweepPlan) -> str:
+    """What all runs cost, and their teachers beside them."""
+    text = f"{plan.total_C_exact:.3g} FLOPs exactly counted"
+    if plan.total_C_teacher:
+        text += f" and {plan.total_C_teacher:.3g} of teachers"
+    unknown = sum(run.has_unknown_teacher for run in plan.runs)
+    return text + (f" (the teachers of {unknown} runs not counted: their size is not known)" if unknown else "")

@@ -132,4 +132,5 @@ def distil_runs(parts: RunParts, arm: DistilArm, known: Mapping[str, RunConfig],
             yield Draft(plain, ("distil",))
             for share in arm.shares:
                 taught = {"teacher": teacher.name, "teacher_share": share, "teacher_temperature": arm.temperature}
-                yield Draft(plain.model_copy(update=taught), ("distil",), teacher_path=teacher.path)
+                student = plain.model_copy(update=taught)
+                yield Draft(student, ("distil",), teacher_path=teacher.path, teacher_shape=teacher.shape)

@@ -36,12 +36,14 @@ class Draft:
     Attributes
     ----------
     init_path, teacher_path : where foreign weights lie that the config names by their hash.
+    teacher_shape : of the model it learns from; None where nothing states it.
     """
 
     config: RunConfig
     roles: tuple[str, ...]
     init_path: str | None = None
     teacher_path: str | None = None
+    teacher_shape: ModelShape | None = None
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from plm_scaling.sweeps.decisions import needed_runs
 from plm_scaling.sweeps.drafts import Draft, RunParts
 from plm_scaling.sweeps.feasibility import feasibility_notes, machine_memory, memory_estimate
 from plm_scaling.sweeps.plan_records import ARMS, PlannedRun, SweepPlan, SweepSpec
-from plm_scaling.sweeps.pools import flops_per_token
+from plm_scaling.sweeps.pools import PoolCost, flops_per_token
 from plm_scaling.sweeps.sizes import parse_size
 
 __all__ = ["parse_size", "plan_sweep", "read_spec"]
@@ -111,6 +111,7 @@ def _planned(draft: Draft, parts: RunParts, branching: Branching, memory_bytes: 
         config=config,
         roles=draft.roles,
         C_exact=config.D * flops_per_token(config.shape, cost, "C_exact"),
+        C_teacher=_teacher_flops(draft, cost),
         unique_tokens=cost.unique_tokens,
         epochs=cost.epochs(config.D),
         steps=cost.steps(config),
@@ -122,6 +123,13 @@ def _planned(draft: Draft, parts: RunParts, branching: Branching, memory_bytes: 
         keep_steps=branching.keep_steps,
         begin_step=branching.begin_step,
     )
+
+
+def _teacher_flops(draft: Draft, cost: PoolCost) -> float | None:
+    """Forward FLOPs of a run's teacher, a third of what training it on the same tokens would take."""
+    if draft.teacher_shape is None:
+        return None
+    return draft.config.D * flops_per_token(draft.teacher_shape, cost, "C_exact") / 3.0
 
 
 def _ordered(runs: Sequence[PlannedRun]) -> list[PlannedRun]:

@@ -148,6 +148,8 @@ class PlannedRun(Record):
     transfer_target, transfer_scratch, continued, continued_first, distil."""
     C_exact: float
     """FLOPs of all its steps, those taken over from a trunk included."""
+    C_teacher: float | None = None
+    """Forward FLOPs of its teacher beside C_exact; None without a teacher, or where nothing states its size."""
     unique_tokens: int
     """Distinct training tokens available to its streams."""
     epochs: float
@@ -176,6 +178,11 @@ class PlannedRun(Record):
     def D_computed(self) -> int:
         """Tokens that are really trained on, of the D that the result stands for."""
         return round(self.config.D * self.computed_share)
+
+    @property
+    def has_unknown_teacher(self) -> bool:
+        """Whether it learns from a model of a size that is not known before training."""
+        return self.config.teacher is not None and self.C_teacher is None
 
     @property
     def data(self) -> str:
@@ -223,3 +230,8 @@ class SweepPlan(Record):
     def total_C_exact(self) -> float:
         """Training FLOPs of all runs, what branches take over counted once."""
         return sum(run.C_exact * run.computed_share for run in self.runs)
+
+    @property
+    def total_C_teacher(self) -> float:
+        """Forward FLOPs of the teachers of known size, spent beside `total_C_exact`."""
+        return sum((run.C_teacher or 0.0) * run.computed_share for run in self.runs)

@@ -15,6 +15,7 @@ Cli = Callable[..., Any]
 WriteSpec = Callable[[str], Path]
 
 GRID = '[[grid]]\nsizes = ["1x16", "2x24"]\nD = [2e4, 6e4]\nobjectives = ["clm"]\n'
+TEACHER = '[[grid]]\nsizes = ["1x16"]\nD = [2e4]\nobjectives = ["mlm"]\n'
 TRANSFER = '[[transfer]]\nsize = "1x16"\nD = 2e4\nD_source = 3e4\noverlap = "shared"\n'
 
 SCREEN = """\
@@ -38,6 +39,18 @@ def test_the_table_of_a_plan(cli: Cli, write_spec: WriteSpec, masked: Callable[[
     summary, following = masked(screen.err).splitlines()
     assert summary == "4 runs, 1.22e+10 FLOPs exactly counted, corpus ID"
     assert following == f"next: plm-scaling run {spec.parent / 'plan.json'}"
+
+
+def test_teachers_are_counted_beside_the_runs_or_named_as_unknown(cli: Cli, write_spec: WriteSpec) -> None:
+    known = json.loads(cli("plan", write_spec(TEACHER), "-n", "--format", "json").out)["runs"][0]["run_id"]
+    student = '[[distil]]\nsizes = ["1x8"]\nteacher = "{}"\nobjective = "mlm"\nD = 2e4\n'
+    spec = write_spec(TEACHER + student.format(known) + student.format("0123456789ab"))
+    rows = list(csv.DictReader(io.StringIO(cli("plan", spec, "-n", "--format", "csv").out)))
+    costs = {row["varies"].partition("teacher ")[2][:12]: row["C_teacher"] for row in rows}
+    assert (costs[""], costs["0123456789ab"]) == ("", "unknown")
+    screen = cli("plan", spec, "-n")
+    assert f" and {float(costs[known]):.3g} of teachers (the teachers of 1 runs not counted: " in screen.err
+    assert "unknown" in screen.out
 
 
 def test_json_is_the_plan_that_was_written(cli: Cli, write_spec: WriteSpec) -> None:

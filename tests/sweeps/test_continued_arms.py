@@ -189,6 +189,21 @@ def test_students_are_compared_with_themselves_without_a_teacher(corpus: Corpus,
         assert run.roles == ("distil",)
 
 
+def test_what_a_teacher_costs_is_counted_where_its_size_is_known(corpus: Corpus) -> None:
+    teacher = only(plan(corpus, grid=(GRID,)))
+    arm = DistilArm(sizes=("1x8",), teacher=teacher.run_id, objective="mlm", D=20_000, shares=(0.5,))
+    made = plan(corpus, grid=(GRID,), distil=(arm,))
+    [taught] = [run for run in made.runs if run.config.teacher]
+    assert taught.C_teacher == pytest.approx(taught.config.D * teacher.C_exact / teacher.config.D / 3)
+    assert {run.C_teacher for run in made.runs} == {None, taught.C_teacher}
+    assert made.total_C_teacher == taught.C_teacher
+    assert made.total_C_exact == sum(run.C_exact for run in made.runs)
+    assert not any(run.has_unknown_teacher for run in made.runs)
+    elsewhere = plan(corpus, distil=(arm.model_copy(update={"teacher": "0123456789ab"}),))
+    assert elsewhere.total_C_teacher == 0.0
+    assert [run.config.teacher for run in elsewhere.runs if run.has_unknown_teacher] == ["0123456789ab"]
+
+
 def test_a_teacher_of_the_plan_is_trained_first(corpus: Corpus) -> None:
     teacher = only(plan(corpus, grid=(GRID,)))
     arm = DistilArm(sizes=("1x8",), teacher=teacher.run_id, objective="mlm", D=20_000)
