@@ -51,11 +51,12 @@ class AdamW:
 
         Returns
         -------
-        norm : global gradient norm before clipping, a scalar tensor.
+        norm : global gradient norm before clipping, a scalar tensor; the running mean in place of an infinite one whose
+            update was left out.
         """
         norm: Tensor = torch.linalg.vector_norm(self.flat.grad)
         too_long = (norm / self.config.grad_clip).clamp_(min=1.0)
-        spike = self._spike(norm)
+        spike, shown = self._spike(norm)
         self._step.fill_(step + 1)
         for value, grad, exp_avg, exp_avg_sq, decay in self._groups:
             # What torch.optim.AdamW(fused=True) calls; its own bookkeeping costs more than the update of a tiny model.
@@ -76,16 +77,21 @@ class AdamW:
                 grad_scale=too_long,
                 found_inf=spike,
             )
-        return norm
+        return shown
 
-    def _spike(self, norm: Tensor) -> Tensor | None:
-        """1 where the update is to be left out, 0 where not; decided on the device, without waiting for it."""
+    def _spike(self, norm: Tensor) -> tuple[Tensor | None, Tensor]:
+        """1 where the update is to be left out, 0 where not, and the norm to tell of; without waiting for the device.
+
+        An infinite norm is a spike like any other. One that is no number is none: no update mends what made it, so
+        the run has to end as diverged instead of skipping for ever. Neither enters the mean.
+        """
         factor = self.config.spike_factor
         if factor is None:
-            return None
+            return None, norm
         mean, left_out = self.spikes
-        spike = (mean > 0) & ~(norm <= factor * mean)  # so that a norm that is no number is a spike too
+        spike = (mean > 0) & (norm > factor * mean)
         grown = torch.where(mean > 0, mean + (norm - mean) / _MEAN_OVER, norm)
-        self.spikes.copy_(torch.stack([torch.where(spike, mean, grown), left_out + spike]))
-        left_out_now: Tensor = spike.to(norm.dtype)
-        return left_out_now
+        kept = torch.where(spike | ~norm.isfinite(), mean, grown)
+        shown = torch.where(spike & norm.isinf(), mean, norm)
+        self.spikes.copy_(torch.stack([kept, left_out + spike]))
+        return spike.to(norm.dtype), shown

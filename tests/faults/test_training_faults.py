@@ -381,7 +381,8 @@ def spoil(monkeypatch: pytest.MonkeyPatch) -> Callable[[int, float], list[int]]:
             if number != step:
                 return real(engine, number, lr)
             hits.append(number)
-            engine.flat.grad.mul_(factor)
+            grad = engine.flat.grad
+            grad[grad != 0] *= factor  # nothing times infinity is no number
             before = engine.flat.value.clone()
             norm = real(engine, number, lr)
             unchanged.append(torch.equal(before, engine.flat.value))
@@ -395,9 +396,10 @@ def spoil(monkeypatch: pytest.MonkeyPatch) -> Callable[[int, float], list[int]]:
     return spoil
 
 
-def test_a_spike_is_skipped_and_counted(make_run: MakeRun, spoil: Any) -> None:
+@pytest.mark.parametrize("factor", [1e6, float("inf")])
+def test_a_spike_is_skipped_and_counted(make_run: MakeRun, spoil: Any, factor: float) -> None:
     whole, cut = make_run(spike_factor=20), make_run("cut", spike_factor=20)
-    hits = spoil(7, 1e6)
+    hits = spoil(7, factor)
     record = train(whole.path)
     assert (hits, spoil.unchanged) == ([7], [True])
     assert (record.skipped_updates, record.flags) == (1, ("SPIKES_SKIPPED",))
@@ -413,12 +415,15 @@ def test_without_a_factor_the_same_spike_changes_the_weights(make_run: MakeRun, 
     assert (spoil.unchanged, record.skipped_updates) == ([False], 0)
 
 
-def test_a_run_that_diverges_keeps_its_last_finite_state(make_run: MakeRun, spoil: Any) -> None:
-    folder = make_run()
+@pytest.mark.parametrize("spike_factor", [None, 20])
+def test_a_run_that_diverges_keeps_its_last_finite_state(
+    make_run: MakeRun, spoil: Any, spike_factor: float | None
+) -> None:
+    folder = make_run(spike_factor=spike_factor)
     hits = spoil(7, float("nan"))
     with pytest.raises(Diverged, match="not finite at step 8") as caught:
         train(folder.path)
-    assert hits == [7]
+    assert (hits, spoil.unchanged) == ([7], [False])  # no update mends it, so it is none to skip
     assert caught.value.exit_code == 1
     assert folder.status().status == "diverged"
     found = load_newest(folder.checkpoint_path, lambda error: pytest.fail(str(error)))
