@@ -28,6 +28,7 @@ RUN_FLAGS: Final[dict[str, str]] = {
     "STARTED_ANEW": "computed again from the start, no checkpoint being whole",
     "BRANCHED": "the steps before its decay taken over from a longer run, so that device_s leaves them out",
     "MICRO_WINDOWS_CHANGED": "gradients summed in other pieces than the order says, so not bit-exact with it",
+    "RECOMPUTE_CHANGED": "other blocks recomputed than the order says, so not bit-exact with it",
     "TRACKER_LOST": "a tracker failed; metrics.parquet is complete",
     "SPIKES_SKIPPED": "updates left out after spikes of the gradient norm",
     "LOSS_SPIKE": "the training loss rose by more than 0.5 nats over its minimum",

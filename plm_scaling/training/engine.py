@@ -19,7 +19,7 @@ from plm_scaling.training.checkpoint import LoopState, load_newest, save_checkpo
 from plm_scaling.training.flat import FlatParameters
 from plm_scaling.training.objectives import PackedInput
 from plm_scaling.training.recompute import recompute_blocks
-from plm_scaling.training.steps import AutogradStep, GradientStep, LossFunction, cross_entropy, gradient_step
+from plm_scaling.training.steps import GradientStep, LossFunction, cross_entropy, gradient_step
 from plm_scaling.training.world import World
 
 __all__ = ["Engine", "ReplicatedEngine"]
@@ -86,12 +86,14 @@ class ReplicatedEngine:
         self.device = self.flat.value.device
         self.optimiser = AdamW(self.flat, config)
         recompute_blocks(model, order.recompute)
-        self._step: GradientStep
-        if order.recompute == "none":
-            share = max(1, world.share(config.windows_per_batch))
-            self._step = gradient_step(model, share, config.context, micro_windows=order.micro_windows, loss=loss)
-        else:  # the hand-written step keeps what it needs in places of its own
-            self._step = AutogradStep(model, micro_windows=order.micro_windows, loss=loss)
+        self._step = gradient_step(
+            model,
+            max(1, world.share(config.windows_per_batch)),
+            config.context,
+            by_hand=order.recompute == "none",
+            micro_windows=order.micro_windows,
+            loss=loss,
+        )
 
     def gradients(self, batch: PackedInput, n_targets: int, key: int) -> Tensor:
         """Compute the gradient of the global batch's mean loss; returns this process' summed loss."""

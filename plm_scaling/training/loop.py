@@ -138,9 +138,16 @@ def _begin(run: LiveRun, log: AttemptLog, *, force: bool) -> None:
         log.warn("no checkpoint is whole, everything is computed again", "STARTED_ANEW")
     if run.step == 0 and (remark := take_over_trunk(run)):
         log.warn(remark, "BRANCHED" if run.step else "")
-    ordered = run.folder.order().micro_windows
-    if run.order.micro_windows != ordered:
-        log.warn(f"micro_windows {run.order.micro_windows}, the order says {ordered}", "MICRO_WINDOWS_CHANGED")
+    _warn_of_changes(run, log)
+
+
+def _warn_of_changes(run: LiveRun, log: AttemptLog) -> None:
+    """Say which fields of the order this attempt was told to change; what the order leaves open is no change."""
+    ordered = run.folder.order()
+    for name in ("micro_windows", "recompute"):
+        said, used = getattr(ordered, name), getattr(run.order, name)
+        if said is not None and used != said:
+            log.warn(f"{name} {used}, the order says {said}", f"{name.upper()}_CHANGED")
 
 
 def _watch(run: LiveRun, log: AttemptLog) -> None:

@@ -119,6 +119,7 @@ def gradient_step(
     context: int,
     *,
     backward: bool = True,
+    by_hand: bool = True,
     micro_windows: int | None = None,
     loss: LossFunction = cross_entropy,
 ) -> GradientStep:
@@ -127,9 +128,12 @@ def gradient_step(
     Parameters
     ----------
     windows, context : shape of every batch.
+    by_hand : whether the hand-written step may be used: it keeps what it needs in places of its own, so that blocks
+        which are computed again save nothing there.
     """
     by_hand = (
-        type(model) is Transformer
+        by_hand
+        and type(model) is Transformer
         and model.shape.d_ffn is None
         and model.dtype == torch.float32
         and not model.dropout

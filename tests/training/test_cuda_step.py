@@ -8,11 +8,13 @@ from torch import Tensor
 
 from plm_scaling.core.architecture import ModelShape
 from plm_scaling.core.run import Objective
+from plm_scaling.core.run_order import Recompute
 from plm_scaling.models.build import build_model
 from plm_scaling.training.cuda_step import CudaStep, fixed_input
 from plm_scaling.training.feed import feed
 from plm_scaling.training.flat import FlatParameters
 from plm_scaling.training.objectives import packed_input
+from plm_scaling.training.recompute import recompute_blocks
 from plm_scaling.training.speed import random_batch
 from plm_scaling.training.steps import AutogradStep, gradient_step
 
@@ -56,6 +58,21 @@ def test_padded_shapes_change_neither_loss_nor_gradient(
     torch.testing.assert_close(flat.grad, expected, rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.parametrize("policy", ["every_other", "all"])
+def test_recomputed_blocks_change_no_bit(policy: Recompute) -> None:
+    inputs = packed_input(random_batch(3, 60), "mlm", mask_seed=0, mask_rate=0.3)
+    found = []
+    for kind in ("none", policy):
+        model = build_model(SHAPES[0], causal=False, context=60, seed=3)
+        flat = FlatParameters.of(model)
+        recompute_blocks(model, kind)
+        loss = CudaStep(model, compile_=Noted()).gradients(inputs, len(inputs.target_S))
+        found.append((loss, flat.grad))
+    (plain, expected), (again, gradient) = found
+    assert torch.equal(plain, again)
+    assert torch.equal(expected, gradient)
+
+
 @pytest.mark.parametrize("objective", ["clm", "mlm"])
 def test_batches_of_many_kinds_have_few_shapes(objective: Objective) -> None:
     shapes = set()
@@ -95,14 +112,16 @@ def test_a_batch_without_targets_has_no_gradient() -> None:
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 @pytest.mark.parametrize("objective", ["clm", "mlm"])
 @pytest.mark.parametrize("shape", SHAPES, ids=lambda s: s.architecture)
-def test_a_gpu_step_is_near_that_of_a_cpu(shape: ModelShape, objective: Objective) -> None:
+@pytest.mark.parametrize("recompute", ["none", "all"])
+def test_a_gpu_step_is_near_that_of_a_cpu(shape: ModelShape, objective: Objective, recompute: Recompute) -> None:
     inputs = [packed_input(random_batch(4, 128, seed=k), objective, mask_seed=k, mask_rate=0.15) for k in range(4)]
     on_cpu = build_model(shape, causal=objective == "clm", context=128, seed=3)
     expected = FlatParameters.of(on_cpu)
     device = torch.device("cuda", 0)
     on_gpu = build_model(shape, causal=objective == "clm", context=128, seed=3, dtype=torch.bfloat16).to(device)
     flat = FlatParameters.of(on_gpu)
-    step = gradient_step(on_gpu, 4, 128)
+    recompute_blocks(on_gpu, recompute)
+    step = gradient_step(on_gpu, 4, 128, by_hand=recompute == "none")
     assert isinstance(step, CudaStep)
     for plain, fed in zip(inputs, feed(iter(inputs), device), strict=True):
         n = len(plain.target_S)

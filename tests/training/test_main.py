@@ -61,14 +61,24 @@ def test_a_step_is_timed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 def test_options_override_the_order(make_run: MakeRun, capfd: pytest.CaptureFixture[str]) -> None:
-    folder = make_run(D=2000, dtype="bf16")
+    folder = make_run(D=2000, dtype="bf16", order={"micro_windows": 2, "recompute": "all"})
     options = ["--micro-windows", "1", "--recompute", "none", "--quiet"]
     assert main([str(folder.path), *options]) == 0
     record = folder.record()
     assert record is not None
-    assert record.flags == ("MICRO_WINDOWS_CHANGED",)
-    assert "MICRO_WINDOWS_CHANGED: micro_windows 1, the order says None" in capfd.readouterr().err
-    assert folder.order().micro_windows is None
+    assert record.flags == ("MICRO_WINDOWS_CHANGED", "RECOMPUTE_CHANGED")
+    said = capfd.readouterr().err
+    assert "MICRO_WINDOWS_CHANGED: micro_windows 1, the order says 2" in said
+    assert "RECOMPUTE_CHANGED: recompute none, the order says all" in said
+    assert folder.order().micro_windows == 2
+
+
+def test_what_the_order_leaves_open_is_no_change(make_run: MakeRun) -> None:
+    folder = make_run(D=2000, dtype="bf16")
+    assert main([str(folder.path), "--micro-windows", "1", "--recompute", "none", "--quiet"]) == 0
+    record = folder.record()
+    assert record is not None
+    assert record.flags == ()
 
 
 @pytest.mark.parametrize(

@@ -10,15 +10,18 @@ import torch
 from plm_scaling.core.alphabet import PAD
 from plm_scaling.core.architecture import ModelShape
 from plm_scaling.core.run import Objective, RunConfig
+from plm_scaling.core.run_order import RunOrder
 from plm_scaling.corpus.batches import Batch
 from plm_scaling.models.build import build_model
 from plm_scaling.models.plm import Transformer
 from plm_scaling.training.adamw import AdamW
 from plm_scaling.training.cpu_step import CpuStep
+from plm_scaling.training.engine import ReplicatedEngine
 from plm_scaling.training.flat import FlatParameters
 from plm_scaling.training.objectives import packed_input
 from plm_scaling.training.speed import random_batch
-from plm_scaling.training.steps import AutogradStep, gradient_step, without_padding
+from plm_scaling.training.steps import AutogradStep, GradientStep, gradient_step, without_padding
+from plm_scaling.training.world import World
 
 
 def plm(n_layers: int, d_model: int, **choices: Any) -> Transformer:
@@ -60,6 +63,27 @@ def test_the_step_by_hand_is_for_float32_on_a_cpu() -> None:
         model = plm(1, 16, causal=True, context=8, dtype=dtype)
         FlatParameters.of(model)
         assert type(gradient_step(model, 2, 8)) is kind
+        assert type(gradient_step(model, 2, 8, by_hand=False)) is AutogradStep
+
+
+@pytest.mark.parametrize("recompute", ["none", "all"])
+def test_an_engine_takes_the_fastest_step_but_for_the_hand_written_one(
+    make_config: Callable[..., RunConfig], monkeypatch: pytest.MonkeyPatch, recompute: str
+) -> None:
+    """Recomputed blocks keep the compiled step of a GPU, but not the step that keeps everything in its own places."""
+    seen: list[dict[str, Any]] = []
+
+    def noted(*args: Any, **options: Any) -> GradientStep:
+        seen.append(options)
+        return gradient_step(*args, **options)
+
+    monkeypatch.setattr("plm_scaling.training.engine.gradient_step", noted)
+    config = make_config()
+    order = RunOrder.model_validate({"config": config, "corpus": "c", "recompute": recompute, "micro_windows": 3})
+    model = build_model(config.shape, causal=True, context=config.context, seed=0)
+    ReplicatedEngine(model, config, order, World())
+    [options] = seen
+    assert (options["by_hand"], options["micro_windows"]) == (recompute == "none", 3)
 
 
 def test_bf16_is_near_float32() -> None:
