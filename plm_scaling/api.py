@@ -214,13 +214,14 @@ def plan(spec: Path, out: Path | None = None, *, corpus: Path | None = None, sca
 
     `corpus` replaces the spec's; `scale` multiplies every budget and every number of tokens.
     """
+    from plm_scaling.core.gpus import count_gpus
     from plm_scaling.core.processor import has_bf16
     from plm_scaling.corpus.reader import Corpus
     from plm_scaling.sweeps.plan import plan_sweep, read_spec
 
     wanted = read_spec(spec)
     found = Corpus.open(Path(wanted.corpus) if corpus is None else corpus)
-    made = plan_sweep(wanted, found, scale=scale, dtype="bf16" if has_bf16() else "fp32")
+    made = plan_sweep(wanted, found, scale=scale, dtype="bf16" if has_bf16() or count_gpus() else "fp32")
     if out is not None:
         made = made.model_copy(update={"corpus": _relative(found.path.resolve(), out.resolve().parent)})
         made.write(out)
@@ -247,25 +248,22 @@ def run(
 ) -> SweepOutcome:
     """Train what a plan still lacks; `out` is the runs folder (default: `runs/` beside the plan).
 
-    One one-thread process per core by default. A failing run does not stop the others. `per_device` runs share each
-    GPU of this machine; "auto" measures how many do best.
+    One process per GPU by default, on a machine without one a one-thread process per core. A failing run does not
+    stop the others. `per_device` runs share each GPU of this machine; "auto" measures how many do best.
     """
-    from plm_scaling.sweeps.devices import gpu_workers
+    from plm_scaling.sweeps.devices import placement
     from plm_scaling.sweeps.plan_records import SweepPlan
     from plm_scaling.sweeps.reconcile import run_plan
 
     planned = SweepPlan.read(plan)
-    if per_device is not None:
-        if workers is not None:
-            raise ConfigError("both workers and per_device say how many runs train at a time", hint="give one")
-        workers = gpu_workers(planned, None if per_device == "auto" else per_device)
-        device = "cuda"
+    place = placement(planned, device=device, workers=workers, per_device=per_device, dry_run=dry_run)
     return run_plan(
         planned,
         plan,
         _runs_of(plan) if out is None else out,
-        workers=workers,
-        device=device,
+        workers=place.workers,
+        device=place.device,
+        runs_per_device=place.runs_per_device,
         only=tuple(only),
         retry_failed=retry_failed,
         dry_run=dry_run,

@@ -27,7 +27,7 @@ def _per_device(context: click.Context, param: click.Parameter, value: str | Non
 @click.command("run", epilog="Example: plm-scaling run study/plan.json   # again after an interruption: it resumes")
 @click.argument("plan", type=click.Path(path_type=Path))
 @click.option("-o", "--out", type=click.Path(path_type=Path), help="Runs folder; default runs/ beside PLAN.")
-@click.option("--workers", type=click.IntRange(1), help="Processes at a time; default one per core.")
+@click.option("--workers", type=click.IntRange(1), help="Processes at a time; default one per GPU, else per core.")
 @click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True)
 @click.option(
     "--per-device",
@@ -50,7 +50,7 @@ def command(
     dry_run: bool,
     output: str,
 ) -> int:
-    """Train the runs of PLAN that are not complete, one one-thread process per core; exit code 3 if some remain."""
+    """Train the runs of PLAN that are not complete, one per GPU or core at a time; exit code 3 if some remain."""
     from plm_scaling import api
     from plm_scaling.cli.main import EXIT_INCOMPLETE
     from plm_scaling.cli.sweep_progress import SweepProgress

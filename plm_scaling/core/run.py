@@ -226,7 +226,7 @@ class RunRecord(Record):
     C_6nd: float
     C_exact: float
     device_s: float
-    """Seconds of training over all attempts, validation included."""
+    """Seconds of training over all attempts, validation included; of runs that share a device, this one's part."""
     tokens_per_s: float
     attempts: int
     threads: int

@@ -24,7 +24,7 @@ class RunOrder(Record):
     NOT_IDENTITY: ClassVar[frozenset[str]] = frozenset(
         {
             *("corpus", "threads", "device", "checkpoint_every_s", "roles", "init_path", "teacher_path", "trunk"),
-            *("keep_steps", "micro_windows", "parallel", "recompute", "trackers"),
+            *("keep_steps", "micro_windows", "parallel", "recompute", "runs_per_device", "trackers"),
         }
     )
 
@@ -53,6 +53,8 @@ class RunOrder(Record):
     """How several processes share a model: whole copies (`replicated`), or parameters cut among them (`sharded`)."""
     recompute: Recompute = "none"
     """Blocks whose activations are computed again in the backward pass instead of kept."""
+    runs_per_device: int = Field(default=1, ge=1)
+    """Runs that train on this run's device at the same time: each is charged its share of the device's seconds."""
     trackers: tuple[Tracker, ...] = ()
     """Where metrics go beside `metrics.jsonl`."""
 

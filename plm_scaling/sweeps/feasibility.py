@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from typing import Final
 
+from plm_scaling.core.memory_estimate import training_bytes
 from plm_scaling.core.run import RunConfig
 from plm_scaling.sweeps.pools import PoolCost
 
@@ -18,18 +19,8 @@ _PROCESS_BYTES: Final = 350_000_000
 
 
 def memory_estimate(config: RunConfig) -> int:
-    """Estimated peak memory of a run's process, bytes; good to a factor of about 2, no bound.
-
-    Weights, gradients and two moments in fp32; per position and layer 18 d + 4 F numbers (34 d at F = 4 d) and
-    the scores of attention (3 copies, window by window); logits and their gradient.
-
-    **Source:** Korthikanti et al. 2022, section 4 (activations of a transformer layer), kept in fp32.
-    """
-    shape = config.shape
-    per_layer = 18 * shape.d_model + 4 * shape.ffn + 3 * shape.heads * config.context
-    per_position = shape.n_layers * per_layer + 3 * shape.vocab
-    bytes_per_number = 2 if config.dtype == "bf16" else 4
-    return _PROCESS_BYTES + 16 * config.N_total + bytes_per_number * config.batch_tokens * per_position
+    """Estimated peak memory of a run's process that computes the whole batch at once, bytes; no bound."""
+    return _PROCESS_BYTES + sum(training_bytes(config, config.batch_tokens))
 
 
 def feasibility_notes(

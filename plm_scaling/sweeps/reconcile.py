@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from plm_scaling.core.errors import CorpusError, PlanError, RecordError, RunError, did_you_mean
 from plm_scaling.core.run_folder import RunFolder
@@ -97,6 +98,7 @@ def run_plan(
     dry_run: bool = False,
     threads: int = 1,
     device: Device = "auto",
+    runs_per_device: int = 1,
     checkpoint_every_s: float = 30.0,
 ) -> SweepOutcome:
     """Train the runs of a plan that are not complete. Calling it again does what is left, and nothing twice.
@@ -112,6 +114,7 @@ def run_plan(
     only : run ids or their first digits; the sources these runs start from are included.
     dry_run : decide, but write and start nothing.
     threads : CPU threads of a run that has not begun; a run that has keeps the number it began with.
+    runs_per_device : runs that share a GPU, which is how their seconds on it are counted.
 
     Raises
     ------
@@ -126,8 +129,9 @@ def run_plan(
     corpus = _open_corpus(plan, plan_path) if to_start else None
     results: dict[str, TaskResult] = {}
     if corpus is not None and not dry_run:
+        circumstances = {"runs_per_device": runs_per_device, "checkpoint_every_s": checkpoint_every_s, "device": device}
         for run in to_start:
-            _write_order(folders[run.run_id], run, corpus, threads, device, checkpoint_every_s)
+            _write_order(folders[run.run_id], run, corpus, threads, circumstances)
         _pack_windows(corpus, to_start)
         ids = {run.run_id for run in to_start}
         done = run_tasks(
@@ -183,7 +187,7 @@ def _open_corpus(plan: SweepPlan, plan_path: Path) -> Corpus:
 
 
 def _write_order(
-    folder: RunFolder, run: PlannedRun, corpus: Corpus, threads: int, device: Device, checkpoint_every_s: float
+    folder: RunFolder, run: PlannedRun, corpus: Corpus, threads: int, circumstances: Mapping[str, Any]
 ) -> None:
     """Write `run.json` if it does not say this already."""
     old = _old_order(folder)
@@ -193,13 +197,13 @@ def _write_order(
         )
     begun = old is not None and bool(folder.attempts())
     planned = {
+        **circumstances,
         "config": run.config,
         "roles": _united(old.roles if old else (), run.roles),
         "corpus": os.path.relpath(corpus.path.resolve(), folder.path),
         # A resume with other threads or on another device would not be bit-exact.
         "threads": old.threads if old and begun else threads,
-        "device": old.device if old and begun else device,
-        "checkpoint_every_s": checkpoint_every_s,
+        "device": old.device if old and begun else circumstances["device"],
         "init_path": run.init_path,
         "teacher_path": run.teacher_path,
         "trunk": run.trunk,

@@ -20,6 +20,7 @@ from plm_scaling.training.attempt_log import AttemptLog
 from plm_scaling.training.checkpoint import LoopState
 from plm_scaling.training.engine import Engine, ReplicatedEngine
 from plm_scaling.training.initial import initial_model, loss_function
+from plm_scaling.training.memory import fitted
 from plm_scaling.training.sharded import ShardedEngine, is_sharded
 from plm_scaling.training.slots import take_device
 from plm_scaling.training.steps import LossFunction, cross_entropy
@@ -80,6 +81,7 @@ def prepare_run(folder: RunFolder, order: RunOrder, world: World) -> LiveRun:
     corpus = Corpus.open(order.corpus_path(folder.path))
     batches = Batches(corpus, config)
     device = _device(order, world)
+    order = fitted(order, world, device)
     loss = loss_function(folder, order, device)
     engine: Engine
     if is_sharded(order, world, device, folder.checkpoint_path):

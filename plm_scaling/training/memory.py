@@ -8,13 +8,15 @@ from typing import Final
 
 import torch
 
+from plm_scaling.core.memory_estimate import training_bytes
 from plm_scaling.core.run_order import RunOrder
+from plm_scaling.training.world import World
 
-__all__ = ["memory_advice", "peak_memory_bytes", "training_bytes"]
+__all__ = ["fitted", "fitting_order", "memory_advice", "peak_memory_bytes", "window_bytes"]
 
 _STATUS: Final = Path("/proc/self/status")
-_STATE_BYTES: Final = 16
-"""Per parameter: the weight, its gradient and two moments, float32."""
+_MEMORY_SHARE: Final = 0.7
+"""Of a GPU's memory that the estimate of a run may fill; what the allocator and compiled kernels take is not in it."""
 
 
 def peak_memory_bytes(device: torch.device) -> int | None:
@@ -33,33 +35,47 @@ def peak_memory_bytes(device: torch.device) -> int | None:
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
-def training_bytes(order: RunOrder, world_size: int = 1) -> tuple[int, int]:
-    """Bytes of the parameters' state, and of the activations of one backward pass, in each process. A rough estimate.
-
-    A block keeps about 10 D + 2 F values per position (its input, two norms, queries, keys and values before and after
-    they are turned, the mixed values, the feed-forward part before and after GELU); the head keeps 3 V in float32.
+def window_bytes(order: RunOrder, world_size: int = 1) -> tuple[int, int]:
+    """`training_bytes` of one process of a run: parameters' state, activations of the windows it computes at once.
 
     Parameters
     ----------
     order : its `micro_windows` and `recompute` are what one can change.
     world_size : processes that share a batch, each with a whole copy of the model.
-
-    **Source:** a count over `models.plm`. Korthikanti et al. 2022, equation 1: 34 D bytes in bf16, here 36.
     """
-    config, shape = order.config, order.config.shape
-    share = -(-config.windows_per_batch // world_size)
-    positions = min(order.micro_windows or share, share) * config.context
-    width = 2 if config.dtype == "bf16" else 4
-    block = (10 * shape.d_model + 2 * shape.ffn) * width
-    kept = {"none": shape.n_layers, "every_other": -(-shape.n_layers // 2), "all": 0}[order.recompute]
-    inputs = (shape.n_layers - kept) * shape.d_model * width
-    again = block if kept < shape.n_layers else 0
-    return _STATE_BYTES * shape.N_total, positions * (kept * block + inputs + again + 12 * shape.vocab)
+    share = -(-order.config.windows_per_batch // world_size)
+    windows = min(order.micro_windows or share, share)
+    return training_bytes(order.config, windows * order.config.context, order.recompute)
+
+
+def fitted(order: RunOrder, world: World, device: torch.device) -> RunOrder:
+    """The order as it fits this device; a CPU has to take it as it is."""
+    if device.type != "cuda":
+        return order
+    memory = torch.cuda.get_device_properties(device).total_memory
+    return fitting_order(order, world.size, _MEMORY_SHARE * memory / order.runs_per_device)
+
+
+def fitting_order(order: RunOrder, world_size: int, room: float) -> RunOrder:
+    """The order with as many windows at once as fit: halved until the estimate does. One that names a number keeps it.
+
+    Parameters
+    ----------
+    room : bytes of the device that this run may fill.
+    """
+    fitting = order
+    while order.micro_windows is None and sum(window_bytes(fitting, world_size)) > room:
+        share = -(-order.config.windows_per_batch // world_size)
+        windows = min(fitting.micro_windows or share, share)
+        if windows == 1:
+            break
+        fitting = order.model_copy(update={"micro_windows": -(-windows // 2)})
+    return fitting
 
 
 def memory_advice(order: RunOrder, world_size: int = 1) -> tuple[str, str]:
     """What a run that ran out of memory should have taken, and what to try, each as a sentence with numbers."""
-    state, activations = training_bytes(order, world_size)
+    state, activations = window_bytes(order, world_size)
     share = -(-order.config.windows_per_batch // world_size)
     windows = min(order.micro_windows or share, share)
     why = (
@@ -69,10 +85,10 @@ def memory_advice(order: RunOrder, world_size: int = 1) -> tuple[str, str]:
     tries = []
     if windows > 1:
         fewer = order.model_copy(update={"micro_windows": max(1, windows // 4)})
-        tries.append(f"--micro-windows {fewer.micro_windows} ({_size(training_bytes(fewer, world_size)[1])})")
+        tries.append(f"--micro-windows {fewer.micro_windows} ({_size(window_bytes(fewer, world_size)[1])})")
     if order.recompute != "all":
         whole = order.model_copy(update={"recompute": "all"})
-        tries.append(f"--recompute all ({_size(training_bytes(whole, world_size)[1])} of activations)")
+        tries.append(f"--recompute all ({_size(window_bytes(whole, world_size)[1])} of activations)")
     tries.append("a smaller model or context, or a machine with more memory")
     return why, ", or ".join(tries)
 

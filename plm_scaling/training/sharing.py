@@ -24,11 +24,12 @@ from plm_scaling.core.run_order import RunOrder
 from plm_scaling.models.build import DTYPES, build_model
 from plm_scaling.training.engine import ReplicatedEngine
 from plm_scaling.training.feed import feed
+from plm_scaling.training.memory import fitted
 from plm_scaling.training.objectives import packed_input
 from plm_scaling.training.speed import random_batch
 from plm_scaling.training.world import World
 
-__all__ = ["SharingReport", "SharingRow", "measure_sharing"]
+__all__ = ["SharingReport", "SharingRow", "Stepper", "measure_sharing"]
 
 _WARM_UP: Final = 3
 _GAIN: Final = 1.05
@@ -89,10 +90,11 @@ def _choice(rows: Sequence[SharingRow]) -> int:
 
 
 def _together(config: RunConfig, device: str, k: int, seconds: float) -> SharingRow:
+    order = RunOrder(config=config, corpus="", runs_per_device=k)
     context = multiprocessing.get_context("spawn")  # a CUDA device does not survive a fork
     pipes = [context.Pipe() for _ in range(k)]
     workers = [
-        context.Process(target=_timed_steps, args=(config, device, seconds, theirs), daemon=True) for _, theirs in pipes
+        context.Process(target=_timed_steps, args=(order, device, seconds, theirs), daemon=True) for _, theirs in pipes
     ]
     for worker in workers:
         worker.start()
@@ -121,11 +123,11 @@ def _told(pipes: Sequence[Connection]) -> list[float]:
     return answers
 
 
-def _timed_steps(config: RunConfig, device: str, seconds: float, pipe: Connection) -> None:
+def _timed_steps(order: RunOrder, device: str, seconds: float, pipe: Connection) -> None:
     """One process: say when it is warm, wait for all others, say its tokens per second."""
     try:
         torch.set_num_threads(1)
-        step = _Stepper(config, torch.device(device))
+        step = Stepper(order, torch.device(device))
         for _ in range(_WARM_UP):
             step()
         step.settle()
@@ -136,26 +138,27 @@ def _timed_steps(config: RunConfig, device: str, seconds: float, pipe: Connectio
             step()
             n += 1
         step.settle()
-        pipe.send(n * config.batch_tokens / (time.perf_counter() - begin))
+        pipe.send(n * order.config.batch_tokens / (time.perf_counter() - begin))
     except Exception as error:  # told to the process that measures
         pipe.send(f"{type(error).__name__}: {error}")
 
 
-class _Stepper:
+class Stepper:
     """Training steps on random windows: data, gradients, update."""
 
-    def __init__(self, config: RunConfig, device: torch.device) -> None:
+    def __init__(self, order: RunOrder, device: torch.device) -> None:
+        config, self.order = order.config, fitted(order, World(), device)
         causal = config.objective == "clm"
         model = build_model(config.shape, causal=causal, context=config.context, dtype=DTYPES[config.dtype])
         self.config, self.device = config, device
-        self.engine = ReplicatedEngine(model.to(device), config, RunOrder(config=config, corpus=""), World())
+        self.engine = ReplicatedEngine(model.to(device), config, self.order, World())
         self.batch = random_batch(config.windows_per_batch, config.context)
         self.n = 0
 
     def __call__(self) -> None:
         config = self.config
         made = [packed_input(self.batch, config.objective, mask_seed=self.n, mask_rate=config.mask_rate)]
-        for packed in feed(made, self.device):
+        for packed in feed(made, self.device, micro_windows=self.order.micro_windows):
             self.engine.gradients(packed, len(packed.target_S), 0)
             self.engine.update(self.n, config.peak_lr)
         self.n += 1
@@ -167,6 +170,8 @@ class _Stepper:
 
 
 def _config(given: argparse.Namespace) -> RunConfig:
+    if given.config:
+        return RunConfig.model_validate_json(given.config)
     n_layers, d_model = map(int, given.shape.split("x"))
     values = {"corpus_id": "", "D": given.batch_tokens, "peak_lr": 1e-4, "recipe": "small"}
     chosen = {name: getattr(given, name) for name in ("objective", "context", "batch_tokens", "dtype", "architecture")}
@@ -176,7 +181,9 @@ def _config(given: argparse.Namespace) -> RunConfig:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Command line."""
     parser = argparse.ArgumentParser(description="How many runs of this shape should share one device.")
-    parser.add_argument("--shape", required=True, help="layers x width, as in 2x64")
+    what = parser.add_mutually_exclusive_group(required=True)
+    what.add_argument("--shape", help="layers x width, as in 2x64")
+    what.add_argument("--config", metavar="JSON", help="a run's whole config, instead of the options below")
     parser.add_argument("--architecture", default="plm", choices=("plm", "esm2", "progen2"))
     parser.add_argument("--context", type=int, default=1024)
     parser.add_argument("--batch-tokens", type=int, default=8192)

@@ -10,8 +10,10 @@ from typing import Any
 import pytest
 
 from plm_scaling.core.errors import ConfigError, RunError
+from plm_scaling.core.gpus import count_gpus
 from plm_scaling.core.run import RunConfig
 from plm_scaling.sweeps import devices
+from plm_scaling.sweeps.devices import Placement, placement
 from plm_scaling.sweeps.plan_records import PlannedRun, SweepPlan
 
 
@@ -22,7 +24,7 @@ def plan() -> SweepPlan:
             corpus_id="c", objective="clm", n_layers=n_layers, d_model=16, context=32, D=1000, batch_tokens=64,
             peak_lr=1e-3, recipe="small",
         )  # fmt: skip
-        planned = {"C_exact": float(n_layers), "unique_tokens": 1, "epochs": 1.0, "steps": 1, "memory_bytes": 1}
+        planned = {"C_exact": 9.0, "unique_tokens": 1, "epochs": 1.0, "steps": 1, "memory_bytes": n_layers}
         runs.append(PlannedRun(run_id=config.run_id, config=config, roles=("grid",), **planned))
     return SweepPlan(name="p", corpus="c", corpus_id="c", currency="C_exact", runs=tuple(runs))
 
@@ -53,20 +55,43 @@ def answer(monkeypatch: pytest.MonkeyPatch, said: str) -> list[list[str]]:
 def test_without_a_gpu_it_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(RunError, match="no GPU on this machine"):
-        devices.gpu_workers(plan(), 2)
+        placement(plan(), per_device=2)
+    assert placement(plan()) == Placement("auto", None)
 
 
 @pytest.mark.usefixtures("two_gpus")
 def test_a_given_number_is_for_each_gpu() -> None:
-    assert devices.gpu_workers(plan(), 3) == 6
+    assert placement(plan(), per_device=3) == Placement("cuda", 6, 3)
 
 
 @pytest.mark.usefixtures("two_gpus")
-def test_the_middle_run_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_by_default_each_gpu_has_one_run_and_a_cpu_none_of_this() -> None:
+    assert placement(plan()) == Placement("auto", 2)
+    assert placement(plan(), device="cpu") == Placement("cpu", None)
+    assert placement(plan(), workers=3) == Placement("auto", 3, 2)
+
+
+@pytest.mark.usefixtures("two_gpus")
+@pytest.mark.parametrize(("visible", "count"), [("0", 1), ("", 0), ("-1", 0), ("0, 1", 2), ("1,-1,0", 1), ("0,1,2", 2)])
+def test_gpus_that_a_scheduler_hides_do_not_count(visible: str, count: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    assert count_gpus() == count
+
+
+@pytest.mark.usefixtures("two_gpus")
+def test_the_largest_run_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:
     calls = answer(monkeypatch, '{"choice": 4, "rows": []}')
-    assert devices.gpu_workers(plan(), None) == 8
-    assert calls[0][3:5] == ["--shape", "2x16"]
-    assert "--batch-tokens" in calls[0]
+    assert placement(plan(), per_device="auto") == Placement("cuda", 8, 4)
+    assert calls[0][3] == "--config"
+    assert RunConfig.model_validate_json(calls[0][4]) == plan().runs[2].config
+
+
+@pytest.mark.usefixtures("two_gpus")
+def test_nothing_is_measured_for_a_dry_run_or_an_empty_plan(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = answer(monkeypatch, '{"choice": 4, "rows": []}')
+    assert placement(plan(), per_device="auto", dry_run=True) == Placement("cuda", 2)
+    assert placement(plan().model_copy(update={"runs": ()}), per_device="auto") == Placement("cuda", 2)
+    assert not calls
 
 
 @pytest.mark.usefixtures("two_gpus")
@@ -77,7 +102,7 @@ def test_the_middle_run_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_measurement_that_fails_is_named(monkeypatch: pytest.MonkeyPatch, said: str, complaint: str) -> None:
     answer(monkeypatch, said)
     with pytest.raises(RunError, match=complaint):
-        devices.gpu_workers(plan(), None)
+        placement(plan(), per_device="auto")
 
 
 def test_two_numbers_are_one_too_many(tmp_path: Path) -> None:
@@ -86,11 +111,13 @@ def test_two_numbers_are_one_too_many(tmp_path: Path) -> None:
     path = plan().write(tmp_path / "plan.json")
     with pytest.raises(ConfigError, match="both workers and per_device"):
         api.run(path, workers=2, per_device="auto")
+    with pytest.raises(ConfigError, match="per_device is about GPUs"):
+        api.run(path, device="cpu", per_device=2)
 
 
 def test_the_measurement_is_a_module_that_takes_these_options() -> None:
     done = subprocess.run(
         [sys.executable, "-m", devices._MEASURE, "--help"], capture_output=True, text=True, check=True
     )
-    for option in ("--shape", "--architecture", "--context", "--batch-tokens", "--objective", "--dtype", "--json"):
+    for option in ("--shape", "--config", "--device", "--json"):
         assert option in done.stdout

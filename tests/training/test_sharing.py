@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from plm_scaling.core.run import RunConfig
+from plm_scaling.core.run_order import RunOrder
 from plm_scaling.training import sharing
 from plm_scaling.training.sharing import SharingReport, SharingRow, measure_sharing, mps_runs
 
@@ -101,10 +102,13 @@ def test_the_command_line_prints_a_table_or_json(
     assert sharing.main([*asked, "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["rows"][1]["reason"] == "full"
     assert (seen[0].n_layers, seen[0].d_model, seen[0].context) == (2, 64, 128)
+    whole = small().model_copy(update={"weight_decay": 0.7, "d_ffn": 48})
+    assert sharing.main(["--config", whole.model_dump_json(), "--device", "cpu", "--json"]) == 0
+    assert seen[-1] == whole
 
 
 def test_a_step_is_a_training_step() -> None:
-    step = sharing._Stepper(small(), sharing.torch.device("cpu"))
+    step = sharing.Stepper(RunOrder(config=small(), corpus=""), sharing.torch.device("cpu"))
     before = step.engine.flat.value.clone()
     step()
     step.settle()

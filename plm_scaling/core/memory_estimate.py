@@ -1,0 +1,32 @@
+"""Memory that training takes: one estimate, for plans, for advice and for the choice of micro-batches."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from plm_scaling.core.run import RunConfig
+from plm_scaling.core.run_order import Recompute
+
+__all__ = ["training_bytes"]
+
+_STATE_BYTES: Final = 16
+"""Per parameter: the weight, its gradient and two moments, float32."""
+
+
+def training_bytes(config: RunConfig, positions: int, recompute: Recompute = "none") -> tuple[int, int]:
+    """Bytes of the parameters' state, and of the activations of one backward pass over `positions`.
+
+    A block keeps about 14 D + 3 F values per position (its input, two norms, queries, keys and values before and after
+    they are turned, the mixed values, the feed-forward part before and after GELU, gradients of the widest of them);
+    the head keeps 3 V in float32. Attention that writes its scores down (short documents on a CPU) comes on top.
+
+    **Source:** a count over `models.plm`, its constants rounded up to what peaks of resident memory showed: 22 to 26 D
+    at F = 4 D in float32 (benchmarks/RESULTS.md). Korthikanti et al. 2022, equation 1: 34 D bytes in bf16, here 52.
+    """
+    shape = config.shape
+    width = 2 if config.dtype == "bf16" else 4
+    block = (14 * shape.d_model + 3 * shape.ffn) * width
+    kept = {"none": shape.n_layers, "every_other": -(-shape.n_layers // 2), "all": 0}[recompute]
+    inputs = (shape.n_layers - kept) * shape.d_model * width
+    again = block if kept < shape.n_layers else 0
+    return _STATE_BYTES * shape.N_total, positions * (kept * block + inputs + again + 12 * shape.vocab)
