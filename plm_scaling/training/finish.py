@@ -72,6 +72,15 @@ def _flags(run: LiveRun) -> tuple[str, ...]:
     return (*remarked_flags(run.folder), *skipped, *spiked)
 
 
+def _speed(folder: RunFolder, log: AttemptLog) -> tuple[float, float | None]:
+    """Tokens per second and MFU of this attempt, or those last logged where it had no step left to train."""
+    if log.status.tokens_per_s is not None:
+        return log.status.tokens_per_s, log.status.mfu
+    logged = (line for line in reversed(folder.metrics()) if line.get("tokens_per_s") is not None)
+    line = next(logged, {})
+    return line.get("tokens_per_s", 0.0), line.get("mfu")
+
+
 def write_record(run: LiveRun, scored: tuple[SetScores, ...], log: AttemptLog) -> RunRecord:
     """Account for a run that has ended and, in the first process, write its record."""
     folder, order, batches, config = run.folder, run.order, run.batches, run.config
@@ -81,6 +90,7 @@ def write_record(run: LiveRun, scored: tuple[SetScores, ...], log: AttemptLog) -
     total = rows[-1]
     spent = batches.stats_at(batches.n_steps)
     attempts = folder.attempts()
+    tokens_per_s, mfu = _speed(folder, log)
     before = sum(status.seconds for attempt in attempts[:-1] if (status := attempt.status()))
     record = RunRecord(
         config=config,
@@ -93,12 +103,12 @@ def write_record(run: LiveRun, scored: tuple[SetScores, ...], log: AttemptLog) -
         C_6nd=6.0 * config.N * total.tokens,
         C_exact=config.shape.training_flops(positions=spent.positions, sum_length_squared=spent.sum_length_squared),
         device_s=(before + log.seconds) * run.world.size,
-        tokens_per_s=log.status.tokens_per_s or 0.0,
+        tokens_per_s=tokens_per_s,
         attempts=len(attempts),
         threads=run.conditions.threads,
         world=run.world.size,
         device=run.conditions.device,
-        mfu=log.status.mfu,
+        mfu=mfu,
         peak_memory_bytes=peak_memory_bytes(run.engine.device),
         skipped_updates=run.engine.skipped(),
         validation=tuple(summarise(s, config.objective) for s in scored),

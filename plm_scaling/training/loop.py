@@ -39,12 +39,14 @@ from plm_scaling.training.trackers import Trackers, require_trackers
 from plm_scaling.training.validate import SetScores, score_set, scores_by_source, scoring_windows
 from plm_scaling.training.world import World
 
-__all__ = ["Interrupted", "train"]
+__all__ = ["Interrupted", "next_checkpoint", "train"]
 
 _LOG_POINTS: Final = 300
 _PREPARED: Final = 8192
 """Positions whose inputs are made at once."""
 _DROPOUT_KEY: Final = 0x64726F70
+_CHECKPOINT_SHARE: Final = 0.05
+"""Most of the time that checkpoints may take."""
 
 
 class Interrupted(RunError):
@@ -177,7 +179,7 @@ def _steps(
     for batch in _inputs(run):
         if time_limit_s is not None and log.seconds > time_limit_s:
             stop.append(f"the time limit of {time_limit_s:g} s")
-        due = time.perf_counter() >= checkpoint_at
+        due = world.first and time.perf_counter() >= checkpoint_at
         # What the processes have to agree on, told in one go.
         n_targets, n_stop, n_due = world.totals([len(batch.target_S), bool(stop), due])
         lr = run.schedule.at(run.step)
@@ -193,14 +195,27 @@ def _steps(
         if log.is_due():
             log.progress(run.step, batches.tokens_at(run.step))
         if n_stop or n_due or run.step == n_steps or run.step in run.order.keep_steps:
+            begin = time.perf_counter()
             save_run(run, log)
             _keep(run)
-            checkpoint_at = time.perf_counter() + run.order.checkpoint_every_s
+            checkpoint_at = next_checkpoint(run.order.checkpoint_every_s, begin, time.perf_counter())
         if n_stop and run.step < n_steps:
             run.engine.settle()
+            log.progress(run.step, batches.tokens_at(run.step))
             cause = stop[0] if stop else "a signal to another process"
             raise Interrupted(f"stopped by {cause} after step {run.step} of {n_steps}", hint="start it again")
         after_step()
+
+
+def next_checkpoint(every_s: float, begin: float, end: float) -> float:
+    """When the next checkpoint is due: after `every_s`, or so late that checkpoints take 5 % of the time.
+
+    Parameters
+    ----------
+    every_s : seconds the order asks for; 0 for one after every step.
+    begin, end : of the last checkpoint, in seconds of any clock.
+    """
+    return end + (max(every_s, (end - begin) / _CHECKPOINT_SHARE) if every_s else 0.0)
 
 
 def _keep(run: LiveRun) -> None:
