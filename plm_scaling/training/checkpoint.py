@@ -9,7 +9,6 @@ final.safetensors             weights of a complete run
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
 import os
 import shutil
@@ -17,7 +16,6 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Final
 
-import torch
 from pydantic import ValidationError
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
@@ -26,6 +24,7 @@ from torch import Tensor
 from plm_scaling.core.errors import CheckpointError
 from plm_scaling.core.files import canonical_json, writing_atomic
 from plm_scaling.core.records import Record
+from plm_scaling.models.weight_files import tensors_sha256
 
 __all__ = [
     "LoopState",
@@ -68,21 +67,26 @@ class LoopState(Record):
         return self.model_dump(include={"threads", "device", "dtype", "torch"})
 
 
-def _checksum(tensors: Mapping[str, Tensor], state: str) -> str:
-    digest = hashlib.sha256(state.encode())
-    for name in sorted(tensors):
-        tensor = tensors[name]
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        digest.update(tensor.contiguous().numpy().data.cast("B") if tensor.numel() else b"")
-    return digest.hexdigest()
+def _alone(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors on the CPU, each with a storage of its own; copied only where they have none yet.
+
+    Views of one storage are saved as tensors of their own.
+    """
+    alone: dict[str, Tensor] = {}
+    storages: set[int] = set()
+    for name, tensor in tensors.items():
+        there = tensor.detach().cpu().contiguous()
+        storage = there.untyped_storage()
+        if storage.nbytes() != there.nbytes or storage.data_ptr() in storages:
+            there = there.clone()
+        storages.add(there.untyped_storage().data_ptr())
+        alone[name] = there
+    return alone
 
 
 def _write(path: Path, tensors: Mapping[str, Tensor], state: str) -> None:
-    # Views of one storage are saved as tensors of their own.
-    whole = {
-        name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format) for name, tensor in tensors.items()
-    }
-    data = save(whole, metadata={_STATE: state, _CHECKSUM: _checksum(whole, state)})
+    whole = _alone(tensors)
+    data = save(whole, metadata={_STATE: state, _CHECKSUM: tensors_sha256(whole, state)})
     with writing_atomic(path) as handle:
         handle.write(data)
 
@@ -95,7 +99,7 @@ def _read(path: Path) -> tuple[dict[str, Tensor], str]:
     except (OSError, SafetensorError, ValueError) as error:
         raise CheckpointError("a checkpoint that cannot be read", where=str(path), why=str(error)) from None
     state = metadata.get(_STATE, "")
-    if metadata.get(_CHECKSUM) != _checksum(tensors, state):
+    if metadata.get(_CHECKSUM) != tensors_sha256(tensors, state):
         raise CheckpointError(
             "a checkpoint whose content does not match its checksum",
             where=str(path),
@@ -209,7 +213,7 @@ def save_weights(path: Path, weights: Mapping[str, Tensor], run_id: str) -> None
 
 
 def load_weights(path: Path) -> dict[str, Tensor]:
-    """Weights of a complete run by parameter name (`init_from`).
+    """Weights of a complete run by parameter name.
 
     Raises
     ------

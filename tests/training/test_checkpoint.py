@@ -1,9 +1,11 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import save
 
 from plm_scaling.core.errors import CheckpointError
 from plm_scaling.training.checkpoint import (
@@ -45,6 +47,28 @@ def test_what_was_saved_is_loaded(tmp_path: Path) -> None:
     assert found is not None
     assert found[0] == state(5)
     assert {name: t.tolist() for name, t in found[1].items()} == {n: t.tolist() for n, t in tensors(5).items()}
+
+
+def test_only_what_shares_its_storage_is_copied(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    flat = torch.arange(12.0)
+    own, turned = torch.arange(6.0), torch.arange(6.0).view(2, 3).t()
+    given = {"own": own, "part": flat[2:5], "rest": flat[5:], "turned": turned, "tied": own.view(2, 3)}
+    handed: list[dict[str, torch.Tensor]] = []
+
+    def noted(tensors: dict[str, torch.Tensor], **options: Any) -> bytes:
+        handed.append(tensors)
+        return save(tensors, **options)
+
+    monkeypatch.setattr("plm_scaling.training.checkpoint.save", noted)
+    save_checkpoint(tmp_path, state(1), given)
+    [tensors] = handed
+    assert tensors["own"].data_ptr() == own.data_ptr()
+    storages = {tensor.untyped_storage().data_ptr() for tensor in tensors.values()}
+    assert len(storages) == len(given)
+    assert flat.untyped_storage().data_ptr() not in storages
+    found = load_newest(tmp_path, refuse)
+    assert found is not None
+    assert {name: t.tolist() for name, t in found[1].items()} == {n: t.tolist() for n, t in given.items()}
 
 
 def test_the_last_two_are_kept_and_the_newest_is_loaded(tmp_path: Path) -> None:
