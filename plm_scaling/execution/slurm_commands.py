@@ -5,7 +5,9 @@ from __future__ import annotations
 import contextlib
 import io
 import os
+import re
 import shutil
+import signal
 import subprocess
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -35,6 +37,9 @@ ENDED: Final = frozenset(
     }
 )
 """States that a job does not leave."""
+_FROM_OUTSIDE: Final = frozenset({signal.SIGKILL, signal.SIGTERM})
+"""Signals that no program ends itself by."""
+_EXIT_CODE: Final = re.compile(r"(?:ExitCode=|^)(\d+):(\d+)", re.MULTILINE)
 _TIMEOUT_S: Final = 60.0
 
 
@@ -66,6 +71,10 @@ class Scheduler(Protocol):
 
     def history(self, job_ids: Sequence[str]) -> dict[str, str]:
         """How jobs ended, as far as accounting can say: job id -> state."""
+        ...
+
+    def was_killed(self, job_id: str) -> bool:
+        """Whether a job that has failed was ended by a signal from outside, as far as anyone can say."""
         ...
 
     def cancel(self, names: Sequence[str] = (), job_ids: Sequence[str] = ()) -> None:
@@ -149,6 +158,18 @@ class SlurmCommands:
         )
         pairs = (line.split("|") for line in (output or "").splitlines())
         return {pair[0]: pair[1].split()[0] for pair in pairs if len(pair) == 2 and pair[1]}
+
+    def was_killed(self, job_id: str) -> bool:
+        """Whether a job that has failed was ended by a signal from outside, as far as anyone can say."""
+        shown = _output("scontrol", "--oneliner", "show", "job", job_id)
+        shown = shown or _output(
+            "sacct", "--noheader", "--parsable2", "--allocations", "--format=ExitCode", f"--jobs={job_id}"
+        )
+        found = _EXIT_CODE.search(shown or "")
+        if found is None:
+            return False
+        code, number = map(int, found.groups())
+        return (number or code - 128) in _FROM_OUTSIDE  # 128 and more: what a shell says of its command
 
     def cancel(self, names: Sequence[str] = (), job_ids: Sequence[str] = ()) -> None:
         """Cancel whole submissions by name, jobs by id; what has ended is left alone."""

@@ -52,7 +52,7 @@ class Ending:
     """In a line."""
 
 
-def ending_of(job_id: str, state: str, log: str, *, was_alive: bool) -> Ending:
+def ending_of(job_id: str, state: str, log: str, *, was_alive: bool, was_killed: bool = False) -> Ending:
     """How a job ended that left a task without a result.
 
     Parameters
@@ -61,13 +61,15 @@ def ending_of(job_id: str, state: str, log: str, *, was_alive: bool) -> Ending:
     state : in the scheduler's words; empty if it no longer knows the job.
     log : the end of the job's log.
     was_alive : whether the job came as far as running tasks.
+    was_killed : whether a signal from outside is known to have ended it; one that did not come that far is otherwise
+        taken to have failed by itself, as its script would again.
     """
     log = log.rpartition(STARTED)[2]  # an earlier start of the same job has left its last words too
     logged: Cause = next((cause for text, cause in _BY_LOG if re.search(text, log)), "")
     cause: Cause = _BY_STATE.get(state, "")
     if logged == "out of memory" or not cause or (cause == "cancelled" and logged):
         cause = logged or cause
-    if not cause and not was_alive and state == "FAILED":
+    if not cause and not was_alive and not was_killed and state == "FAILED":
         lines = [line.strip() for line in log.splitlines() if line.strip()]
         last = lines[-1] if lines else "nothing in its log"
         return Ending("error", f"its job failed before any task began: {last}{_job(job_id, state)}")

@@ -206,7 +206,9 @@ class Session:
 
     def _ending(self, element: Element, job_id: str, state: str) -> Ending:
         log = self._folder.log_tail(log_path(self._folder.jobs_dir, job_id))
-        return ending_of(job_id, state, log, was_alive=self._folder.was_alive(element))
+        was_alive = self._folder.was_alive(element)
+        was_killed = not was_alive and state == "FAILED" and job_id != "" and self._scheduler.was_killed(job_id)
+        return ending_of(job_id, state, log, was_alive=was_alive, was_killed=was_killed)
 
     def _may_start_again(self, key: str, cause: Cause, began: bool) -> bool:
         if began:

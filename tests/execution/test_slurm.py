@@ -39,6 +39,8 @@ class Cluster:
     silent: int = 0
     """So many questions are not answered."""
     accounting: dict[str, str] = field(default_factory=dict)
+    killed: set[str] = field(default_factory=set)
+    """Ids of jobs of which it knows that a signal ended them."""
     on_question: list[Callable[[], None]] = field(default_factory=list)
     """Called one by one, whenever the jobs' states are asked for."""
 
@@ -65,6 +67,9 @@ class Cluster:
 
     def history(self, job_ids: Sequence[str]) -> dict[str, str]:
         return {job_id: state for job_id, state in self.accounting.items() if job_id in job_ids}
+
+    def was_killed(self, job_id: str) -> bool:
+        return job_id in self.killed
 
     def cancel(self, names: Sequence[str] = (), job_ids: Sequence[str] = ()) -> None:
         self.cancelled += [*names, *job_ids]
@@ -273,6 +278,17 @@ def test_a_script_that_fails_is_not_tried_again(cluster: Cluster, targets: str, 
     [result] = executor(cluster).run(appending(targets, log, 1))
     assert (result.cause, result.exit_code) == ("error", 1)
     assert result.reason == "its job failed before any task began: module: command not found (job 1 FAILED)"
+
+
+def test_a_job_that_is_killed_before_its_tasks_is_submitted_again(cluster: Cluster, targets: str, log: Path) -> None:
+    cluster.fates = [left("FAILED", started=0, alive=False, log="submitit INFO Loading pickle\n")] * 2
+    cluster.killed = {"1"}
+    [result] = executor(cluster, max_starts=1).run(appending(targets, log, 1))
+    assert (result.cause, len(cluster.sizes)) == ("error", 2)  # the first was killed, the second failed by itself
+    cluster.fates = [left("FAILED", started=0, alive=False)] * 9
+    cluster.killed = {str(number) for number in range(99)}
+    [result] = executor(cluster).run(appending(targets, log, 1))
+    assert (result.cause, result.killed, len(cluster.sizes)) == ("killed", True, 2 + 4)  # but not for ever
 
 
 def test_a_job_that_will_never_start_is_cancelled(cluster: Cluster, targets: str, log: Path) -> None:
@@ -496,6 +512,8 @@ def test_how_a_job_ended(state: str, log: str, cause: str) -> None:
 def test_an_ending_of_a_job_without_id_or_log() -> None:
     assert ending_of("", "", "", was_alive=False).reason == "its job left the queue without a result"
     assert "nothing in its log" in ending_of("", "FAILED", "", was_alive=False).reason
+    assert ending_of("", "FAILED", "", was_alive=False, was_killed=True).cause == "killed"
+    assert ending_of("", "FAILED", OOM, was_alive=False, was_killed=True).cause == "out of memory"
 
 
 # -- on the node

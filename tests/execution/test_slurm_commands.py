@@ -62,7 +62,7 @@ def play(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """The folder in which the played commands keep their state."""
     folder = tmp_path / "play"
     (folder / "bin").mkdir(parents=True)
-    texts = {"sbatch": SBATCH, "squeue": SQUEUE, "scancel": OTHER, "sacct": OTHER, "srun": OTHER}
+    texts = {"sbatch": SBATCH, "squeue": SQUEUE, "scancel": OTHER, "scontrol": OTHER, "sacct": OTHER, "srun": OTHER}
     for name, text in texts.items():
         (folder / "bin" / name).write_text(text)
         (folder / "bin" / name).chmod(0o755)
@@ -184,6 +184,26 @@ def test_history_is_a_hint_from_accounting(commands: SlurmCommands, play: Path) 
     assert "--jobs=17_0,17_1" in (play / "sacct.calls").read_text()
     (play / "bin" / "sacct").unlink()
     assert commands.history(["17_0"]) == {}
+
+
+@pytest.mark.parametrize("teller", ["scontrol", "sacct"])
+@pytest.mark.parametrize(
+    ("exit_code", "killed"),
+    [("0:9", True), ("0:15", True), ("137:0", True), ("1:0", False), ("7:0", False), ("0:11", False), ("0:0", False)],
+)
+def test_whether_a_job_was_killed(
+    commands: SlurmCommands, play: Path, teller: str, exit_code: str, killed: bool
+) -> None:
+    texts = {"scontrol": f"JobId=19 ArrayTaskId=1 JobName=x ExitCode={exit_code} RunTime=00:00:02", "sacct": exit_code}
+    (play / f"{teller}.answer").write_text(texts[teller] + "\n")
+    assert commands.was_killed("17_1") is killed
+    assert "17_1" in (play / f"{teller}.calls").read_text()
+
+
+def test_nobody_knows_whether_a_job_was_killed(commands: SlurmCommands, play: Path) -> None:
+    for name in ("scontrol", "sacct"):
+        (play / "bin" / name).write_text("#!/bin/sh\necho Invalid job id specified >&2\nexit 1\n")
+    assert not commands.was_killed("17_1")
 
 
 def test_cancelling_by_name_and_by_id(commands: SlurmCommands, play: Path) -> None:

@@ -181,6 +181,18 @@ def test_what_is_killed_is_started_again_a_bounded_number_of_times(tmp_path: Pat
     assert [attempts(work, key) for key in ("once", "always", "job")] == [2, 2, 2]
 
 
+def test_a_job_that_is_killed_before_its_first_task_is_submitted_again(tmp_path: Path) -> None:
+    """Its script kills itself the first time, where Python would have started: no word of it is in any file."""
+    work, killed = tmp_path / "work", tmp_path / "killed"
+    options = {"setup": (f"mkdir {killed} && kill -KILL $$",)}
+    tasks = [Task("t", f"{T}:append", (str(tmp_path / "n"), "start"))]
+    [result] = executor(work, max_starts=1, **options).run(tasks)
+    assert killed.is_dir()
+    assert result.ok, result
+    assert (n_starts(tmp_path / "n"), attempts(work, "t")) == (1, 2)
+    assert not (work / "tasks/t/attempts/1/started.json").exists()
+
+
 def test_too_much_memory_is_called_so_and_not_tried_again(tmp_path: Path) -> None:
     [result] = executor(tmp_path / "work", memory="300M").run([Task("eater", f"{T}:eat", (600,))])
     assert result.cause == "out of memory"
@@ -221,7 +233,8 @@ def test_preempted_and_lost_jobs_are_started_again(tmp_path: Path, fault: str) -
         wait_until(lambda: n_starts(log) == 1)
         if fault == "node":
             command("scontrol", "update", f"NodeName={node}", "State=DOWN", "Reason=test")
-            command("scontrol", "update", f"NodeName={node}", "State=RESUME")
+            # Refused if the node has registered again in between, which makes it usable as well.
+            subprocess.run(["scontrol", "update", f"NodeName={node}", "State=RESUME"], capture_output=True, check=False)
         else:
             command("sbatch", "-w", node, "-c", "4", "-t", "1", "-o", "/dev/null", "--wrap", "true")
         faults.append(event.place)
