@@ -82,7 +82,7 @@ class RunConfig(Record):
     mask_refresh: bool = True
     """Draw new MLM masks every epoch; False keeps one mask per sequence."""
     schedule: ScheduleName = "cosine"
-    """`wsd`: warm-up, constant, then a linear decay over the last `decay_fraction`; no law mixes the two."""
+    """`wsd`: warm-up, constant, then a decay as 1 - sqrt(x) over the last `decay_fraction`; no law mixes the two."""
     warmup_fraction: float = Field(default=0.025, ge=0, lt=1)
     warmup_tokens: int | None = Field(default=None, gt=0)
     """Length of the warm-up whatever the horizon, instead of `warmup_fraction`; `wsd` needs it."""
