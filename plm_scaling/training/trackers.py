@@ -11,6 +11,7 @@ from typing import Any, Final, Protocol
 
 from plm_scaling.core.errors import RunError
 from plm_scaling.core.run import RunConfig
+from plm_scaling.core.run_folder import RunFolder
 from plm_scaling.core.run_order import Tracker
 
 __all__ = ["Trackers", "require_trackers"]
@@ -31,7 +32,7 @@ class _Writer(Protocol):
     """One destination."""
 
     def write(self, D: int, scalars: Scalars) -> None:
-        """Send scalars; the x axis is the tokens `D`."""
+        """Send scalars that were not sent at this D in this attempt; the x axis is the tokens `D`."""
 
     def close(self) -> None:
         """Flush."""
@@ -44,20 +45,20 @@ class _TensorBoard:
         from torch.utils.tensorboard import SummaryWriter
 
         del config
-        # What an earlier attempt wrote beyond the checkpoint is hidden.
-        purge = first_D or None
-        self._writer = SummaryWriter(str(folder / "tensorboard"), purge_step=purge)
+        # Hides what earlier attempts wrote from the checkpoint on; its own line is told again (`Trackers`).
+        self._writer = SummaryWriter(str(folder / "tensorboard"), purge_step=first_D)
 
     def write(self, D: int, scalars: Scalars) -> None:
         for name, value in scalars.items():
             self._writer.add_scalar(name, value, D)
+        self._writer.flush()  # or a kill would take the points of two minutes with it
 
     def close(self) -> None:
         self._writer.close()
 
 
 class _WandB:
-    """A run named by its id; later attempts go on with it."""
+    """A run named by its id; later attempts go on with it, and leave out what it already shows."""
 
     def __init__(self, folder: Path, config: RunConfig, first_D: int) -> None:
         del first_D
@@ -70,9 +71,14 @@ class _WandB:
             resume="allow",
         )
         self._run.define_metric("*", step_metric="D")
+        self._shown = dict(self._run.summary)
 
     def write(self, D: int, scalars: Scalars) -> None:
-        self._run.log({"D": D, **scalars})
+        if (last := self._shown.get("D", -1)) > D:
+            return
+        new = {name: value for name, value in scalars.items() if last < D or self._shown.get(name) != value}
+        if new:
+            self._run.log({"D": D, **new})
 
     def close(self) -> None:
         self._run.finish()
@@ -105,7 +111,7 @@ class Trackers:
     Parameters
     ----------
     names : which; their packages are there (`require_trackers`).
-    folder : the run's.
+    folder : the run's. The line that was logged at `first_D`, if any, is told first.
     first_D : tokens seen before this attempt.
     on_loss : told once of every tracker that failed; it is not used again.
     """
@@ -115,8 +121,12 @@ class Trackers:
     ) -> None:
         self._on_loss = on_loss
         self._writers: dict[Tracker, _Writer] = {}
+        self._told: tuple[int, Scalars] = (-1, {})
         for name in names:
             self._attempt(name, partial(self._open, name, folder, config, first_D))
+        for line in RunFolder(folder).metrics() if names and first_D else ():
+            if line["D"] == first_D:
+                self.write(line)
 
     def _open(self, name: Tracker, folder: Path, config: RunConfig, first_D: int) -> None:
         self._writers[name] = _WRITERS[name](folder, config, first_D)
@@ -129,13 +139,16 @@ class Trackers:
             self._on_loss(f"the tracker {name} failed and is left out: {type(error).__name__}: {error}")
 
     def write(self, line: Mapping[str, float | None]) -> None:
-        """Send a line of metrics."""
+        """Send a line of metrics; of a second one at the same D, as at the end of a run, what is new in it."""
         D = int(line["D"] or 0)
         scalars = {
             _NAMES.get(name, f"perf/{name}"): value for name, value in line.items() if name != "D" and value is not None
         }
-        for name, writer in list(self._writers.items()):
-            self._attempt(name, partial(writer.write, D, scalars))
+        told = self._told[1] if self._told[0] == D else {}
+        new = {name: value for name, value in scalars.items() if told.get(name) != value}
+        self._told = D, {**told, **new}
+        for name, writer in list(self._writers.items()) if new else ():
+            self._attempt(name, partial(writer.write, D, new))
 
     def close(self) -> None:
         """Flush and end."""
