@@ -41,7 +41,12 @@ def measure(shape: str) -> dict[str, object]:
         step()
     grown = (peak_memory_bytes(cpu) or 0) - before
     estimate = sum(training_bytes(config, config.batch_tokens))
-    return {"shape": shape, "N": config.N, "grown_MB": grown // 10**6, "estimate_over_grown": round(estimate / grown, 2)}
+    return {
+        "shape": shape,
+        "N": config.N,
+        "grown_MB": grown // 10**6,
+        "estimate_over_grown": round(estimate / grown, 2),
+    }
 
 
 def main() -> None:

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from plm_scaling.laws.law_fit import LawFit
     from plm_scaling.laws.points import PredictedPoints
     from plm_scaling.laws.zoo_checks import CheckOutcome
+    from plm_scaling.models.export import Exported
     from plm_scaling.sizing.law_choices import LawChoices
     from plm_scaling.sizing.law_table import LawComparison, LawSheet, LawSummary
     from plm_scaling.sizing.recommendation import Recommendation
@@ -42,6 +43,7 @@ __all__ = [
     "collect",
     "demo",
     "doctor",
+    "export",
     "fit",
     "import_runs",
     "laws_check",
@@ -606,6 +608,13 @@ def report(study: Path, out: Path | None = None, *, validation: str = "val_iid")
     from plm_scaling.reporting.page import write_report
 
     return write_report(study, study / "report.html" if out is None else out, validation=validation)
+
+
+def export(source: Path | str, out: Path | str, *, overwrite: bool = False) -> Exported:
+    """Write the weights of a complete run (or foreign ones) as a folder that transformers loads; see `Exported`."""
+    from plm_scaling.models.export import export_model
+
+    return export_model(Path(source), Path(out), overwrite=overwrite)
 
 
 def doctor(*, peak: bool = False) -> MachineReport:

@@ -156,6 +156,7 @@ class Stepper:
         self.n = 0
 
     def __call__(self) -> None:
+        """Make one step."""
         config = self.config
         made = [packed_input(self.batch, config.objective, mask_seed=self.n, mask_rate=config.mask_rate)]
         for packed in feed(made, self.device, micro_windows=self.order.micro_windows):

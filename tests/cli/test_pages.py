@@ -126,3 +126,18 @@ def test_a_demo_is_the_whole_path(cli: Cli, tmp_path: Path, trainer: None, monke
 def test_a_demo_of_no_time_is_a_usage_error(cli: Cli, tmp_path: Path) -> None:
     assert cli("demo", "-o", tmp_path / "demo", "--minutes", "0").code == 2
     assert not (tmp_path / "demo").exists()
+
+
+def test_a_run_is_exported(cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from plm_scaling.models.export import Exported
+
+    def export(source: Path, out: Path, *, overwrite: bool) -> Exported:
+        assert (source, overwrite) == (tmp_path, False)
+        return Exported(out, "EsmForMaskedLM", 1234, "run abc")
+
+    monkeypatch.setattr(api, "export", export)
+    screen = cli("export", tmp_path, "-o", tmp_path / "made", "--format", "json")
+    assert screen.code == 0
+    assert json.loads(screen.out) == [
+        {"folder": str(tmp_path / "made"), "loads_as": "EsmForMaskedLM", "parameters": 1234, "weights": "run abc"}
+    ]

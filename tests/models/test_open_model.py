@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from plm_scaling.core.architecture import Architecture, ModelShape
-from plm_scaling.core.errors import CheckpointError
+from plm_scaling.core.errors import CheckpointError, ConfigError, RefusedError
 from plm_scaling.core.files import sha256_file
 from plm_scaling.core.run import RunConfig
 from plm_scaling.core.run_folder import RunFolder
@@ -19,6 +19,7 @@ from plm_scaling.models.build import build_model
 from plm_scaling.models.documents import Documents
 from plm_scaling.models.esm2 import Esm2
 from plm_scaling.models.esm2_files import Esm2Weights, save_hf_esm2
+from plm_scaling.models.export import export_model
 from plm_scaling.models.open_model import build_from, load_into, read_model
 from plm_scaling.models.progen2_files import save_gptj
 from plm_scaling.training.checkpoint import save_weights
@@ -150,3 +151,38 @@ def test_runs_that_are_incomplete_damaged_or_mixed_up(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="no final weights") as caught:
         read_model(run.path)
     assert caught.value.where == str(run.path)
+
+
+@pytest.mark.parametrize(
+    ("architecture", "objective", "loads_as"),
+    [
+        ("esm2", "mlm", "EsmForMaskedLM"),
+        ("esm2", "clm", "EsmForMaskedLM"),
+        ("progen2", "clm", "GPTJForCausalLM"),
+    ],
+)
+def test_a_run_is_exported_and_read_back(
+    architecture: Architecture, objective: str, loads_as: str, tmp_path: Path
+) -> None:
+    run, model = written_run(tmp_path, architecture, objective=objective)
+    made = export_model(run.path, tmp_path / "out")
+    assert (made.loads_as, made.N_total, made.source) == (loads_as, model.shape.N_total, f"run {run.path.name}")
+    file = read_model(tmp_path / "out")
+    assert file.causal == (objective == "clm")
+    assert torch.equal(build_from(file, context=8)(tokens()), model(tokens()))
+    with pytest.raises(ConfigError, match="something is there already"):
+        export_model(run.path, tmp_path / "out")
+    assert export_model(run.path, tmp_path / "out", overwrite=True) == made
+
+
+@pytest.mark.parametrize(
+    ("architecture", "objective", "why"),
+    [("plm", "mlm", "no other library has the block"), ("progen2", "mlm", "not what GPT-J computes")],
+)
+def test_what_nobody_else_could_load_is_not_exported(
+    architecture: Architecture, objective: str, why: str, tmp_path: Path
+) -> None:
+    run, _ = written_run(tmp_path, architecture, objective=objective)
+    with pytest.raises(RefusedError, match=why):
+        export_model(run.path, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
