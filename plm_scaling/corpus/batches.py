@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import threading
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from typing import Final, TypeVar
@@ -155,6 +156,9 @@ def _join(parts: list[npt.NDArray[T]]) -> npt.NDArray[T]:
 class Batches:
     """The data of a run. Every answer is a pure function of (corpus, config, step): nothing to save or restore.
 
+    Several threads may ask at once, one that makes inputs ahead and one that trains: a lock keeps what is kept for
+    speed. Only `order`, asked on its own, is for one thread where windows change from pass to pass.
+
     Attributes
     ----------
     order : which windows make which batch.
@@ -171,6 +175,7 @@ class Batches:
             )
         self.corpus = corpus
         self.config = config
+        self._lock = threading.RLock()
         self._windows: dict[tuple[int, int], Windows] = {}
         self._totals: list[list[WindowStats]] = [[] for _ in config.streams]
         self._sums: dict[tuple[int, int], list[int]] = {}
@@ -191,23 +196,25 @@ class Batches:
     def windows_at(self, stream: int, epoch: int) -> Windows:
         """The packed windows of a stream in one of its passes."""
         key = (stream, epoch if self._changing[stream] else 0)
-        if key not in self._windows:
-            opened = open_windows(self.corpus, self.config.streams[stream], self.config.context, epoch=key[1])
-            if self._changing[stream]:
-                mapped = sorted(other for other in self._windows if other[0] == stream)
-                for other in mapped[: max(0, len(mapped) + 1 - _OPEN_EPOCHS)]:
-                    del self._windows[other]
-            self._windows[key] = opened
-        return self._windows[key]
+        with self._lock:
+            if key not in self._windows:
+                opened = open_windows(self.corpus, self.config.streams[stream], self.config.context, epoch=key[1])
+                if self._changing[stream]:
+                    mapped = sorted(other for other in self._windows if other[0] == stream)
+                    for other in mapped[: max(0, len(mapped) + 1 - _OPEN_EPOCHS)]:
+                        del self._windows[other]
+                self._windows[key] = opened
+            return self._windows[key]
 
     def pass_stats(self, stream: int, epoch: int) -> WindowStats:
         """Exact totals of a stream's windows in one of its passes; they need not be packed for it."""
         if not self._changing[stream]:
             return self.windows_at(stream, 0).stats
-        if epoch >= len(self._totals[stream]):
-            arguments = (self.corpus, self.config.streams[stream], self.config.context)
-            self._totals[stream] = list(pass_stats(*arguments, epoch + 1))
-        return self._totals[stream][epoch]
+        with self._lock:
+            if epoch >= len(self._totals[stream]):
+                arguments = (self.corpus, self.config.streams[stream], self.config.context)
+                self._totals[stream] = list(pass_stats(*arguments, epoch + 1))
+            return self._totals[stream][epoch]
 
     def _passes(self, stream: int) -> Passes:
         if self._changing[stream]:
@@ -230,7 +237,8 @@ class Batches:
 
         Where there are more ranks than windows, those without one get a window of padding: they are shown nothing.
         """
-        stream, window, epoch = self.order.batch(step)
+        with self._lock:
+            stream, window, epoch = self.order.batch(step)
         if world > 1:
             stream, window, epoch = stream[rank::world], window[rank::world], epoch[rank::world]
             if not len(window):
@@ -246,7 +254,8 @@ class Batches:
 
     def tokens_at(self, step: int) -> int:
         """Exact tokens (residues and `<eos>`) of all batches before `step`."""
-        return sum(self._tokens_drawn(number, draws) for number, draws in enumerate(self.order.draws(step)))
+        with self._lock:
+            return sum(self._tokens_drawn(number, draws) for number, draws in enumerate(self.order.draws(step)))
 
     def _tokens_drawn(self, stream: int, draws: int) -> int:
         """Tokens of a stream's first `draws` draws: whole passes, whole blocks of the last one, the rest."""
@@ -286,11 +295,12 @@ class Batches:
         """Exact totals over all windows drawn before `step`, for the FLOPs actually spent."""
         total = np.zeros(4, dtype=np.int64)
         draws = self.order.draws(step)
-        for number, drawn in enumerate(draws):
-            epoch, position = self.order.passes[number].locate(drawn)
-            total += self._whole_passes(number, epoch)
-            if position:
-                total += self._part_of_pass(number, epoch, drawn)
+        with self._lock:
+            for number, drawn in enumerate(draws):
+                epoch, position = self.order.passes[number].locate(drawn)
+                total += self._whole_passes(number, epoch)
+                if position:
+                    total += self._part_of_pass(number, epoch, drawn)
         tokens, residues, positions, squared = total.tolist()
         return WindowStats(
             context=self.config.context,

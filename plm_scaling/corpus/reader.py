@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+import threading
 from collections.abc import Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -49,6 +50,7 @@ class Corpus(IndexColumns):
         self.corpus_id = manifest.content_hash()
         sizes = [entry.bytes for entry in manifest.shards]
         self._cluster_pools: dict[str, ClusterPool] = {}
+        self._pools_lock = threading.Lock()  # one thread makes inputs ahead while another counts
         self._shard_starts: Int = np.concatenate([[0], np.cumsum(sizes, dtype=np.int64)]).astype(np.int64)
 
     def __repr__(self) -> str:
@@ -230,17 +232,20 @@ class Corpus(IndexColumns):
                 hint='leave out duplicates = true, or use sampling = "flat"',
             )
         name = f"{split} {stream_identity(stream)}"
-        if name not in self._cluster_pools:
-            cluster = self.cluster(50)
-            rows = self.rows(split, stream.sources, exclude=stream.exclude)
-            whole = cluster_pool(rows, cluster, self._cluster_keys)
-            tokens = whole.tokens(self.length)
-            ends = np.cumsum(tokens)
-            chosen = self._range(stream, split, ends - tokens, int(ends[-1]) if len(ends) else 0)
-            while len(self._cluster_pools) >= _KEPT_POOLS:
-                self._cluster_pools.pop(next(iter(self._cluster_pools)))
-            self._cluster_pools[name] = whole.between(*chosen)
-        return self._cluster_pools[name]
+        with self._pools_lock:
+            if name not in self._cluster_pools:
+                pool = self._made_cluster_pool(stream, split)
+                while len(self._cluster_pools) >= _KEPT_POOLS:
+                    self._cluster_pools.pop(next(iter(self._cluster_pools)))
+                self._cluster_pools[name] = pool
+            return self._cluster_pools[name]
+
+    def _made_cluster_pool(self, stream: Stream, split: str) -> ClusterPool:
+        rows = self.rows(split, stream.sources, exclude=stream.exclude)
+        whole = cluster_pool(rows, self.cluster(50), self._cluster_keys)
+        tokens = whole.tokens(self.length)
+        ends = np.cumsum(tokens)
+        return whole.between(*self._range(stream, split, ends - tokens, int(ends[-1]) if len(ends) else 0))
 
     def epoch_rows(self, stream: Stream, epoch: int, split: str = TRAIN) -> Int:
         """int64[n]: the rows a stream visits in an epoch: its whole pool, or one member of each cluster.

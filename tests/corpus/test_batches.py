@@ -1,9 +1,14 @@
 from __future__ import annotations
 
+import pkgutil
+import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 import pytest
+from made import clustered_corpus
 
 from plm_scaling.core.alphabet import CLS, EOS, PAD
 from plm_scaling.core.errors import CorpusError
@@ -136,3 +141,41 @@ def test_window_batch_is_the_windows_themselves(small: Corpus) -> None:
 def test_another_corpus_is_refused(small: Corpus, configure: Configure) -> None:
     with pytest.raises(CorpusError, match="planned for another corpus"):
         Batches(small, configure(small, corpus_id="0" * 64))
+
+
+@pytest.mark.parametrize(
+    "place", ["batches.open_windows", "batches.pass_stats", "batches.Batches._span_tokens", "reader.cluster_pool"]
+)
+def test_threads_do_not_meet_in_what_is_kept_for_speed(
+    place: str, configure: Configure, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One thread makes inputs ahead while another counts tokens and asks for unique ones."""
+    monkeypatch.setattr(batches_module, "_SUM_BLOCK", 8)
+    corpus = clustered_corpus(tmp_path / "c", clusters=60)
+    streams = (Stream(sampling="cluster50"),)
+    config = configure(corpus, streams=streams)
+    steps = [30, 3, 17, 25]
+
+    def asked(run: Batches, step: int) -> list[object]:
+        rows = run.corpus.epoch_rows(streams[0].model_copy(update={"start_tokens": step}), 1)
+        return [as_lists(run.at(step)), run.tokens_at(step), run.stats_at(step), rows.tolist()]
+
+    serial = Batches(corpus, config)
+    expected = [asked(serial, step) for step in steps]
+    run = Batches(clustered_corpus(tmp_path / "again", clusters=60), config)  # nothing of it is on disk yet
+    owner, _, name = f"plm_scaling.corpus.{place}".rpartition(".")
+    real, inside, most = pkgutil.resolve_name(f"{owner}.{name}"), list[int](), list[int]()
+
+    def slow(*args: object, **options: object) -> object:
+        inside.append(1)
+        most.append(len(inside))
+        time.sleep(0.01)
+        try:
+            return real(*args, **options)
+        finally:
+            inside.pop()
+
+    monkeypatch.setattr(f"{owner}.{name}", slow)
+    with ThreadPoolExecutor(len(steps)) as pool:
+        assert list(pool.map(lambda step: asked(run, step), steps)) == expected
+    assert set(most) == {1}
