@@ -102,7 +102,7 @@ def write_record(run: LiveRun, scored: tuple[SetScores, ...], log: AttemptLog) -
         ledger=rows,
         C_6nd=6.0 * config.N * total.tokens,
         C_exact=config.shape.training_flops(positions=spent.positions, sum_length_squared=spent.sum_length_squared),
-        device_s=(before + log.seconds) * run.world.size,
+        device_s=(before + log.seconds) * run.world.size / order.runs_per_device,
         tokens_per_s=tokens_per_s,
         attempts=len(attempts),
         threads=run.conditions.threads,

@@ -140,6 +140,8 @@ def _begin(run: LiveRun, log: AttemptLog, *, force: bool) -> None:
         log.warn("no checkpoint is whole, everything is computed again", "STARTED_ANEW")
     if run.step == 0 and (remark := take_over_trunk(run)):
         log.warn(remark, "BRANCHED" if run.step else "")
+    if run.engine.device.type == "cuda" and run.config.dtype == "fp32":
+        log.warn("fp32 on a GPU is several times slower than bf16; dtype belongs to the plan, so plan again for bf16")
     _warn_of_changes(run, log)
 
 

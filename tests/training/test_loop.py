@@ -78,6 +78,12 @@ def test_a_run_leaves_a_full_account(make_run: MakeRun, corpus: Corpus) -> None:
     assert sorted(p.name for p in folder.checkpoint_path.iterdir()) == ["final.safetensors"]
 
 
+def test_a_run_that_shares_its_device_is_charged_its_share(make_run: MakeRun) -> None:
+    folder = make_run(D=2000, order={"runs_per_device": 4})
+    record = train(folder.path)
+    assert 0 < record.device_s <= folder.status().seconds / 4
+
+
 def test_metrics_follow_the_schedule_and_fall(make_run: MakeRun, corpus: Corpus) -> None:
     folder = make_run(validation_points=3)
     record = train(folder.path)
