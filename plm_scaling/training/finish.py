@@ -77,7 +77,7 @@ def _speed(folder: RunFolder, log: AttemptLog) -> tuple[float, float | None]:
     if log.status.tokens_per_s is not None:
         return log.status.tokens_per_s, log.status.mfu
     logged = (line for line in reversed(folder.metrics()) if line.get("tokens_per_s") is not None)
-    line = next(logged, {})
+    line: dict[str, Any] = next(logged, {})
     return line.get("tokens_per_s", 0.0), line.get("mfu")
 
 
