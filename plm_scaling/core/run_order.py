@@ -38,7 +38,7 @@ class RunOrder(Record):
     device: Device = "auto"
     """auto: the CPU, unless the run's process can see a CUDA device."""
     checkpoint_every_s: float = Field(default=30.0, ge=0)
-    """Seconds between checkpoints; 0 writes one after every step."""
+    """Seconds between checkpoints, more where writing them would take over 5 % of the time; 0: after every step."""
     init_path: str | None = None
     """Foreign weights that `config.init_from` names by their hash; absolute, or relative to the run's folder."""
     teacher_path: str | None = None
