@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from plm_scaling.api_laws import laws_check, laws_compare, laws_list, laws_show
 from plm_scaling.core.errors import ConfigError
 from plm_scaling.core.run_table import RunTable
 
@@ -27,10 +28,8 @@ if TYPE_CHECKING:
     from plm_scaling.laws.imported import Imported
     from plm_scaling.laws.law_fit import LawFit
     from plm_scaling.laws.points import PredictedPoints
-    from plm_scaling.laws.zoo_checks import CheckOutcome
     from plm_scaling.models.export import Exported
     from plm_scaling.sizing.law_choices import LawChoices
-    from plm_scaling.sizing.law_table import LawComparison, LawSheet, LawSummary
     from plm_scaling.sizing.recommendation import Recommendation
     from plm_scaling.sweeps.plan_records import SweepPlan
     from plm_scaling.sweeps.reconcile import SweepOutcome
@@ -521,36 +520,6 @@ def transfer(
     return fitted
 
 
-def laws_list(*, objective: str | None = None, unverified: bool = False) -> tuple[LawSummary, ...]:
-    """The published laws, of one objective if given; those nobody has checked only if `unverified`."""
-    from plm_scaling.sizing.law_table import law_summaries
-
-    return law_summaries(objective=objective, unverified=unverified)
-
-
-def laws_show(name: str, *, flops: Sequence[float] = ()) -> LawSheet:
-    """One published law: formula, coefficients, source, and what it says at budgets (default: over its range)."""
-    from plm_scaling.sizing.law_table import law_sheet
-
-    return law_sheet(name, flops)
-
-
-def laws_compare(
-    flops: float,
-    names: Sequence[str] = (),
-    *,
-    fits: Sequence[Path] = (),
-    objective: str | None = None,
-    unverified: bool = False,
-) -> LawComparison:
-    """Published laws and fits of one's own (fit.json files) side by side at one budget of training FLOPs."""
-    from plm_scaling.laws.law_fit import LawFit
-    from plm_scaling.sizing.law_table import compare_laws
-
-    own = [LawFit.read(path) for path in fits]
-    return compare_laws(flops, names, own, objective=objective, unverified=unverified)
-
-
 def laws_choices(
     table: Path,
     objective: str | None = None,
@@ -591,13 +560,6 @@ def laws_choices(
         fit=None if law is None else LawFit.read(law),
         draws=draws,
     )
-
-
-def laws_check() -> tuple[CheckOutcome, ...]:
-    """Every number that a published law's source prints, beside what the shipped law says."""
-    from plm_scaling.laws.zoo_checks import check_zoo
-
-    return check_zoo()
 
 
 def report(study: Path, out: Path | None = None, *, validation: str = "val_iid") -> Path:
