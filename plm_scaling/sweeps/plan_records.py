@@ -168,6 +168,8 @@ class PlannedRun(Record):
     """Steps whose state is kept for the runs that branch off."""
     begin_step: int = 0
     """Steps taken over from the trunk. Without the trunk's state they are trained like any others."""
+    predicted_seconds: float | None = None
+    """Time its steps are predicted to take on the plan's device; None where the plan names no device."""
 
     @property
     def computed_share(self) -> float:
