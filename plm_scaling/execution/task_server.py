@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import gc
 import importlib
 import json
 import os
@@ -71,6 +72,9 @@ def main() -> None:
     for name in preload:
         with contextlib.suppress(ImportError):  # the task that needs the module reports it, with its reason
             importlib.import_module(name)
+    # A full collection in a task would touch every object of these modules, and so copy all their pages.
+    gc.collect()
+    gc.freeze()
     serve(commands, events, grace_s=grace_s)
 
 

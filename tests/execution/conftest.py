@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 TARGETS = '''
-import os, signal, subprocess, sys, time
+import gc, os, signal, subprocess, sys, time
 from pathlib import Path
 
 LOADED_IN = os.getpid()
@@ -98,6 +98,7 @@ def facts(path):
     Path(path).write_text(json.dumps({
         "loaded_in": LOADED_IN, "pid": os.getpid(), "omp": os.environ["OMP_NUM_THREADS"],
         "stdin": sys.stdin.read(), "main": sys.modules["__main__"].__dict__.get("__file__"),
+        "frozen": gc.get_freeze_count(),
     }))
     print("text on stdout")
 

@@ -179,6 +179,7 @@ def test_modules_are_preloaded_once_and_threads_are_set(targets: str, tmp_path: 
     assert first["omp"] == "3"
     assert first["stdin"] == ""  # a task cannot read the server's commands
     assert first["main"] is None  # the caller's script is not run again
+    assert first["frozen"] > 1000  # a collection in the task passes over what was there before it
 
 
 def test_a_helper_left_by_a_killed_task_ends_with_it(targets: str, tmp_path: Path) -> None:
