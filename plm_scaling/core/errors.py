@@ -8,7 +8,8 @@ PlmScalingError            exit code 1
 |-- PlanError              2   a sweep that cannot be carried out as asked
 |-- RunError               1   a training run that cannot start or continue
 |   |-- Diverged           1   the loss or the gradient stopped being a finite number
-|   `-- CheckpointError    1   a checkpoint that is damaged or belongs to another run
+|   |-- CheckpointError    1   a checkpoint that is damaged or belongs to another run
+|   `-- TakenOver          5   another process trains this run; this one has left it alone
 |-- RecordError            1   a file of ours that cannot be read (damaged, or written by another version)
 |-- FitError               1   a law that cannot be fitted to this table
 `-- RefusedError           4   the quantity asked for is not identified by the data at hand
@@ -33,6 +34,7 @@ __all__ = [
     "RecordError",
     "RefusedError",
     "RunError",
+    "TakenOver",
     "UnfinishedError",
     "did_you_mean",
 ]
@@ -108,6 +110,12 @@ class Diverged(RunError):
 
 class CheckpointError(RunError):
     """A checkpoint that is damaged or belongs to another run."""
+
+
+class TakenOver(RunError):
+    """Another process trains this run. Starting again is no answer: it would take the run from the other in turn."""
+
+    exit_code = 5
 
 
 class RecordError(PlmScalingError):

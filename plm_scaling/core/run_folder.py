@@ -4,6 +4,7 @@ runs/ID/run.json                 `RunOrder`
 runs/ID/attempts/K/status.json   `StatusFile` of attempt K (0001, 0002, ...)
 runs/ID/attempts/K/metrics.jsonl one line per logged step; one writer per file, a torn last line is skipped
 runs/ID/attempts/K/log           what the process printed
+runs/ID/owner                    number of the attempt that may write the files below, and a token: the latest to begin
 runs/ID/checkpoint/              step-*.safetensors (the last two), final.safetensors (weights only),
                                  kept-*.safetensors (for other runs to branch from), step-*.damaged; of a sharded run
                                  step-*.dcp/, kept-*.dcp/, damaged-*.dcp/ (DCP's files, and complete.json, written last)
@@ -18,6 +19,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import secrets
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -25,7 +27,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from plm_scaling.core.errors import RecordError, RunError
+from plm_scaling.core.errors import RecordError, TakenOver
+from plm_scaling.core.files import write_atomic
 from plm_scaling.core.run import RunRecord
 from plm_scaling.core.run_order import RunOrder, StatusFile
 
@@ -39,6 +42,8 @@ class Attempt:
     """One attempt's folder. Only the attempt itself writes there."""
 
     path: Path
+    token: str = ""
+    """What it wrote into `owner` when it began; empty for an attempt that is only looked at."""
 
     @property
     def number(self) -> int:
@@ -138,12 +143,49 @@ class RunFolder:
             return ()
         return tuple(Attempt(path) for path in sorted(folder.iterdir()) if path.name.isdigit())
 
+    @property
+    def owner_path(self) -> Path:
+        """`owner`: which attempt may write what all attempts share."""
+        return self.path / "owner"
+
     def new_attempt(self) -> Attempt:
-        """Make the next attempt's folder. Call it only while holding the lock."""
-        attempts = self.attempts()
-        path = self.path / "attempts" / f"{attempts[-1].number + 1 if attempts else 1:04d}"
-        path.mkdir(parents=True)
-        return Attempt(path)
+        """Make the next attempt's folder, and make it the owner of the run. Call it only while holding the lock.
+
+        Where the lock is worth nothing (a network file system without locks, a lost node that comes back), two may
+        come here at once: they get folders of their own, and the last to write `owner` has the run.
+        """
+        (self.path / "attempts").mkdir(parents=True, exist_ok=True)
+        while True:
+            attempts = self.attempts()
+            path = self.path / "attempts" / f"{attempts[-1].number + 1 if attempts else 1:04d}"
+            try:
+                path.mkdir()
+            except FileExistsError:
+                continue
+            token = f"{path.name} {secrets.token_hex(8)}"
+            write_atomic(path / "owner", token)  # by way of a name that no other process has
+            (path / "owner").replace(self.owner_path)
+            return Attempt(path, token)
+
+    def check_owner(self, attempt: Attempt) -> None:
+        """Make sure that an attempt still has the run; to be asked ahead of every write of what attempts share.
+
+        Raises
+        ------
+        TakenOver : a later attempt has begun, or the run's folder was deleted.
+        """
+        try:
+            owner = self.owner_path.read_text()
+        except FileNotFoundError:
+            owner = ""
+        if owner == attempt.token:
+            return
+        raise TakenOver(
+            f"attempt {attempt.number} of this run was overtaken and has stopped",
+            where=str(self.path),
+            why=f"attempt {int(owner.split()[0])} has begun since" if owner else "its folder was deleted",
+            hint="nothing: the other one goes on" if owner else "run the plan again to train it anew",
+        )
 
     def status(self) -> StatusFile:
         """Where the run stands, from its files: `running` only while a process holds the lock."""
@@ -192,7 +234,7 @@ class RunFolder:
 
         Raises
         ------
-        RunError : another process holds it.
+        TakenOver : another process holds it.
         """
         handle = os.open(self.path / "lock", os.O_RDWR | os.O_CREAT, 0o644)
         try:
@@ -210,7 +252,7 @@ def _take(handle: int, path: Path) -> None:
             return
         except OSError:
             if time.monotonic() > deadline:
-                raise RunError(
+                raise TakenOver(
                     "another process is training this run",
                     where=str(path),
                     hint="wait for it, or stop it; `plm-scaling status` shows its pid and host",

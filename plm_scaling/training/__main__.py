@@ -25,6 +25,7 @@ _EXIT_CODES: Final = """exit codes:
   1  a fault: diverged, out of memory, disk full, a damaged file; starting again alone does not help
   2  a command line that cannot be used
   3  interrupted by a signal, Ctrl-C or the time limit, with a checkpoint: start it again, requeue it
+  5  another process trains this run, or took it over: nothing to do
 
 Under torchrun only the first process prints. --micro-windows, --recompute and --track change the order for this
 attempt alone."""
@@ -35,7 +36,8 @@ def run_one(run_dir: str) -> int:
 
     Returns
     -------
-    exit code : 0 complete, 3 interrupted (start it again), else a fault; `status.json` says which.
+    exit code : 0 complete, 3 interrupted (start it again), 5 trained by another process, else a fault; `status.json`
+        says which.
     """
     try:
         train(Path(run_dir), on_attempt=_redirect_to_log)

@@ -66,6 +66,11 @@ class AttemptLog:
             os.close(self._metrics)
             self._metrics = None
 
+    @property
+    def attempt(self) -> Attempt | None:
+        """Whose log this is; None in all processes of a run but the first."""
+        return self._attempt
+
     def watch(self, meter: Meter, trackers: Trackers) -> None:
         """What turns tokens and seconds into speed, and where lines go besides; both from now on."""
         self._meter, self._trackers = meter, trackers

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from plm_scaling.core.errors import CheckpointError, Diverged, RunError
+from plm_scaling.core.errors import CheckpointError, Diverged, RunError, TakenOver
 from plm_scaling.core.run import RunConfig
 from plm_scaling.core.run_folder import RunFolder
 from plm_scaling.core.run_order import RunOrder
@@ -26,7 +26,7 @@ from plm_scaling.training.slots import take_device
 from plm_scaling.training.steps import LossFunction, cross_entropy
 from plm_scaling.training.world import World
 
-__all__ = ["LiveRun", "check_finite", "prepare_run", "resume_run", "save_run"]
+__all__ = ["LiveRun", "check_finite", "check_owner", "prepare_run", "resume_run", "save_run"]
 
 
 @dataclass
@@ -204,9 +204,31 @@ def check_finite(run: LiveRun) -> None:
         )
 
 
+def check_owner(run: LiveRun, log: AttemptLog) -> None:
+    """Make sure that no later attempt has the run by now; all processes take part, so that they end together.
+
+    The lock says so at the start of an attempt. It says nothing to one that hung or was cut off while a node or a file
+    system came and went, and that was replaced meanwhile. In between a look and the write that follows, a later
+    attempt may begin: what is then written is whole, and the same bits that the later one would write.
+
+    Raises
+    ------
+    TakenOver : a later attempt has begun, or the run's folder was deleted.
+    """
+    taken: TakenOver | None = None
+    try:
+        if log.attempt:
+            run.folder.check_owner(log.attempt)
+    except TakenOver as error:
+        taken = error
+    if run.world.any(taken is not None):
+        raise taken or TakenOver("this run was overtaken and has stopped", where=str(run.folder.path))
+
+
 def save_run(run: LiveRun, log: AttemptLog) -> None:
     """Write a checkpoint, and make the metrics as durable as it is."""
     check_finite(run)  # never keep a state that is already lost
+    check_owner(run, log)
     log.sync()
     sums = run.sums
     state = run.conditions.model_copy(

@@ -19,7 +19,7 @@ from typing import Any, Final
 
 import torch
 
-from plm_scaling.core.errors import Diverged, RunError
+from plm_scaling.core.errors import Diverged, RunError, TakenOver
 from plm_scaling.core.run import RunRecord
 from plm_scaling.core.run_folder import Attempt, RunFolder
 from plm_scaling.corpus.format import VAL_IID
@@ -31,7 +31,7 @@ from plm_scaling.training.checkpoint import damaged_checkpoints, keep_checkpoint
 from plm_scaling.training.faults import named_fault, reason_of
 from plm_scaling.training.feed import feed
 from plm_scaling.training.finish import unique_tokens, write_metrics, write_record, write_val
-from plm_scaling.training.live_run import LiveRun, check_finite, prepare_run, resume_run, save_run
+from plm_scaling.training.live_run import LiveRun, check_finite, check_owner, prepare_run, resume_run, save_run
 from plm_scaling.training.meter import Meter
 from plm_scaling.training.objectives import PackedInput, packed_inputs
 from plm_scaling.training.profiling import profiled_steps
@@ -87,8 +87,8 @@ def train(
     Diverged : loss or gradient stopped being finite; recorded as such.
     Interrupted : a signal, Ctrl-C or the time limit; a checkpoint is written.
     CheckpointError : the checkpoint belongs to another run, or to other conditions.
-    RunError : another process trains this run, the run it starts from is not complete, a package is missing, or the
-        disk or the memory did not suffice.
+    TakenOver : another process trains this run, or has taken it over meanwhile.
+    RunError : the run it starts from is not complete, a package is missing, or the disk or the memory did not suffice.
     """
     folder, world = RunFolder(Path(run_dir)), world or World()
     order = folder.order().model_copy(update=dict(changes or {}))
@@ -110,7 +110,7 @@ def train(
                     with _stop_on_signal() as stop, profiled_steps(profile, _trace_path(attempt), print) as after_step:
                         _steps(run, log, stop, time_limit_s, after_step)
                     return _finish(run, log)
-            except (Interrupted, KeyboardInterrupt) as error:
+            except (Interrupted, TakenOver, KeyboardInterrupt) as error:
                 log.end("interrupted", reason_of(error))
                 raise
             except Diverged as error:
@@ -282,10 +282,12 @@ def _finish(run: LiveRun, log: AttemptLog) -> RunRecord:
     run.engine.settle()
     weights = run.engine.weights()
     log.progress(run.step, run.batches.tokens_at(run.step))
+    check_owner(run, log)
     if run.world.first:
         save_weights(run.folder.weights_path, weights, run.config.run_id)
         write_metrics(run.folder)
         write_val(run.folder, scored)
+    check_owner(run, log)  # the tables take a moment, and the record is what counts
     record = write_record(run, scored, log)
     if run.world.first:
         remove_checkpoints(run.folder.checkpoint_path)

@@ -2,11 +2,13 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
-from plm_scaling.core.errors import RecordError
+from plm_scaling.core.errors import RecordError, TakenOver
 from plm_scaling.core.run import RunConfig
 from plm_scaling.core.run_folder import RunFolder
 from plm_scaling.core.run_order import RunOrder, StatusFile
@@ -87,3 +89,30 @@ def test_a_lock_is_free_again_afterwards(tmp_path: Path) -> None:
         assert folder.is_running()
     assert not folder.is_running()
     assert os.listdir(tmp_path) == ["lock"]
+
+
+def test_the_latest_attempt_owns_the_run(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path / "run")
+    first = folder.new_attempt()
+    folder.check_owner(first)
+    second = folder.new_attempt()
+    assert (first.number, second.number) == (1, 2)
+    folder.check_owner(second)
+    with pytest.raises(TakenOver, match="attempt 1 of this run was overtaken") as caught:
+        folder.check_owner(first)
+    assert caught.value.why == "attempt 2 has begun since"
+    assert caught.value.exit_code == 5
+    shutil.rmtree(folder.path)
+    with pytest.raises(TakenOver) as caught:
+        folder.check_owner(second)
+    assert caught.value.why == "its folder was deleted"
+
+
+def test_attempts_that_begin_at_once_get_folders_of_their_own(tmp_path: Path) -> None:
+    """Without the lock, as on a file system that has none: twenty times four of them, one owner each time."""
+    for trial in range(20):
+        folder = RunFolder(tmp_path / str(trial))
+        with ThreadPoolExecutor(4) as pool:
+            made = list(pool.map(lambda _, f=folder: f.new_attempt(), range(4)))
+        assert sorted(one.number for one in made) == [1, 2, 3, 4]
+        assert sum(one.token == folder.owner_path.read_text() for one in made) == 1

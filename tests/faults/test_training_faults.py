@@ -11,7 +11,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -22,11 +22,12 @@ import torch
 
 from data_prep.pipeline import PrepSpec, SourceInput, prepare_corpus
 from plm_scaling.core.alphabet import STANDARD
-from plm_scaling.core.errors import CheckpointError, Diverged, RunError
+from plm_scaling.core.errors import CheckpointError, Diverged, RunError, TakenOver
 from plm_scaling.core.files import writing_atomic
 from plm_scaling.core.run import RunConfig
 from plm_scaling.core.run_folder import RunFolder
 from plm_scaling.core.run_order import RunOrder, StatusFile
+from plm_scaling.corpus.batches import Batches
 from plm_scaling.corpus.reader import Corpus
 from plm_scaling.sweeps.decisions import decide
 from plm_scaling.training import checkpoint
@@ -568,3 +569,58 @@ def test_a_branch_without_its_trunk_is_trained_from_scratch_aloud(
     text = capsys.readouterr().err
     assert f"trained from scratch, not branched from run {trunk.path.name}" in text
     assert said in text
+
+
+# Two attempts at once, where the lock does not hold: a lost node that comes back, a file system without locks
+
+
+@pytest.mark.parametrize("when", ["in the steps", "at the end"])
+def test_an_attempt_that_was_overtaken_stops_and_the_later_one_ends_as_if_alone(
+    make_run: MakeRun, undisturbed: Outcome, monkeypatch: pytest.MonkeyPatch, when: str
+) -> None:
+    folder, taken = make_run(order={"checkpoint_every_s": 0 if when == "in the steps" else 60}), []
+
+    def overtake() -> None:
+        """The attempt hangs, and another trains the run from its last checkpoint to the end."""
+        monkeypatch.setattr(RunFolder, "locked", lambda _: nullcontext())
+        taken.append(folder.attempts()[-1].number)
+        before = len(checkpoints(folder))
+        train(folder.path)
+        assert (before > 0) == (when == "in the steps")
+
+    step = 4 if when == "in the steps" else load_steps(folder)
+    with pytest.raises(TakenOver, match="overtaken") as caught:
+        train(folder.path, on_progress=at_step(step, overtake))
+    assert taken == [1]
+    assert caught.value.exit_code == 5
+    record = folder.record()
+    assert record is not None
+    assert record.attempts == 2
+    first = folder.attempts()[0].status()
+    assert first is not None
+    assert (first.status, "overtaken" in first.reason) == ("interrupted", True)
+    assert checkpoints(folder) == []  # it left nothing in a complete run
+    assert outcome(folder) == undisturbed
+    assert folder.status().status == "complete"
+
+
+def load_steps(folder: RunFolder) -> int:
+    """Steps of the whole run."""
+    order = folder.order()
+    return Batches(Corpus.open(order.corpus_path(folder.path)), order.config).n_steps
+
+
+def test_a_run_whose_folder_is_deleted_ends_and_leaves_none(make_run: MakeRun) -> None:
+    folder = make_run()
+    with pytest.raises(TakenOver) as caught:
+        train(folder.path, on_progress=at_step(4, lambda: shutil.rmtree(folder.path)))
+    assert caught.value.why == "its folder was deleted"
+    assert not folder.path.exists()
+
+
+def test_the_loser_of_two_starters_says_so_by_its_exit_code(make_run: MakeRun, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("plm_scaling.core.run_folder._LOCK_PATIENCE_S", 0.05)
+    folder = make_run()
+    with folder.locked():
+        assert run_one(str(folder.path)) == 5
+    assert folder.attempts() == ()
