@@ -5,7 +5,7 @@ from __future__ import annotations
 import heapq
 import json
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -13,14 +13,12 @@ from plm_scaling.core.errors import PlanError
 from plm_scaling.core.files import canonical_json
 from plm_scaling.core.run import RunConfig
 from plm_scaling.execution.local import Task, default_workers, run_tasks
+from plm_scaling.sweeps.cost_records import StepShape
 from plm_scaling.sweeps.decisions import needed_runs
-from plm_scaling.sweeps.plan_records import SweepPlan
+from plm_scaling.sweeps.plan_records import PlannedRun, SweepPlan
 
-__all__ = ["StepShape", "fit_to_time", "measure_steps", "predicted_seconds", "step_shape"]
+__all__ = ["START_S", "StepShape", "fit_to_time", "measure_steps", "predicted_seconds", "step_shape", "wall_seconds"]
 
-StepShape = tuple[int, int, int, int, str, str, str]
-"""What a step's time depends on: layers, width, context, batch in positions, objective, dtype, and canonical JSON of
-the other fields of a config that it depends on, where they are not at their defaults."""
 _OTHERS: Final = {"architecture", "n_heads", "d_ffn", "rotary_dim", "dropout"}
 
 START_S: Final = 0.6
@@ -59,13 +57,18 @@ def measure_steps(shapes: set[StepShape], *, workers: int) -> dict[StepShape, fl
 
 def predicted_seconds(plan: SweepPlan, step_seconds: Mapping[StepShape, float], *, workers: int) -> float:
     """Wall time of a plan whose runs are taken in order by `workers` processes."""
+    seconds = [START_S + (run.steps - run.begin_step) * step_seconds[step_shape(run.config)] for run in plan.runs]
+    return wall_seconds(plan.runs, seconds, workers=workers)
+
+
+def wall_seconds(runs: Sequence[PlannedRun], seconds: Sequence[float], *, workers: int) -> float:
+    """Time until the last run ends, each taking its own `seconds`, taken in order by `workers` at a time."""
     free_at = [0.0] * workers
     ends: dict[str, float] = {}
-    for run in plan.runs:
+    for run, own in zip(runs, seconds, strict=True):
         earlier = (*needed_runs(run.config), run.trunk or "")
         start = max(heapq.heappop(free_at), *(ends.get(run_id, 0.0) for run_id in earlier))
-        steps = run.steps - run.begin_step
-        ends[run.run_id] = start + START_S + steps * step_seconds[step_shape(run.config)]
+        ends[run.run_id] = start + own
         heapq.heappush(free_at, ends[run.run_id])
     return max(ends.values(), default=0.0)
 

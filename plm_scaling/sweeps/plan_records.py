@@ -27,6 +27,7 @@ from plm_scaling.sweeps.arm_records import (
     WsdArm,
     beside,
 )
+from plm_scaling.sweeps.cost_records import CutRun, PlanCosts
 
 __all__ = [
     "ARMS",
@@ -169,7 +170,9 @@ class PlannedRun(Record):
     begin_step: int = 0
     """Steps taken over from the trunk. Without the trunk's state they are trained like any others."""
     predicted_seconds: float | None = None
-    """Time its steps are predicted to take on the plan's device; None where the plan names no device."""
+    """Time it is predicted to take on one device of the plan's kind; None where the plan names no device."""
+    reason: str = ""
+    """Why it was chosen, where runs before it decided that."""
 
     @property
     def computed_share(self) -> float:
@@ -227,6 +230,12 @@ class SweepPlan(Record):
     runs: tuple[PlannedRun, ...]
     scale: float = 1.0
     """Common factor all budgets and D were multiplied by (a slower processor, a shorter demo)."""
+    costs: PlanCosts | None = None
+    """What it costs on a kind of device; None where none was named."""
+    cut: tuple[CutRun, ...] = ()
+    """Runs of the spec that a budget did not pay for."""
+    remarks: tuple[str, ...] = ()
+    """Sentences about the plan as a whole: what was cut, what its prices rest on, what its sizes were chosen by."""
 
     @property
     def total_C_exact(self) -> float:
