@@ -47,6 +47,8 @@ class Stream(Record):
     """`flat`: every sequence once per epoch; `cluster50`: one member of each 50 % cluster per epoch, as ESM-2 does."""
     exclude: tuple[str, ...] = ()
     """Flags (corpus.format.FLAGS) whose sequences are left out of the pool."""
+    shuffled: bool = False
+    """A control: the residues of each sequence in a random order that is fixed by the sequence."""
 
     @field_validator("exclude")
     @classmethod

@@ -14,7 +14,9 @@ EXCLUDED_FLAGS: Final = frozenset({"DUPLICATE", "MISLABELLED", "STUCK", "TRAININ
 """Flags of rows that no law may be fitted to: a copy, a run of another size than stated, a run that learnt nothing,
 a loss that is not validation's, a size that nothing tells."""
 
-EXPERIMENT_ROLES: Final = frozenset({"mask_ratio", "regularisation", "continued", "continued_first", "distil"})
+EXPERIMENT_ROLES: Final = frozenset(
+    {"mask_ratio", "regularisation", "continued", "continued_first", "distil", "shuffled_source", "lr_probe"}
+)
 """Roles of runs that differ from a law's in more than size, tokens, batch and seed."""
 
 RECIPE: Final = ("schedule", "architecture", "mask_ratio", "regularisation")

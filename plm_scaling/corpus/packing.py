@@ -33,6 +33,7 @@ from plm_scaling.core.run import Stream
 from plm_scaling.corpus.format import TRAIN
 from plm_scaling.corpus.placement import place
 from plm_scaling.corpus.reader import Corpus, stream_identity
+from plm_scaling.corpus.shuffling import gather_shuffled
 from plm_scaling.corpus.windows import Pieces, Windows, WindowStats, cut
 
 __all__ = [
@@ -89,7 +90,7 @@ def open_windows(corpus: Corpus, rows: Int | Stream, context: int, split: str = 
         if not folder.is_dir():  # another process may have packed it while this one waited
             tmp = home / f".{name}.tmp"
             tmp.mkdir()
-            _write(corpus, chosen, context, tmp)
+            _write(corpus, chosen, context, tmp, isinstance(rows, Stream) and rows.shuffled)
             tmp.rename(folder)
             if changing:
                 _remove_older(home, key, folder)
@@ -227,7 +228,7 @@ def _locked_home(corpus: Corpus) -> Iterator[Path]:
         return
 
 
-def _write(corpus: Corpus, rows: Int, context: int, folder: Path) -> None:
+def _write(corpus: Corpus, rows: Int, context: int, folder: Path, shuffled: bool) -> None:
     """Pack `rows` and write every array, `stats.json` last.
 
     Memory beside the rows: about 70 bytes per sequence while they are placed, then 33.
@@ -254,12 +255,19 @@ def _write(corpus: Corpus, rows: Int, context: int, folder: Path) -> None:
             np.save(handle, values)
             handle.flush()
             os.fsync(handle.fileno())
-    _write_windows(corpus, ptr, row, begin, length, context, folder)
+    _write_windows(corpus, ptr, row, begin, length, context, folder, shuffled)
     stats.write(folder / "stats.json")
 
 
 def _write_windows(
-    corpus: Corpus, ptr: Int, row: Int, begin: Int, length: npt.NDArray[np.int32], context: int, folder: Path
+    corpus: Corpus,
+    ptr: Int,
+    row: Int,
+    begin: Int,
+    length: npt.NDArray[np.int32],
+    context: int,
+    folder: Path,
+    shuffled: bool,
 ) -> None:
     """Write the arrays with the windows' content, some windows at a time."""
 
@@ -275,7 +283,7 @@ def _write_windows(
         docs = slice(int(ptr[first]), int(ptr[last]))
         counts = np.diff(ptr[first : last + 1])
         here = row[docs], begin[docs], length[docs].astype(np.int64)
-        tokens[first:last] = _tokens(corpus, *here, counts, context)
+        tokens[first:last] = _tokens(corpus, *here, counts, context, shuffled)
         to = slice(docs.start + first, docs.stop + last)
         slots[to], slot_row[to] = _slots(*here, counts, context)
     for array in (tokens, slots, slot_row):
@@ -298,7 +306,9 @@ def _slots(row: Int, begin: Int, length: Int, counts: Int, context: int) -> tupl
     return slots, slot_row
 
 
-def _tokens(corpus: Corpus, row: Int, begin: Int, length: Int, counts: Int, context: int) -> npt.NDArray[np.uint8]:
+def _tokens(
+    corpus: Corpus, row: Int, begin: Int, length: Int, counts: Int, context: int, shuffled: bool
+) -> npt.NDArray[np.uint8]:
     """uint8[len(counts), context]: the tokens of consecutive windows that hold `counts` documents each."""
     window = np.repeat(np.arange(len(counts)), counts)
     ends = np.cumsum(length)
@@ -310,5 +320,8 @@ def _tokens(corpus: Corpus, row: Int, begin: Int, length: Int, counts: Int, cont
     out[start[begin == 0]] = CLS
     target = np.repeat(start + has_cls - (np.cumsum(size) - size), size)
     target += np.arange(len(target))
-    out[target] = corpus.gather(corpus.offset[row] + begin, size)
+    if shuffled:
+        out[target] = gather_shuffled(corpus, row, begin, size)
+    else:
+        out[target] = corpus.gather(corpus.offset[row] + begin, size)
     return out.reshape(len(counts), context)

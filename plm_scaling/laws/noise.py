@@ -53,14 +53,14 @@ class LossNoise:
 
 
 def unlimited_streams(row: RunRow) -> bool:
-    """Whether the run drew from all the data there is (no stream cut to some unique tokens)."""
+    """Whether the run drew from all the data there is (no stream cut to some unique tokens) as they are."""
     if not row.streams:
         return True
     try:
         streams = json.loads(row.streams)
     except ValueError:
         return True
-    return all(stream.get("unique_tokens") is None for stream in streams)
+    return all(stream.get("unique_tokens") is None and not stream.get("shuffled") for stream in streams)
 
 
 def law_runs(table: RunTable, objective: str) -> RunTable:

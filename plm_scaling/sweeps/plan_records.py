@@ -214,6 +214,8 @@ def _stream_text(stream: Stream) -> str:
         text += " with duplicates"
     if stream.sampling == "cluster50":
         text += " by cluster"
+    if stream.shuffled:
+        text += " shuffled"
     return text + "".join(f" -{flag}" for flag in stream.exclude)
 
 

@@ -100,6 +100,7 @@ def _row(folder: RunFolder, record: RunRecord, loss: ValidationLoss) -> RunRow:
         N_source=record.N_source or (source.config.N if source else None),
         D_source=record.D_source or (source.D if source else None),
         C_source=record.C_source or (source.C_exact if source else None),
+        source_control=_control_of(source),
         schedule_complete=True,
         flags=",".join(record.flags),
     )
@@ -121,6 +122,11 @@ def _roles(folder: RunFolder, record: RunRecord) -> tuple[str, ...]:
     except RecordError:
         later = ()
     return tuple(dict.fromkeys((*record.roles, *later)))
+
+
+def _control_of(source: RunRecord | None) -> str | None:
+    """`shuffled` where the weights a run started from had seen nothing but residue-shuffled sequences."""
+    return "shuffled" if source and all(stream.shuffled for stream in source.config.streams) else None
 
 
 def _source_of(folder: RunFolder, record: RunRecord) -> RunRecord | None:

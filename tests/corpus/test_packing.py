@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import itertools
 import shutil
 import subprocess
 from collections.abc import Callable
@@ -17,6 +18,7 @@ from plm_scaling.core.run import Stream
 from plm_scaling.corpus import packing
 from plm_scaling.corpus.packing import Windows, cut, open_windows, window_stats
 from plm_scaling.corpus.reader import Corpus
+from plm_scaling.corpus.shuffling import gather_shuffled
 
 Write = Callable[..., Corpus]
 
@@ -210,3 +212,49 @@ def test_cut_at_the_borders() -> None:
     assert pieces.begin.tolist() == [0, 0, 9, 0, 9, 0]  # record 1's second piece is its <eos> alone
     assert pieces.tokens.tolist() == [9, 9, 1, 9, 10, 2]
     assert pieces.residues.tolist() == [8, 9, 0, 9, 9, 1]
+
+
+# ---- shuffled residues -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("context", [16, 300])
+def test_a_shuffled_stream_packs_the_same_sequences_with_their_residues_in_another_order(
+    small: Corpus, context: int
+) -> None:
+    plain, shuffled = (open_windows(small, Stream(shuffled=flag), context) for flag in (False, True))
+    assert shuffled.stats == plain.stats == window_stats(small, Stream(shuffled=True), context)
+    assert (shuffled.slots == plain.slots).all()
+    assert (shuffled.tokens != plain.tokens).mean() > 0.5
+    whole: dict[int, list[int]] = {}
+    for row, _, tokens in sorted(documents(shuffled), key=lambda part: (part[0], part[1], part[2][0] != CLS)):
+        whole.setdefault(row, []).extend(tokens)
+    for row, (first, *tokens) in whole.items():  # the pieces of a long sequence are pieces of one permutation
+        true = small.tokens(row).tolist()
+        assert (first, tokens[-1]) == (CLS, EOS)
+        assert sorted(tokens) == sorted(true)
+
+
+def test_the_order_of_shuffled_residues_is_fixed_by_the_sequence(small: Corpus) -> None:
+    rows = small.rows("train", duplicates=True)
+    begin, size = np.zeros(len(rows), dtype=np.int64), small.length[rows].astype(np.int64) + 1
+    together = gather_shuffled(small, rows, begin, size)
+    alone = [gather_shuffled(small, rows[i : i + 1], begin[i : i + 1], size[i : i + 1]) for i in range(len(rows))]
+    assert together.tolist() == np.concatenate(alone).tolist()
+    by_hash: dict[bytes, set[bytes]] = {}
+    for row, tokens in zip(rows, alone, strict=True):
+        by_hash.setdefault(small.hash[row].tobytes(), set()).add(tokens.tobytes())
+    assert {len(orders) for orders in by_hash.values()} == {1}
+    assert len(by_hash) < len(rows), "no exact copies in this corpus"
+
+
+def test_shuffled_residues_are_spread_evenly_over_the_places(tmp_path: Path, write: Write) -> None:
+    pairs = ("".join(pair) for pair in itertools.product("ACDEFGHIKLMNPQRSTVY", repeat=2))
+    corpus = write(tmp_path / "c", {"a": ["W" + pair * 4 + "A" for pair in pairs]})
+    rows = np.arange(corpus.manifest.n_sequences)
+    size = corpus.length[rows].astype(np.int64) + 1
+    tokens = gather_shuffled(corpus, rows, np.zeros_like(size), size)
+    marked = tokens == corpus.tokens(0)[0]  # W, once and first in every sequence
+    place = (np.arange(len(tokens)) - np.repeat(np.cumsum(size) - size, size))[marked]
+    counts = np.bincount(place, minlength=10)
+    assert len(place) == len(rows)
+    assert ((counts - len(rows) / 10) ** 2 / (len(rows) / 10)).sum() < 27.9  # chi-squared, 9 degrees, p = .001

@@ -294,3 +294,24 @@ def test_missing_losses_are_named(plan: SweepPlan, runs: Path) -> None:
     RunFolder(runs / b).record_path.unlink()
     with pytest.raises(RecordError, match="not complete"):
         paired_gap(runs, b, a)
+
+
+def test_a_source_of_shuffled_residues_makes_its_targets_controls_and_enters_no_law(
+    plan: SweepPlan, tmp_path: Path
+) -> None:
+    runs = {run.roles[0]: run for run in plan.runs}
+    source, target = runs["transfer_source"], runs["transfer_target"]
+    streams = tuple(stream.model_copy(update={"shuffled": True}) for stream in source.config.streams)
+    shuffled = source.model_copy(
+        update={"config": (config := source.config.model_copy(update={"streams": streams})), "run_id": config.run_id}
+    )
+    moved = target.config.model_copy(update={"init_from": config.run_id})
+    control = target.model_copy(update={"config": moved, "run_id": moved.run_id})
+    for run in (source, target, shuffled, control):
+        train(tmp_path, run)
+    table = collect_runs(tmp_path)
+    assert {row.run_id: row.source_control for row in table if row.source_run_id} == {
+        target.run_id: None,
+        control.run_id: "shuffled",
+    }
+    assert [row.run_id for row in law_runs(table, "clm")] == [source.run_id]
