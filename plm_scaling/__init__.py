@@ -31,8 +31,10 @@ if TYPE_CHECKING:
         size,
         statistics,
         status,
+        status_isoflop,
         transfer,
         verify,
+        watch,
     )
     from plm_scaling.core.errors import PlmScalingError
     from plm_scaling.core.run_table import RunTable
@@ -65,8 +67,10 @@ __all__ = [
     "size",
     "statistics",
     "status",
+    "status_isoflop",
     "transfer",
     "verify",
+    "watch",
 ]
 
 _ELSEWHERE = {"PlmScalingError": "plm_scaling.core.errors", "RunTable": "plm_scaling.core.run_table"}

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from plm_scaling.api_laws import laws_check, laws_compare, laws_list, laws_show
+from plm_scaling.api_runs import status, status_isoflop, watch
 from plm_scaling.core.errors import ConfigError
 from plm_scaling.core.run_table import RunTable
 
@@ -33,7 +34,6 @@ if TYPE_CHECKING:
     from plm_scaling.sizing.recommendation import Recommendation
     from plm_scaling.sweeps.plan_records import SweepPlan
     from plm_scaling.sweeps.reconcile import SweepOutcome
-    from plm_scaling.sweeps.status import RunLine
     from plm_scaling.training.machine import MachineReport
     from plm_scaling.transfers.transfer_fit import TransferFit
 
@@ -60,8 +60,10 @@ __all__ = [
     "size",
     "statistics",
     "status",
+    "status_isoflop",
     "transfer",
     "verify",
+    "watch",
 ]
 
 _SMALL_INPUT_BYTES = 64_000_000
@@ -274,16 +276,6 @@ def run(
 
 def _runs_of(plan: Path) -> Path:
     return plan.parent / "runs"
-
-
-def status(runs: Path, *, plan: Path | None = None) -> list[RunLine]:
-    """Where every run stands, from the files of its folder alone; runs of the plan not yet begun included."""
-    from plm_scaling.sweeps.plan_records import SweepPlan
-    from plm_scaling.sweeps.status import sweep_status
-
-    beside = runs.parent / "plan.json"
-    found = plan if plan is not None else beside if beside.is_file() else None
-    return sweep_status(runs, SweepPlan.read(found) if found else None)
 
 
 def ledger(

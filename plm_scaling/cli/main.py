@@ -22,6 +22,7 @@ VERBS = {
     "plan": "A sweep as a table (N, D, epochs, FLOPs) before anything is spent.",
     "run": "Train the runs of a plan; resumable, idempotent.",
     "status": "Where every run of a sweep stands.",
+    "watch": "The same, live, until every run has ended.",
     "ledger": "Which tokens of a run are new, repeated or copies, at any step.",
     "import": "Runs logged elsewhere (published logs, W&B, TensorBoard, any CSV) as a clean run table.",
     "fit": "Scaling laws with intervals and named doubts.",

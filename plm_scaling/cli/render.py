@@ -13,14 +13,18 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 import click
 
 if TYPE_CHECKING:
+    from rich.table import Table
+
     from plm_scaling.core.records import Record
 
-__all__ = ["DryRun", "OutputFormat", "emit", "next_command", "say", "warn"]
+__all__ = ["DryRun", "OutputFormat", "emit", "next_command", "rich_table", "say", "warn"]
 
 Verb = TypeVar("Verb", bound=Callable[..., Any])
 Row = dict[str, Any]
 
 _RUN_ID: Final = re.compile("[0-9a-f]{12}")
+_MOST_FITTED: Final = 500
+"""Rows that are fitted into a terminal; fitting thousands takes longer than planning them."""
 
 
 def OutputFormat(verb: Verb) -> Verb:
@@ -94,24 +98,44 @@ def _csv(rows: Sequence[Row]) -> str:
 
 
 def _table(rows: Sequence[Row], title: str) -> None:
+    if not rows:
+        click.echo(f"{title}: nothing" if title else "nothing")
+        return
+    numeric = [isinstance(value, int | float) or _looks_numeric(value) for value in rows[0].values()]
+    cells = [[_cell(value) for value in row.values()] for row in rows]
+    if sys.stdout.isatty() and len(rows) <= _MOST_FITTED:
+        _fitted_table(list(rows[0]), cells, numeric, title)
+    else:
+        _plain_table(list(rows[0]), cells, numeric, title)
+
+
+def _plain_table(names: Sequence[str], cells: Sequence[Sequence[str]], numeric: Sequence[bool], title: str) -> None:
+    """As wide as its cells: in a pipe there is no width to fit into, and nothing is cut."""
+    widths = [max(map(len, column)) for column in zip(names, *cells, strict=True)]
+    lines = [
+        "  ".join(
+            cell.rjust(width) if right else cell.ljust(width)
+            for cell, width, right in zip(line, widths, numeric, strict=True)
+        ).rstrip()
+        for line in (names, *cells)
+    ]
+    click.echo("\n".join([title, *lines] if title else lines))
+
+
+def _fitted_table(names: Sequence[str], cells: Sequence[Sequence[str]], numeric: Sequence[bool], title: str) -> None:
+    """Fitted into the width of the terminal."""
     from rich.console import Console
     from rich.table import Table
 
-    # In a pipe there is no width to fit into: nothing is cut.
-    width = None if sys.stdout.isatty() else 1000
     # A path or a reason may hold brackets: no text of ours is markup.
-    console = Console(file=sys.stdout, highlight=False, markup=False, emoji=False, width=width)
-    if not rows:
-        console.print(f"{title}: nothing" if title else "nothing")
-        return
+    console = Console(file=sys.stdout, highlight=False, markup=False, emoji=False)
     if title:
         console.print(title, style="italic")  # a table's own title is folded to the table's width
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for name, example in rows[0].items():
-        numeric = isinstance(example, int | float) or _looks_numeric(example)
-        table.add_column(name, justify="right" if numeric else "left", no_wrap=True)
-    for row in rows:
-        table.add_row(*(_cell(value) for value in row.values()))
+    for name, right in zip(names, numeric, strict=True):
+        table.add_column(name, justify="right" if right else "left", no_wrap=True)
+    for line in cells:
+        table.add_row(*line)
     console.print(table)
 
 

@@ -15,9 +15,9 @@ PAIR = '[[transfer]]\nsize = "1x16"\nD = 2e4\nD_source = 3e4\noverlap = "shared"
 UNLUCKY = '[[grid]]\nsizes = ["1x16"]\nD = [2e4]\nobjectives = ["clm"]\nseeds = [0, 13]\n'
 
 STATUS = """\
-run  roles           objective  shape    D  status    progress   loss  tokens/s  reason
- ID  grid,replicate  clm         1x16  20k  complete     100 %   3.11      123k
- ID  grid,replicate  clm         1x16  20k  failed        40 %    2.5         -  unlucky
+run  roles           objective  shape    D  status    progress   loss  tokens/s  MFU  ETA  reason
+ ID  grid,replicate  clm         1x16  20k  complete     100 %   3.11      123k  -    -
+ ID  grid,replicate  clm         1x16  20k  failed        40 %    2.5         -  -    -    unlucky
 """
 
 
@@ -113,7 +113,64 @@ def test_status_tells_every_run_and_the_reason(cli: Cli, unlucky: Path, masked: 
     assert screen.code == 3
     assert [line.split() for line in sorted(lines[1:])] == [line.split() for line in STATUS.splitlines()[1:]]
     assert lines[0].split() == STATUS.splitlines()[0].split()
-    assert screen.err == "1 complete, 1 failed\n"
+    assert screen.err.startswith("1 complete, 1 failed; ")
+
+
+def test_json_of_status_keeps_its_columns_and_has_totals_on_request(cli: Cli, unlucky: Path) -> None:
+    runs = unlucky.parent / "runs"
+    cli("run", unlucky, "--workers", "1")
+    rows = json.loads(cli("status", runs, "--format", "json").out)
+    first = ["run", "roles", "objective", "shape", "D", "status", "progress", "loss", "tokens/s", "reason"]
+    assert list(rows[0])[:10] == first
+    screen = cli("status", runs, "--totals", "--isoflop", "--format", "json", "--usd-per-hour", "3600")
+    value = json.loads(screen.out)
+    assert screen.code == 3
+    assert value["runs"] == rows
+    assert value["isoflop"] == []
+    totals = value["totals"]
+    assert (totals["n_runs"], totals["counts"]["complete"], totals["counts"]["failed"]) == (2, 1, 1)
+    assert totals["usd"] == pytest.approx(totals["device_s"])
+    assert totals["D"] == sum(row["D_done"] for row in rows) > 0
+    table = cli("status", runs, "--totals", "--format", "csv").out.splitlines()
+    assert len(table) == 2
+    assert "1 complete, 1 failed; " in cli("status", runs, "--totals").out
+
+
+def test_the_early_isoflop_view_marks_the_least_loss(cli: Cli, study: Path) -> None:
+    rows = json.loads(cli("status", study / "runs", "--isoflop", "--format", "json").out)
+    budgets = [[row for row in rows if row["C"] == C] for C in dict.fromkeys(row["C"] for row in rows)]
+    assert [len(budget) for budget in budgets] == [3, 4]
+    for budget in budgets:
+        (best,) = (row for row in budget if row["best"])
+        assert best["loss"] == min(row["loss"] for row in budget)
+
+
+def test_watch_ends_with_the_codes_of_status(cli: Cli, unlucky: Path) -> None:
+    assert cli("run", unlucky, "--workers", "1").code == 3
+    screen = cli("watch", unlucky.parent / "runs")
+    assert screen.code == 3
+    assert screen.out.startswith("1 complete, 1 failed; ")
+    (unlucky.parent / "runs" / "mended").touch()
+    assert cli("run", unlucky, "--retry-failed").code == 0
+    done = cli("watch", unlucky.parent / "runs")
+    assert (done.code, done.out.count("\n")) == (0, 1)
+
+
+def test_watch_on_a_terminal_shows_what_matters_first(
+    cli: Cli, unlucky: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from plm_scaling import api
+    from plm_scaling.cli import cmd_watch
+
+    cli("run", unlucky, "--workers", "1")
+    monkeypatch.setenv("COLUMNS", "160")
+    monkeypatch.setenv("LINES", "6")  # room for one row
+    capsys.readouterr()
+    last = cmd_watch._live(api.watch(unlucky.parent / "runs"))
+    shown = capsys.readouterr().out
+    assert last.is_settled
+    assert "unlucky" in shown
+    assert "... and 1 more" in shown
 
 
 def test_status_without_runs_shows_the_plan(cli: Cli, pair: Path, tmp_path: Path) -> None:

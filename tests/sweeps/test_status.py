@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -8,7 +9,7 @@ from plm_scaling.core.run_folder import RunFolder
 from plm_scaling.core.run_order import RunOrder, StatusFile
 from plm_scaling.corpus.reader import Corpus
 from plm_scaling.sweeps.plan import plan_sweep
-from plm_scaling.sweeps.plan_records import GridArm, SweepPlan, SweepSpec
+from plm_scaling.sweeps.plan_records import GridArm, SweepPlan, SweepSpec, TransferArm
 from plm_scaling.sweeps.reconcile import run_plan
 from plm_scaling.sweeps.status import sweep_status
 
@@ -81,9 +82,79 @@ def test_runs_outside_the_plan_come_last(plan: SweepPlan, tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize("name", ["run.json", "record.json"])
-def test_a_damaged_folder_is_a_line_with_the_reason(plan: SweepPlan, tmp_path: Path, name: str) -> None:
+@pytest.mark.parametrize(
+    "content", [b"{", b"", b"[]", b"null", b"\xff\xfe\x00garbage", b'{"schema_version": 99}', None]
+)
+def test_a_damaged_file_is_a_state_of_its_own(
+    plan: SweepPlan, tmp_path: Path, name: str, content: bytes | None
+) -> None:
     folder = begin(tmp_path, plan, 0, status="running")
-    (folder.path / name).write_text("{")
+    if content is None:
+        (folder.path / name).unlink(missing_ok=True)
+        (folder.path / name / "not a file").mkdir(parents=True)
+    else:
+        (folder.path / name).write_bytes(content)
+    found = sweep_status(tmp_path, plan)
+    if content is None:  # a folder of that name is no file: as if there were none
+        assert found[0].status == "interrupted"
+        return
+    assert (found[0].status, found[1].status) == ("damaged", "planned")
+    assert name in found[0].reason
+    assert "\n" not in found[0].reason
+    without_plan = sweep_status(tmp_path)
+    assert [line.status for line in without_plan] == ["damaged"]
+
+
+@pytest.mark.parametrize("content", [b'{"status": "runn', b"", b"\x00" * 100])
+def test_a_status_cut_short_is_named_and_survived(plan: SweepPlan, tmp_path: Path, content: bytes) -> None:
+    folder = begin(tmp_path, plan, 0, status="running")
+    folder.attempts()[-1].status_path.write_bytes(content)
     line = sweep_status(tmp_path, plan)[0]
-    assert line.status == "failed"
-    assert name in line.reason
+    assert line.status == "interrupted"
+    assert "status.json cannot be read" in line.reason
+
+
+def test_garbage_in_metrics_and_logs_is_survived(plan: SweepPlan, tmp_path: Path) -> None:
+    folder = begin(tmp_path, plan, 0, status="failed", reason="", D=1000)
+    attempt = folder.attempts()[-1]
+    good = b'{"step": 5, "D": 2000, "flops": 8000.0}\n'
+    attempt.metrics_path.write_bytes(b"\xff\xfe{{{\n" + good + b'["step"]\n{"step": 6, "D": 24')
+    attempt.log_path.write_bytes(
+        b"x" * 40_000 + b"\n\x1b[31mtorch.OutOfMemoryError: CUDA out of memory\x1b[0m\n  by\x00e\xff\n\n"
+    )
+    line = sweep_status(tmp_path, plan)[0]
+    assert line.last_error == "torch.OutOfMemoryError: CUDA out of memory"
+    assert (line.D_done, line.C_exact) == (2000, 8000.0)
+
+
+def test_a_folder_deleted_while_we_look_is_not_begun(
+    plan: SweepPlan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = begin(tmp_path, plan, 0, status="running")
+    removed = []
+
+    def read(self: RunFolder) -> RunOrder:
+        shutil.rmtree(self.path)
+        removed.append(self.path)
+        return RunOrder.read(self.order_path)
+
+    monkeypatch.setattr(RunFolder, "order", read)
+    assert [line.status for line in sweep_status(tmp_path, plan)] == ["planned", "planned"]
+    assert removed == [folder.path]
+
+
+def test_a_run_tells_what_it_waits_for(tmp_path: Path, corpus: Corpus) -> None:
+    arm = TransferArm(size="1x16", D=2e4, D_source=3e4, overlap="shared")
+    plan = plan_sweep(SweepSpec(name="t", corpus="c", context=64, transfer=(arm,)), corpus)
+    lines = {line.roles: line for line in sweep_status(tmp_path, plan)}
+    assert lines["transfer_target"].reason == f"waits for {lines['transfer_source'].run_id} (planned)"
+    assert lines["transfer_source"].reason == ""
+
+
+def test_work_done_is_counted_from_all_attempts(plan: SweepPlan, tmp_path: Path) -> None:
+    folder = begin(tmp_path, plan, 0, status="interrupted", D=8_000, seconds=30.0, mfu=0.25)
+    StatusFile(status="running", D=5_000, seconds=10.0, mfu=0.5).write(folder.new_attempt().status_path)
+    line = sweep_status(tmp_path, plan)[0]
+    assert (line.device_s, line.attempts, line.mfu) == (40.0, 2, 0.5)
+    assert line.D_done == 5_000
+    assert line.C_exact == pytest.approx(plan.runs[0].C_exact * 5_000 / 20_000)  # no line of metrics: as planned
