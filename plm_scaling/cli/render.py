@@ -100,43 +100,46 @@ def _csv(rows: Sequence[Row]) -> str:
 def _table(rows: Sequence[Row], title: str) -> None:
     if not rows:
         click.echo(f"{title}: nothing" if title else "nothing")
-        return
-    numeric = [isinstance(value, int | float) or _looks_numeric(value) for value in rows[0].values()]
-    cells = [[_cell(value) for value in row.values()] for row in rows]
-    if sys.stdout.isatty() and len(rows) <= _MOST_FITTED:
-        _fitted_table(list(rows[0]), cells, numeric, title)
+    elif sys.stdout.isatty() and len(rows) <= _MOST_FITTED:
+        from rich.console import Console
+
+        # A path or a reason may hold brackets: no text of ours is markup.
+        console = Console(file=sys.stdout, highlight=False, markup=False, emoji=False)
+        if title:
+            console.print(title, style="italic")  # a table's own title is folded to the table's width
+        console.print(rich_table(rows))
     else:
-        _plain_table(list(rows[0]), cells, numeric, title)
+        click.echo("\n".join([title, *_plain_lines(rows)] if title else _plain_lines(rows)))
 
 
-def _plain_table(names: Sequence[str], cells: Sequence[Sequence[str]], numeric: Sequence[bool], title: str) -> None:
-    """As wide as its cells: in a pipe there is no width to fit into, and nothing is cut."""
-    widths = [max(map(len, column)) for column in zip(names, *cells, strict=True)]
-    lines = [
-        "  ".join(
-            cell.rjust(width) if right else cell.ljust(width)
-            for cell, width, right in zip(line, widths, numeric, strict=True)
-        ).rstrip()
-        for line in (names, *cells)
-    ]
-    click.echo("\n".join([title, *lines] if title else lines))
-
-
-def _fitted_table(names: Sequence[str], cells: Sequence[Sequence[str]], numeric: Sequence[bool], title: str) -> None:
-    """Fitted into the width of the terminal."""
-    from rich.console import Console
+def rich_table(rows: Sequence[Row]) -> Table:
+    """Rows, at least one, as a table that fits itself into the width of a terminal."""
     from rich.table import Table
 
-    # A path or a reason may hold brackets: no text of ours is markup.
-    console = Console(file=sys.stdout, highlight=False, markup=False, emoji=False)
-    if title:
-        console.print(title, style="italic")  # a table's own title is folded to the table's width
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for name, right in zip(names, numeric, strict=True):
-        table.add_column(name, justify="right" if right else "left", no_wrap=True)
-    for line in cells:
-        table.add_row(*line)
-    console.print(table)
+    for name, example in rows[0].items():
+        table.add_column(name, justify="right" if _is_numeric(example) else "left", no_wrap=True)
+    for row in rows:
+        table.add_row(*(_cell(value) for value in row.values()))
+    return table
+
+
+def _plain_lines(rows: Sequence[Row]) -> list[str]:
+    """The same as wide as its cells: in a pipe there is no width to fit into, and nothing is cut."""
+    right = [_is_numeric(value) for value in rows[0].values()]
+    lines = [list(rows[0]), *([_cell(value) for value in row.values()] for row in rows)]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    return [
+        "  ".join(
+            cell.rjust(width) if to_right else cell.ljust(width)
+            for cell, width, to_right in zip(line, widths, right, strict=True)
+        ).rstrip()
+        for line in lines
+    ]
+
+
+def _is_numeric(value: object) -> bool:
+    return isinstance(value, int | float) or _looks_numeric(value)
 
 
 def _looks_numeric(value: object) -> bool:

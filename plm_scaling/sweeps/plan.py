@@ -71,9 +71,11 @@ def plan_sweep(
     limit = machine_memory() if memory_bytes is None else memory_bytes
     drafts = _merged(expand_arms(parts))
     branches = find_branches(
-        (draft.config for draft in drafts), lambda config: parts.cost(config.streams).schedule(config)
+        (draft.config for draft in drafts.values()), lambda config: parts.cost(config.streams).schedule(config)
     )
-    planned = [_planned(draft, parts, branches.get(draft.config.run_id, Branching()), limit) for draft in drafts]
+    planned = [
+        _planned(run_id, draft, parts, branches.get(run_id, Branching()), limit) for run_id, draft in drafts.items()
+    ]
     return SweepPlan(
         name=spec.name,
         corpus=str(corpus.path.resolve()),
@@ -84,17 +86,17 @@ def plan_sweep(
     )
 
 
-def _merged(drafts: Iterable[Draft]) -> list[Draft]:
-    """One draft per run id, roles united in the order they appear."""
+def _merged(drafts: Iterable[Draft]) -> dict[str, Draft]:
+    """One draft per run id, roles united in the order they appear; an id is a hash, and is worked out once."""
     found: dict[str, Draft] = {}
     for draft in drafts:
         run_id = draft.config.run_id
         earlier = found.get(run_id, draft)
         found[run_id] = replace(earlier, roles=tuple(dict.fromkeys((*earlier.roles, *draft.roles))))
-    return list(found.values())
+    return found
 
 
-def _planned(draft: Draft, parts: RunParts, branching: Branching, memory_bytes: float) -> PlannedRun:
+def _planned(run_id: str, draft: Draft, parts: RunParts, branching: Branching, memory_bytes: float) -> PlannedRun:
     config = draft.config
     cost = parts.cost(config.streams)
     limited = any(stream.unique_tokens for stream in config.streams)
@@ -107,7 +109,7 @@ def _planned(draft: Draft, parts: RunParts, branching: Branching, memory_bytes: 
         memory_bytes=memory_bytes,
     )
     return PlannedRun(
-        run_id=config.run_id,
+        run_id=run_id,
         config=config,
         roles=draft.roles,
         C_exact=config.D * flops_per_token(config.shape, cost, "C_exact"),
