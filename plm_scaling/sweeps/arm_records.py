@@ -19,6 +19,7 @@ __all__ = [
     "DiversityArm",
     "GridArm",
     "IsoflopArm",
+    "LrProbeArm",
     "MaskArm",
     "MaskRate",
     "Mixture",
@@ -26,6 +27,8 @@ __all__ = [
     "RepeatsArm",
     "Size",
     "TransferArm",
+    "TransferControl",
+    "TransferGridArm",
     "WsdArm",
     "beside",
     "is_run_id",
@@ -72,12 +75,14 @@ class GridArm(Record):
 
 
 class RepeatsArm(Record):
-    """One size and D; the unique tokens shrink, so the epochs grow. A run on unlimited data is its reference.
+    """At one D the unique tokens shrink, so the epochs grow. A run on unlimited data is the reference.
 
     With `dropout` or `weight_decay`, every combination of them is trained on every pool.
     """
 
-    size: Size
+    size: Size | None = None
+    sizes: tuple[Size, ...] = ()
+    """Several sizes instead of one."""
     D: float = Field(gt=0)
     unique_tokens: tuple[float, ...]
     dropout: tuple[Annotated[float, Field(ge=0, lt=1)], ...] = ()
@@ -86,7 +91,28 @@ class RepeatsArm(Record):
     """Empty: the spec's."""
     objectives: tuple[Objective, ...] = ()
     seeds: tuple[int, ...] = ()
-    mask_refresh: bool = True
+    mask_refresh: bool | Annotated[tuple[bool, ...], Field(min_length=1)] = True
+    """Whether MLM runs draw new masks every epoch; [true, false] trains both ways."""
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if (self.size is None) == (not self.sizes):
+            raise ValueError("give either size or sizes")
+        return self
+
+    @property
+    def all_sizes(self) -> tuple[Size, ...]:
+        """The sizes, however they were given."""
+        return self.sizes if self.size is None else (self.size,)
+
+    @property
+    def mask_modes(self) -> tuple[bool, ...]:
+        """The values of `mask_refresh`."""
+        return (self.mask_refresh,) if isinstance(self.mask_refresh, bool) else self.mask_refresh
+
+
+TransferControl = Literal["rewarmed", "shuffled"]
+"""`rewarmed`: a source of the target's own objective on the same tokens. `shuffled`: a source of shuffled residues."""
 
 
 class TransferArm(Record):
@@ -103,7 +129,68 @@ class TransferArm(Record):
     """Peak LR of the transferred run relative to the recipe's."""
     scratch_D: tuple[float, ...] = ()
     """Further scratch runs of the target objective and size, so that D_t can be read off their curve."""
+    controls: tuple[TransferControl, ...] = ()
+    """Runs from other sources of the same tokens: what a second schedule, or composition alone, is worth."""
+    lr_factors: tuple[Annotated[float, Field(gt=0)], ...] = ()
+    """Further peak LRs, relative to their own, of the transferred run and of its scratch partner."""
     seeds: tuple[int, ...] = ()
+
+
+class TransferGridArm(Record):
+    """Transfer pairs at every size and every share of a fixed number of tokens that goes to the source.
+
+    Every source is decayed to its end; every pair has a scratch partner of the target's own D, and each size a scratch
+    run of all tokens, which is what the compute of a pair could have bought.
+    """
+
+    sizes: tuple[Size, ...] = Field(min_length=1)
+    source_shares: tuple[Annotated[float, Field(gt=0, lt=1)], ...] = Field(default=(0.1, 0.2, 0.4), min_length=1)
+    D: tuple[Annotated[float, Field(gt=0)], ...] = ()
+    """Tokens of source and target together: one number for all sizes, or one for each."""
+    C: float | None = Field(default=None, gt=0)
+    """Or FLOPs of source and target together, in the spec's currency: both cost the same per token."""
+    direction: Literal["clm->mlm", "mlm->clm"] = "clm->mlm"
+    overlap: Literal["shared", "disjoint"] = "shared"
+    lr_factor: float = Field(default=1.0, gt=0)
+    controls: tuple[TransferControl, ...] = ()
+    lr_factors: tuple[Annotated[float, Field(gt=0)], ...] = ()
+    seeds: tuple[int, ...] = ()
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if bool(self.D) == (self.C is not None):
+            raise ValueError("give either D or C: what source and target have together")
+        if self.D and len(self.D) not in (1, len(self.sizes)):
+            raise ValueError(f"{len(self.D)} numbers D for {len(self.sizes)} sizes: give one, or one for each")
+        return self
+
+
+class LrProbeArm(Record):
+    """Learning rates around the recipe's at the corners of the study, trained before anything else.
+
+    Without `sizes` the corners are those of the spec's isoflop arms (the smallest and the largest size at the smallest
+    and at the largest budget), or else of its grid arms.
+    """
+
+    sizes: tuple[Size, ...] = ()
+    D: tuple[Annotated[float, Field(gt=0)], ...] = ()
+    C: tuple[Annotated[float, Field(gt=0)], ...] = ()
+    """Training FLOPs instead of tokens, in the spec's currency."""
+    factors: tuple[Annotated[float, Field(gt=0)], ...] = (0.5, 1.0, 2.0)
+    """Peak LRs relative to the recipe's, whose own is among them."""
+    objectives: tuple[Objective, ...] = ()
+    seeds: tuple[int, ...] = ()
+    """Empty: the first of the spec's."""
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if 1.0 not in self.factors or len(set(self.factors)) < 2:
+            raise ValueError("factors holds 1, the recipe's own learning rate, and others around it")
+        if self.sizes and bool(self.D) == bool(self.C):
+            raise ValueError("give either D or C beside sizes")
+        if not self.sizes and (self.D or self.C):
+            raise ValueError("give sizes too, or leave D and C out: the corners are then the study's own")
+        return self
 
 
 class DiversityArm(Record):

@@ -6,9 +6,9 @@ from collections.abc import Iterator
 from itertools import product
 
 from plm_scaling.core.errors import PlanError
-from plm_scaling.core.run import Objective, RunConfig, Stream
+from plm_scaling.core.run import RunConfig
 from plm_scaling.sweeps.continued_arms import continued_runs, distil_runs
-from plm_scaling.sweeps.drafts import Draft, RunParts, roles_of, started_from, weighted
+from plm_scaling.sweeps.drafts import Draft, RunParts, roles_of, weighted
 from plm_scaling.sweeps.plan_records import (
     DataArm,
     DiversityArm,
@@ -16,10 +16,10 @@ from plm_scaling.sweeps.plan_records import (
     IsoflopArm,
     MaskArm,
     RepeatsArm,
-    TransferArm,
     WsdArm,
 )
-from plm_scaling.sweeps.pools import flops_per_token
+from plm_scaling.sweeps.probe_arms import lr_probe_runs
+from plm_scaling.sweeps.transfer_arms import transfer_grid_runs, transfer_runs
 
 __all__ = ["expand_arms"]
 
@@ -33,10 +33,12 @@ def expand_arms(parts: RunParts) -> Iterator[Draft]:
     """
     spec, known = parts.spec, dict[str, RunConfig]()
     expanded = (
+        *(lr_probe_runs(parts, arm, f"lr_probe[{k}]") for k, arm in enumerate(spec.lr_probe)),
         *(_isoflop(parts, arm, f"isoflop[{k}]") for k, arm in enumerate(spec.isoflop)),
         *(_grid(parts, arm, f"grid[{k}]") for k, arm in enumerate(spec.grid)),
         *(_repeats(parts, arm, f"repeats[{k}]") for k, arm in enumerate(spec.repeats)),
-        *(_transfer(parts, arm, f"transfer[{k}]") for k, arm in enumerate(spec.transfer)),
+        *(transfer_runs(parts, arm, f"transfer[{k}]") for k, arm in enumerate(spec.transfer)),
+        *(transfer_grid_runs(parts, arm, f"transfer_grid[{k}]") for k, arm in enumerate(spec.transfer_grid)),
         *(_diversity(parts, arm, f"diversity[{k}]") for k, arm in enumerate(spec.diversity)),
         *(_data(parts, arm, f"data[{k}]") for k, arm in enumerate(spec.data)),
         *(_mask(parts, arm, f"mask[{k}]") for k, arm in enumerate(spec.mask)),
@@ -56,10 +58,7 @@ def _isoflop(parts: RunParts, arm: IsoflopArm, where: str) -> Iterator[Draft]:
     seeds = arm.seeds or parts.spec.seeds
     for size in arm.sizes:
         shape = parts.shape(size, where)
-        per_token = flops_per_token(shape, parts.cost(streams), parts.spec.currency)
-        D = round(parts.scale * arm.C / per_token)
-        if D < 1:
-            raise PlanError(f"{parts.scale * arm.C:.3g} FLOPs pay for no token of a {size} model", where=where)
+        D = parts.tokens_for(arm.C, shape, streams, where)
         for objective in arm.objectives or parts.spec.objectives:
             for seed in seeds:
                 yield Draft(parts.config(objective, shape, D, streams, seed), roles_of("isoflop", seeds))
@@ -78,37 +77,22 @@ def _grid(parts: RunParts, arm: GridArm, where: str) -> Iterator[Draft]:
 
 
 def _repeats(parts: RunParts, arm: RepeatsArm, where: str) -> Iterator[Draft]:
-    spec, shape = parts.spec, parts.shape(arm.size, where)
+    spec, shapes = parts.spec, [parts.shape(size, where) for size in arm.all_sizes]
     D = parts.tokens(arm.D, where, "D")
     pools = [parts.all_streams(), *(parts.limited(parts.all_streams(), U, where) for U in arm.unique_tokens)]
     varied = bool(arm.dropout or arm.weight_decay)
     recipes = list(product(arm.dropout or (spec.dropout,), arm.weight_decay or (spec.weight_decay,)))
-    for objective in arm.objectives or spec.objectives:
-        for seed in arm.seeds or spec.seeds:
-            for streams, (dropout, decay) in product(pools, recipes):
-                # A law of repeats is about one recipe, the spec's.
-                usual = (dropout, decay) == (spec.dropout, spec.weight_decay)
-                roles = (*(["repeats"] if usual else []), *(["regularisation"] if varied else []))
-                update: dict[str, object] = {"dropout": dropout, "weight_decay": decay}
-                if objective == "mlm" and not arm.mask_refresh:
-                    update["mask_refresh"] = False
-                yield Draft(parts.config(objective, shape, D, streams, seed).model_copy(update=update), roles)
-
-
-def _transfer(parts: RunParts, arm: TransferArm, where: str) -> Iterator[Draft]:
-    shape = parts.shape(arm.size, where)
-    source_objective, target_objective = _directions(arm)
-    D, D_source = parts.tokens(arm.D, where, "D"), parts.tokens(arm.D_source, where, "D_source")
-    source_streams, target_streams = _phases(parts, arm, D_source, D, where)
-    for seed in arm.seeds or parts.spec.seeds:
-        source = parts.config(source_objective, shape, D_source, source_streams, seed)
-        yield Draft(source, ("transfer_source",))
-        scratch = parts.config(target_objective, shape, D, target_streams, seed)
-        yield Draft(started_from(scratch, source.run_id, arm.lr_factor), ("transfer_target",))
-        yield Draft(scratch, ("transfer_scratch",))
-        for other in arm.scratch_D:
-            tokens = parts.tokens(other, where, "scratch_D")
-            yield Draft(parts.config(target_objective, shape, tokens, target_streams, seed), ("transfer_scratch",))
+    for objective, seed in product(arm.objectives or spec.objectives, arm.seeds or spec.seeds):
+        # Causal runs have no masks to refresh.
+        modes = arm.mask_modes if objective == "mlm" else (True,)
+        for shape, refresh, streams, (dropout, decay) in product(shapes, modes, pools, recipes):
+            # A law of repeats is about one recipe, the spec's.
+            usual = (dropout, decay) == (spec.dropout, spec.weight_decay)
+            roles = (*(["repeats"] if usual else []), *(["regularisation"] if varied else []))
+            update: dict[str, object] = {"dropout": dropout, "weight_decay": decay}
+            if not refresh:
+                update["mask_refresh"] = False
+            yield Draft(parts.config(objective, shape, D, streams, seed).model_copy(update=update), roles)
 
 
 def _diversity(parts: RunParts, arm: DiversityArm, where: str) -> Iterator[Draft]:
@@ -176,27 +160,3 @@ def _wsd(parts: RunParts, arm: WsdArm, where: str) -> Iterator[Draft]:
                     hint="lower warmup_tokens or decay_fraction, or leave the horizon out",
                 )
             yield Draft(config, (*roles_of("grid", seeds), "wsd"))
-
-
-def _phases(
-    parts: RunParts, arm: TransferArm, D_source: int, D: int, where: str
-) -> tuple[tuple[Stream, ...], tuple[Stream, ...]]:
-    """Streams of the source and of the target (and its scratch partners, which see the same pools)."""
-    whole = parts.all_streams()
-    if arm.overlap == "shared":
-        return whole, whole
-    sources, targets = [], []
-    shares = zip(whole, parts.shared(whole, D_source), parts.shared(whole, D), strict=True)
-    for stream, first, second in shares:
-        have = parts.corpus.pool_tokens(stream)
-        # Too few tokens for one pass each: both phases repeat their part equally often.
-        border = first if first + second <= have else have * first // (first + second)
-        if not 0 < border < have:
-            raise PlanError(f"{have} tokens cannot be split into two disjoint phases", where=where)
-        sources.append(stream.model_copy(update={"unique_tokens": border}))
-        targets.append(stream.model_copy(update={"start_tokens": border}))
-    return tuple(sources), tuple(targets)
-
-
-def _directions(arm: TransferArm) -> tuple[Objective, Objective]:
-    return ("clm", "mlm") if arm.direction == "clm->mlm" else ("mlm", "clm")

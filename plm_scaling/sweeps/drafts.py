@@ -17,10 +17,10 @@ from plm_scaling.corpus.mixture import canonical_sources, mixture, token_shares
 from plm_scaling.corpus.reader import Corpus
 from plm_scaling.sweeps.arm_records import Mixture, Size, is_run_id
 from plm_scaling.sweeps.plan_records import SweepSpec
-from plm_scaling.sweeps.pools import PoolCost, pool_cost
-from plm_scaling.sweeps.sizes import parse_size, plain_shape
+from plm_scaling.sweeps.pools import PoolCost, flops_per_token, pool_cost
+from plm_scaling.sweeps.sizes import parse_size, plain_shape, size_text
 
-__all__ = ["TRANSFER_WARMUP", "Draft", "RunParts", "Weights", "roles_of", "started_from", "weighted"]
+__all__ = ["TRANSFER_WARMUP", "Draft", "RunParts", "Weights", "at_lr", "roles_of", "started_from", "weighted"]
 
 TRANSFER_WARMUP: Final = 0.05
 """Warm-up of a run that starts from trained weights: twice the usual, since its optimiser starts anew."""
@@ -150,6 +150,13 @@ class RunParts:
             raise PlanError(f"{value:g} x scale {self.scale:g} is less than one token", where=place)
         return tokens
 
+    def tokens_for(self, C: float, shape: ModelShape, streams: tuple[Stream, ...], where: str) -> int:
+        """Tokens of a model that C FLOPs in the spec's currency, at the plan's scale, pay for."""
+        D = round(self.scale * C / flops_per_token(shape, self.cost(streams), self.spec.currency))
+        if D < 1:
+            raise PlanError(f"{self.scale * C:.3g} FLOPs pay for no token of a {size_text(shape)} model", where=where)
+        return D
+
     # ---- weights -------------------------------------------------------------------------------------------------
 
     def weights(self, text: str, known: Mapping[str, RunConfig], where: str) -> Weights:
@@ -238,6 +245,11 @@ def started_from(config: RunConfig, weights: str, lr_factor: float) -> RunConfig
     else:
         update["warmup_tokens"] = 2 * config.warmup_tokens
     return config.model_copy(update=update)
+
+
+def at_lr(config: RunConfig, factor: float) -> RunConfig:
+    """The run with so many times its peak learning rate."""
+    return config.model_copy(update={"peak_lr": _rounded(config.peak_lr * factor)})
 
 
 def weighted(stream: Stream, share: float) -> Stream:

@@ -52,8 +52,9 @@ def plan_sweep(
 ) -> SweepPlan:
     """Lay out the runs of a sweep. Runs that several arms ask for are planned once, with all their roles.
 
-    Sources come before the runs that start from them, trunks before their branches; otherwise the run that heads the
-    costliest chain comes first, so that a pool of workers ends about evenly.
+    Sources come before the runs that start from them, trunks before their branches. Probes of the learning rate come
+    first: what they say may change the rest. Otherwise the run that heads the costliest chain comes first, so that a
+    pool of workers ends about evenly.
 
     Parameters
     ----------
@@ -137,7 +138,21 @@ def _teacher_flops(draft: Draft, cost: PoolCost) -> float | None:
 def _ordered(runs: Sequence[PlannedRun]) -> list[PlannedRun]:
     """By falling cost of the chain that a run heads: a source costs more than what follows it, so it comes first."""
     chains = _chain_costs(runs)
-    return sorted(runs, key=lambda run: (-chains[run.run_id], run.run_id))
+    probes = _with_needed(runs, {run.run_id for run in runs if "lr_probe" in run.roles and not run.config.init_from})
+    return sorted(runs, key=lambda run: (run.run_id not in probes, -chains[run.run_id], run.run_id))
+
+
+def _with_needed(runs: Sequence[PlannedRun], wanted: set[str]) -> set[str]:
+    """Ids of the wanted runs and of those that they wait for, on through the chain."""
+    by_id = {run.run_id: run for run in runs}
+    found: set[str] = set()
+    ahead = [run_id for run_id in wanted if run_id in by_id]
+    while ahead:
+        run = by_id[ahead.pop()]
+        found.add(run.run_id)
+        earlier = (*needed_runs(run.config), *([run.trunk] if run.trunk else []))
+        ahead += [run_id for run_id in earlier if run_id in by_id and run_id not in found]
+    return found
 
 
 def _chain_costs(runs: Sequence[PlannedRun]) -> Mapping[str, float]:

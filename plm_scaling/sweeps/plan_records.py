@@ -19,11 +19,13 @@ from plm_scaling.sweeps.arm_records import (
     DiversityArm,
     GridArm,
     IsoflopArm,
+    LrProbeArm,
     MaskArm,
     MaskRate,
     Mixture,
     RepeatsArm,
     TransferArm,
+    TransferGridArm,
     WsdArm,
     beside,
 )
@@ -37,6 +39,7 @@ __all__ = [
     "DiversityArm",
     "GridArm",
     "IsoflopArm",
+    "LrProbeArm",
     "MaskArm",
     "Mixture",
     "PlannedRun",
@@ -44,11 +47,15 @@ __all__ = [
     "SweepPlan",
     "SweepSpec",
     "TransferArm",
+    "TransferGridArm",
     "WsdArm",
     "data_text",
 ]
 
-ARMS: Final = ("isoflop", "grid", "repeats", "transfer", "diversity", "data", "mask", "wsd", "continued", "distil")
+ARMS: Final = (
+    *("lr_probe", "isoflop", "grid", "repeats", "transfer", "transfer_grid", "diversity", "data", "mask", "wsd"),
+    *("continued", "distil"),
+)
 """Keys of a spec that ask for runs."""
 
 Currency = Literal["C_exact", "C_6nd"]
@@ -105,10 +112,12 @@ class SweepSpec(Record):
     """auto: bf16 where the processor has bf16 instructions, else fp32; the plan records which."""
     validation_tokens: int = Field(default=200_000, gt=0)
     validation_points: int = Field(default=5, ge=1)
+    lr_probe: tuple[LrProbeArm, ...] = ()
     isoflop: tuple[IsoflopArm, ...] = ()
     grid: tuple[GridArm, ...] = ()
     repeats: tuple[RepeatsArm, ...] = ()
     transfer: tuple[TransferArm, ...] = ()
+    transfer_grid: tuple[TransferGridArm, ...] = ()
     diversity: tuple[DiversityArm, ...] = ()
     data: tuple[DataArm, ...] = ()
     mask: tuple[MaskArm, ...] = ()
@@ -146,7 +155,7 @@ class PlannedRun(Record):
     config: RunConfig
     roles: tuple[str, ...]
     """isoflop, grid, replicate, repeats, regularisation, diversity, data, mask_ratio, wsd, transfer_source,
-    transfer_target, transfer_scratch, continued, continued_first, distil."""
+    transfer_target, transfer_scratch, rewarmed, shuffled_source, lr_probe, continued, continued_first, distil."""
     C_exact: float
     """FLOPs of all its steps, those taken over from a trunk included."""
     C_teacher: float | None = None
