@@ -241,7 +241,7 @@ def test_a_server_that_does_not_end_is_killed_with_its_tasks(
 CALLER = """
 import signal
 import sys
-signal.signal(signal.SIGINT, signal.default_int_handler)  # a suite started in the background inherits that it is ignored
+signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored in what is started in the background
 sys.path.append({folder!r})
 from plm_scaling.execution.local import Task, run_tasks
 run_tasks([Task("t", "{targets}:polite", ({mark!r},))], workers=1)  # no main guard: a script as users write them
