@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from plm_scaling.corpus.ledger_report import LedgerReport
     from plm_scaling.corpus.overlap import OverlapReport
     from plm_scaling.corpus.statistics import CorpusStatistics
+    from plm_scaling.execution.slurm_options import SlurmOptions
     from plm_scaling.execution.tasks import Executor, TaskEvent
     from plm_scaling.laws.denoise import FinalLoss
     from plm_scaling.laws.imported import Imported
@@ -246,6 +247,11 @@ def run(
     per_device: int | Literal["auto"] | None = None,
     only: Sequence[str] = (),
     retry_failed: bool = False,
+    max_attempts: int = 3,
+    checkpoint_every_s: float = 30.0,
+    slurm: SlurmOptions | None = None,
+    executor: Executor | None = None,
+    watch: bool = False,
     dry_run: bool = False,
     on_event: Callable[[TaskEvent], None] | None = None,
 ) -> SweepOutcome:
@@ -253,25 +259,54 @@ def run(
 
     One process per GPU by default, on a machine without one a one-thread process per core. A failing run does not
     stop the others. `per_device` runs share each GPU of this machine; "auto" measures how many do best.
+
+    Parameters
+    ----------
+    max_attempts : starts of a run that is killed; in a row and without getting further, when this is called again.
+    checkpoint_every_s : seconds between checkpoints.
+    slurm : train as jobs of the cluster this machine submits to. Ctrl-C cancels them; if this process ends in another
+        way they go on, and the next call takes them over.
+    executor : where the runs train, instead of `workers` processes here.
+    watch : go on until every run is complete or has failed, or gets no further.
+
+    Raises
+    ------
+    PlanError, CorpusError : of `run_plan`. ConfigError : two answers to where the runs train, or no Slurm here.
     """
+    from functools import partial
+
     from plm_scaling.sweeps.devices import placement
+    from plm_scaling.sweeps.on_slurm import sweep_executor
     from plm_scaling.sweeps.plan_records import SweepPlan
     from plm_scaling.sweeps.reconcile import run_plan
+    from plm_scaling.sweeps.watching import watch_plan
 
-    planned = SweepPlan.read(plan)
-    place = placement(planned, device=device, workers=workers, per_device=per_device, dry_run=dry_run)
-    return run_plan(
+    planned, runs = SweepPlan.read(plan), _runs_of(plan) if out is None else out
+    if slurm is not None and executor is None:
+        executor = sweep_executor(runs, slurm, max_attempts=max_attempts)
+    place = placement(
+        planned, executor=executor, device=device, workers=workers, per_device=per_device, dry_run=dry_run
+    )
+    again = partial(
+        run_plan,
         planned,
         plan,
-        _runs_of(plan) if out is None else out,
+        runs,
         workers=place.workers,
         device=place.device,
+        threads=place.threads,
         runs_per_device=place.runs_per_device,
         only=tuple(only),
-        retry_failed=retry_failed,
+        max_attempts=max_attempts,
+        checkpoint_every_s=checkpoint_every_s,
+        executor=executor,
         dry_run=dry_run,
         on_event=on_event,
     )
+    outcome = again(retry_failed=retry_failed)
+    if not watch or dry_run or outcome.all_complete:
+        return outcome
+    return watch_plan(again, runs, max_attempts=max_attempts)
 
 
 def _runs_of(plan: Path) -> Path:

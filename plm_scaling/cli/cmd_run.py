@@ -8,6 +8,7 @@ from typing import Literal
 
 import click
 
+from plm_scaling.cli.executors import On, Slurm, slurm_options
 from plm_scaling.cli.render import DryRun, OutputFormat, emit, next_command, say
 
 __all__ = ["command"]
@@ -37,6 +38,11 @@ def _per_device(context: click.Context, param: click.Parameter, value: str | Non
 )
 @click.option("--only", multiple=True, metavar="ID", help="Only these runs (and the sources they start from).")
 @click.option("--retry-failed", is_flag=True, help="Start failed runs again.")
+@click.option("--max-attempts", type=click.IntRange(1), default=3, show_default=True, help="Starts of a killed run.")
+@click.option("--checkpoint-every", type=click.FloatRange(0), default=30.0, show_default=True, metavar="SECONDS")
+@On
+@Slurm
+@click.option("--watch", is_flag=True, help="Go on until every run is complete or has failed.")
 @DryRun
 @OutputFormat
 def command(
@@ -47,10 +53,15 @@ def command(
     per_device: int | Literal["auto"] | None,
     only: tuple[str, ...],
     retry_failed: bool,
+    max_attempts: int,
+    checkpoint_every: float,
+    place: str,
+    slurm: tuple[str, ...],
+    watch: bool,
     dry_run: bool,
     output: str,
 ) -> int:
-    """Train the runs of PLAN that are not complete, one per GPU or core at a time; exit code 3 if some remain."""
+    """Train the runs of PLAN that are not complete, one per GPU or core, or as Slurm jobs; code 3 if some remain."""
     from plm_scaling import api
     from plm_scaling.cli.main import EXIT_INCOMPLETE
     from plm_scaling.cli.sweep_progress import SweepProgress
@@ -65,6 +76,10 @@ def command(
         per_device=per_device,
         only=only,
         retry_failed=retry_failed,
+        max_attempts=max_attempts,
+        checkpoint_every_s=checkpoint_every,
+        slurm=slurm_options(place, slurm),
+        watch=watch,
     )
     if dry_run:
         outcome = run(dry_run=True)
@@ -74,6 +89,8 @@ def command(
     rows = [{"run": line.run_id, "state": line.state, "reason": line.reason} for line in outcome.lines]
     emit(output, rows=rows)
     if dry_run:
+        for script in outcome.scripts if output == "human" else ():
+            click.echo(f"\n{script.rstrip()}")
         return 0
     say(f"{outcome.n_complete} of {len(outcome.lines)} runs complete")
     if not outcome.all_complete:

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from plm_scaling.cli.executors import On, Slurm, slurm_options
 from plm_scaling.cli.render import DryRun, OutputFormat, emit, next_command, say, warn
-from plm_scaling.core.errors import ConfigError, did_you_mean
+from plm_scaling.core.errors import ConfigError
 from plm_scaling.core.units import format_count, parse_quantity
 
 if TYPE_CHECKING:
@@ -52,8 +53,8 @@ _REMOTE = ("hf://", "https://", "http://", "ftp://")
 @click.option("--max-length", default=2048, show_default=True, help="Residues; more are flagged as long.")
 @click.option("--containment", is_flag=True, help="Count sequences that are fragments or reversals of others.")
 @click.option("--workers", type=click.IntRange(1), help="Processes at a time; default one per core for large files.")
-@click.option("--on", "place", type=click.Choice(["local", "slurm"]), default="local", show_default=True)
-@click.option("--slurm", multiple=True, metavar="KEY=VALUE", help="partition=cpu, minutes=120, memory=8G, ...")
+@On
+@Slurm
 @click.option("--overwrite", is_flag=True, help="Replace an existing corpus.")
 @DryRun
 @OutputFormat
@@ -126,23 +127,12 @@ def _clade(word: str) -> tuple[str, tuple[int, ...]]:
 
 
 def _executor(place: str, words: Sequence[str], out: Path) -> Executor | None:
-    if place == "local":
-        if words:
-            raise ConfigError("--slurm without --on slurm", hint="add --on slurm")
+    options = slurm_options(place, words)
+    if options is None:
         return None
     from plm_scaling.execution.slurm import SlurmExecutor
-    from plm_scaling.execution.slurm_options import SlurmOptions
 
-    given: dict[str, str] = {}
-    for word in words:
-        key, separator, value = word.partition("=")
-        if not separator or key not in SlurmOptions.model_fields:
-            raise ConfigError(
-                f"{word!r} is no option of a job", where="--slurm", hint=did_you_mean(key, SlurmOptions.model_fields)
-            )
-        given[key] = value
-    folder = out.absolute().with_name(f".{out.name}.preparing") / "slurm"
-    return SlurmExecutor(folder, SlurmOptions.checked(**given))
+    return SlurmExecutor(out.absolute().with_name(f".{out.name}.preparing") / "slurm", options)
 
 
 def _grouped(words: Sequence[str]) -> dict[str, list[Path | str]]:

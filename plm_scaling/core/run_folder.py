@@ -143,6 +143,22 @@ class RunFolder:
             return ()
         return tuple(Attempt(path) for path in sorted(folder.iterdir()) if path.name.isdigit())
 
+    def condemn(self, reason: str) -> bool:
+        """Have a run whose process is gone count as failed, for a reason that only others know; False if one trains it.
+
+        A process that was killed for its memory cannot say so, and starting it again would end the same way.
+        """
+        attempts = self.attempts()
+        if not attempts:
+            return False
+        try:
+            with self.locked():
+                last = attempts[-1].status() or StatusFile(status="failed")
+                last.model_copy(update={"status": "failed", "reason": reason}).write(attempts[-1].status_path)
+        except TakenOver:
+            return False
+        return True
+
     @property
     def owner_path(self) -> Path:
         """`owner`: which attempt may write what all attempts share."""

@@ -34,6 +34,7 @@ class Board:
         self._running: dict[str, float] = {}
         self._starts: Counter[str] = Counter()
         self._results: dict[str, TaskResult] = {}
+        self._resting: dict[str, float] = {}
 
     @property
     def finished(self) -> bool:
@@ -63,7 +64,7 @@ class Board:
         for task in self._waiting.values():
             if room is not None and len(taken) >= room:
                 break
-            if self._missing[task.key] == 0:
+            if self._missing[task.key] == 0 and self._resting.get(task.key, 0.0) <= time.monotonic():
                 taken.append(task)
         for task in taken:
             self.take(task.key)
@@ -79,11 +80,15 @@ class Board:
         """Tell that a running task has its process."""
         self._tell(TaskEvent(key, "started", len(self.tasks), pid=pid, place=place))
 
-    def again(self, key: str, *, counted: bool = True) -> None:
+    def again(self, key: str, *, counted: bool = True, rest_s: float = 0.0) -> None:
         """Let a running task wait once more, first in line, as others may wait for it.
 
-        `counted` is whether the start that was lost counts as one of its starts.
+        Parameters
+        ----------
+        counted : whether the start that was lost counts as one of its starts.
+        rest_s : seconds for which it is not ready.
         """
+        self._resting[key] = time.monotonic() + rest_s
         del self._running[key]
         self._starts[key] -= not counted
         self._waiting = {key: self._by_key[key], **self._waiting}

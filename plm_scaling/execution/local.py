@@ -14,7 +14,16 @@ from plm_scaling.core.errors import ConfigError, RunError
 from plm_scaling.core.processor import cpu_count
 from plm_scaling.execution.board import Board
 from plm_scaling.execution.server_process import ServerProcess, exit_text
-from plm_scaling.execution.tasks import EventHandler, Task, TaskEvent, TaskResult, TaskStatus, rebuilt_error
+from plm_scaling.execution.tasks import (
+    STOPPED,
+    Cause,
+    EventHandler,
+    Task,
+    TaskEvent,
+    TaskResult,
+    TaskStatus,
+    rebuilt_error,
+)
 
 __all__ = ["LocalExecutor", "Task", "TaskEvent", "TaskResult", "default_workers", "run_tasks"]
 
@@ -120,6 +129,7 @@ class _Pool:
             return
         code = int(event["code"])
         status: TaskStatus = "done" if code == 0 else "failed"
+        cause: Cause = "" if code == 0 else "killed" if code < 0 else "stopped" if code == STOPPED else "error"
         self._end(
             TaskResult(
                 event["ended"],
@@ -128,7 +138,7 @@ class _Pool:
                 "" if status == "done" else str(event.get("error") or exit_text(code)),
                 str(event.get("detail", "")),
                 self.board.seconds(event["ended"]),
-                "" if status == "done" else "killed" if code < 0 else "error",
+                cause,
                 rebuilt_error(event.get("raised", {})),
             )
         )

@@ -7,10 +7,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from plm_scaling.core.errors import ConfigError
+from plm_scaling.core.errors import ConfigError, RunError
 from plm_scaling.execution.board import Board
 from plm_scaling.execution.slurm_commands import Scheduler, SlurmCommands, submission_script
 from plm_scaling.execution.slurm_folder import WorkFolder
+from plm_scaling.execution.slurm_limits import batches
 from plm_scaling.execution.slurm_options import SlurmOptions
 from plm_scaling.execution.slurm_session import Session, Terms
 from plm_scaling.execution.tasks import Cause, EventHandler, Task, TaskResult
@@ -34,7 +35,8 @@ class SlurmExecutor:
     label : beginning of the jobs' names.
     preload : modules that a job imports once, ahead of its tasks.
     max_starts : starts of a task in all, if each is lost to one of `restart_after`.
-    restart_after : causes after which a task is submitted again. Add "time limit" for tasks that resume.
+    restart_after : causes after which a task is submitted again. Add "time limit" and "stopped" for tasks that resume.
+    backoff_s : seconds that a task rests before its second start, twice as long before the third, at most an hour.
     poll_s : seconds between looks at the queue.
     lag_s : a job that has ended may take so long to show its results (network file systems).
     patience_s : seconds for which the scheduler may be out of reach.
@@ -51,6 +53,7 @@ class SlurmExecutor:
     lag_s: float = 30.0
     patience_s: float = 900.0
     grace_s: float = 60.0
+    backoff_s: float = 0.0
     scheduler: Scheduler | None = None
     """Instead of this machine's cluster."""
 
@@ -71,7 +74,14 @@ class SlurmExecutor:
         folder = WorkFolder(self.work)
         scheduler = self.scheduler or SlurmCommands(folder.jobs_dir, self.options)
         terms = Terms(
-            self.label, self.preload, self.max_starts, self.restart_after, self.lag_s, self.patience_s, self.grace_s
+            self.label,
+            self.preload,
+            self.max_starts,
+            self.restart_after,
+            self.lag_s,
+            self.patience_s,
+            self.grace_s,
+            self.backoff_s,
         )
         with folder.locked(), Session(board, folder, scheduler, self.options, terms) as session:
             session.adopt()
@@ -81,8 +91,37 @@ class SlurmExecutor:
                 session.look()
         return board.results()
 
-    def script(self, n_tasks: int = 1) -> str:
-        """The batch script that `run` would submit for `n_tasks` tasks that are ready together; needs no Slurm."""
-        n_jobs = min(-(-n_tasks // self.options.tasks_per_job), self.options.array_size)
-        limit = self.options.array_limit or n_jobs
-        return submission_script(WorkFolder(self.work).jobs_dir, self.options, self.label, n_jobs, limit)
+    def held(self) -> frozenset[str]:
+        """Keys of the tasks that an earlier call left in the scheduler's hands, which the next `run` takes over.
+
+        Raises
+        ------
+        ConfigError : there is no Slurm here, though an earlier call used one.
+        RunError : the scheduler does not answer.
+        """
+        folder = WorkFolder(self.work)
+        left = folder.open_submissions()
+        if not left:
+            return frozenset()
+        scheduler = self.scheduler or SlurmCommands(folder.jobs_dir, self.options)
+        states = scheduler.states(sorted(submission.name for submission in left))
+        if states is None:
+            raise RunError("the scheduler does not answer", hint="jobs go on; run this again once squeue works")
+        return frozenset(
+            attempt.key
+            for submission in left
+            for element, attempts in zip(submission.elements, submission.jobs, strict=True)
+            if element in states and not states[element].ended
+            for attempt in attempts
+        )
+
+    def scripts(self, tasks: Sequence[Task]) -> list[str]:
+        """The batch scripts that `run` would submit for those of `tasks` that wait for no other; needs no Slurm."""
+        ready = batches([task for task in tasks if not task.after], self.options)
+        limits = [min(self.options.array_limit or len(batch.jobs), len(batch.jobs)) for batch in ready]
+        return [
+            submission_script(
+                WorkFolder(self.work).jobs_dir, self.options, self.label, len(batch.jobs), limit, batch.minutes
+            )
+            for batch, limit in zip(ready, limits, strict=True)
+        ]

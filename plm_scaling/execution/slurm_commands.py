@@ -61,8 +61,10 @@ class JobState:
 class Scheduler(Protocol):
     """What the executor asks of a cluster."""
 
-    def submit(self, name: str, call: Callable[..., Any], calls: Sequence[tuple[Any, ...]], limit: int) -> str:
-        """Submit one job per entry of `calls`, at most `limit` running at a time; the id of all."""
+    def submit(
+        self, name: str, call: Callable[..., Any], calls: Sequence[tuple[Any, ...]], limit: int, minutes: int
+    ) -> str:
+        """Submit one job per entry of `calls`, at most `limit` running at a time, `minutes` each; the id of all."""
         ...
 
     def states(self, names: Sequence[str]) -> dict[Element, JobState] | None:
@@ -109,8 +111,10 @@ class SlurmCommands:
             )
         _submitit()
 
-    def submit(self, name: str, call: Callable[..., Any], calls: Sequence[tuple[Any, ...]], limit: int) -> str:
-        """Submit one job per entry of `calls`, at most `limit` running at a time; the id of all.
+    def submit(
+        self, name: str, call: Callable[..., Any], calls: Sequence[tuple[Any, ...]], limit: int, minutes: int
+    ) -> str:
+        """Submit one job per entry of `calls`, at most `limit` running at a time, `minutes` each; the id of all.
 
         Raises
         ------
@@ -118,7 +122,7 @@ class SlurmCommands:
         """
         submitit = _submitit()
         executor = submitit.SlurmExecutor(self.folder, python=self.options.launcher)
-        executor.update_parameters(**self.options.sbatch(name, limit))
+        executor.update_parameters(**self.options.sbatch(name, limit, minutes))
         try:
             # submitit prints what sbatch says; it belongs into the error.
             with contextlib.redirect_stderr(io.StringIO()):
@@ -190,7 +194,7 @@ class _Call:
         return self.function(*self.args)
 
 
-def submission_script(folder: Path, options: SlurmOptions, name: str, n_jobs: int, limit: int) -> str:
+def submission_script(folder: Path, options: SlurmOptions, name: str, n_jobs: int, limit: int, minutes: int) -> str:
     """The batch script that would be submitted; needs no Slurm."""
     submitit = _submitit()
 
@@ -202,7 +206,7 @@ def submission_script(folder: Path, options: SlurmOptions, name: str, n_jobs: in
             return 1
 
     writer = Writer(folder, python=options.launcher)
-    writer.update_parameters(**options.sbatch(name, limit))
+    writer.update_parameters(**options.sbatch(name, limit, minutes))
     if n_jobs > 1:
         writer.parameters["map_count"] = n_jobs
     return str(writer._make_submission_file_text(writer._submitit_command_str, name))

@@ -8,10 +8,12 @@ from typing import Final
 
 from plm_scaling.execution.tasks import Cause
 
-__all__ = ["STARTED", "Ending", "ending_of"]
+__all__ = ["STARTED", "WARNED", "Ending", "ending_of"]
 
 STARTED: Final = "plm-scaling: job started"
 """What a job writes into its log when it starts."""
+WARNED: Final = "plm-scaling: stopped ahead of the time limit"
+"""What it writes when its tasks had to stop for that reason."""
 
 _BY_STATE: Final[dict[str, Cause]] = {
     "OUT_OF_MEMORY": "out of memory",
@@ -28,6 +30,7 @@ _BY_STATE: Final[dict[str, Cause]] = {
 _BY_LOG: Final[tuple[tuple[str, Cause], ...]] = (
     (r"slurmstepd\S*: error: .*(oom[-_ ]?kill|exceeded .*memory limit|memory limit .*exceeded)", "out of memory"),
     (r"slurmstepd\S*: error: .*DUE TO TIME LIMIT", "time limit"),
+    (WARNED, "time limit"),
     (r"slurmstepd\S*: error: .*DUE TO PREEMPTION", "preempted"),
     (r"slurmstepd\S*: error: .*DUE TO NODE FAILURE", "node failure"),
     (r"slurmstepd\S*: error: .*CANCELLED AT", "cancelled"),

@@ -4,7 +4,7 @@ WORK/lock                                held by the process that submits
      submissions/NAME.json               which job runs which tasks, written before sbatch; NAME is the jobs' name
      submissions/NAME.{job,closed}       the id that sbatch gave; that nobody waits for these jobs any more
      submissions/NAME.N.alive            job N came as far as Python
-     tasks/KEY/attempts/K/{started.json, result.json, log}
+     tasks/KEY/attempts/K/{started.json, result.json, stopped, log}
      jobs/                               scripts and logs of the jobs themselves
 """
 
@@ -186,8 +186,12 @@ class WorkFolder:
 
     def forget(self, attempt: Attempt) -> None:
         """Make room for a start of the same attempt by a job that the scheduler started again."""
-        for name in ("result.json", "started.json"):
+        for name in ("result.json", "started.json", "stopped"):
             (self.path / attempt.folder / name).unlink(missing_ok=True)
+
+    def has_stopped(self, attempt: Attempt) -> bool:
+        """Whether its process was asked to stop and saved its work."""
+        return (self.path / attempt.folder / "stopped").exists()
 
     def log(self, attempt: Attempt) -> Path:
         """What a task writes to its standard output and error."""

@@ -53,6 +53,9 @@ class SlurmOptions(Record):
     """Threads of numerical libraries in a task; None for `cpus` / `workers_per_job`."""
     requeue: bool = True
     """Whether Slurm itself starts a job again after preemption or the loss of a node."""
+    warning_s: Annotated[int, Field(ge=0)] = 0
+    """Seconds ahead of the time limit at which tasks are asked to stop; those that saved their work go on in the same
+    job, started again (`requeue`). 0: they are not asked. Slurm may be up to a minute early."""
 
     @property
     def task_threads(self) -> int:
@@ -64,10 +67,19 @@ class SlurmOptions(Record):
         """Shell command that turns the batch script's shell into Python: signals then reach it, not a shell."""
         return f"exec {self.python or shlex.quote(sys.executable)}"
 
-    def sbatch(self, job_name: str, limit: int) -> dict[str, Any]:
-        """The options in submitit's words, for an array of which `limit` elements run at a time."""
+    def sbatch(self, job_name: str, limit: int, minutes: int | None = None) -> dict[str, Any]:
+        """The options in submitit's words, for an array of which `limit` elements run at a time.
+
+        Parameters
+        ----------
+        minutes : time limit, if another than `minutes`.
+        """
         gres = self.gres or (f"gpu:{self.gpus}" if self.gpus else None)
         extra: dict[str, Any] = {"requeue" if self.requeue else "no-requeue": True}
+        setup = [*self.setup, _python_path()]
+        if self.warning_s:
+            extra["signal"] = f"B:USR1@{self.warning_s}"
+            setup.append("trap '' USR1")  # Python is not killed by it before it knows what to do
         return {
             "job_name": job_name,
             "nodes": 1,
@@ -75,12 +87,12 @@ class SlurmOptions(Record):
             "account": self.account,
             "qos": self.qos,
             "constraint": self.constraint,
-            "time": self.minutes,
+            "time": minutes or self.minutes,
             "mem": self.memory,
             "cpus_per_task": self.cpus,
             "gres": gres,
             "array_parallelism": limit,
-            "setup": [line for line in (*self.setup, _python_path()) if line],
+            "setup": [line for line in setup if line],
             "additional_parameters": extra | self.extra,
             "stderr_to_stdout": True,
             "use_srun": False,  # a job is one process on one node: a step of its own would only cost time

@@ -14,6 +14,7 @@ from plm_scaling.execution.board import Board, in_order
 from plm_scaling.execution.slurm_commands import Element, JobState, Scheduler, log_path
 from plm_scaling.execution.slurm_endings import Ending, ending_of
 from plm_scaling.execution.slurm_folder import Attempt, Submission, WorkFolder
+from plm_scaling.execution.slurm_limits import Batch, batches
 from plm_scaling.execution.slurm_options import SlurmOptions
 from plm_scaling.execution.slurm_task import run_job
 from plm_scaling.execution.tasks import Cause, Task, TaskResult
@@ -22,6 +23,7 @@ __all__ = ["Session", "Terms"]
 
 _NEVER: Final = frozenset({"BadConstraints", "DependencyNeverSatisfied", "InvalidAccount", "InvalidQOS"})
 """Reasons for which a job waits for ever."""
+_LONGEST_REST_S: Final = 3600.0
 _FREE_STARTS: Final = 3
 """Submissions that a task may lose before it began, through no fault of its own, beyond `max_starts`."""
 
@@ -37,6 +39,7 @@ class Terms:
     lag_s: float
     patience_s: float
     grace_s: float
+    backoff_s: float = 0.0
 
 
 @dataclass
@@ -99,23 +102,29 @@ class Session:
             if n_jobs <= 0:
                 return
             room = n_jobs * options.tasks_per_job
-        ready = self._board.take_ready(room)
-        jobs = [ready[i : i + options.tasks_per_job] for i in range(0, len(ready), options.tasks_per_job)]
-        for start in range(0, len(jobs), options.array_size):
-            self._submit(jobs[start : start + options.array_size])
+        ready = batches(self._board.take_ready(room), options)
+        if limit is not None:  # arrays know nothing of each other's limits: the others wait for room
+            for task in reversed([task for batch in ready[1:] for job in batch.jobs for task in job]):
+                self._board.again(task.key, counted=False)
+            ready = ready[:1]
+        for batch in ready:
+            self._submit(batch)
 
-    def _submit(self, jobs: Sequence[Sequence[Task]]) -> None:
+    def _submit(self, batch: Batch) -> None:
+        jobs = batch.jobs
         submission = self._folder.create(self._terms.label, jobs)
         self._watch(submission)
         settings = {
             "workers": self._options.workers_per_job,
             "threads": self._options.task_threads,
             "preload": list(self._terms.preload),
+            "warning_s": self._options.warning_s,
+            "requeue": self._options.requeue,
             "sys_path": [entry for entry in sys.path if entry],
         }
         calls = [(str(self._folder.path), name, index, settings) for name, index in submission.elements]
         limit = min(self._options.array_limit or len(jobs), len(jobs))
-        job_id = self._scheduler.submit(submission.name, run_job, calls, limit)
+        job_id = self._scheduler.submit(submission.name, run_job, calls, limit, batch.minutes)
         self._folder.set_job_id(submission.name, job_id)
 
     def _watch(self, submission: Submission) -> None:
@@ -132,7 +141,8 @@ class Session:
 
     def look(self) -> None:
         """Take in what has happened since the last look."""
-        states = self._states(sorted({name for name, _ in self._live()}))
+        live = self._live()
+        states = self._states(sorted({name for name, _ in live})) if live else {}
         lost: list[_Watched] = []
         for watched in list(self._watched.values()):
             state = states.get(watched.element) if states is not None else None
@@ -141,7 +151,7 @@ class Session:
                 continue
             self._tell_start(watched)
             result = self._folder.result(watched.attempt)
-            if result is not None and not result.killed:
+            if result is not None and not result.killed and not self._goes_on(result):
                 self._end(watched, result)
             elif states is None or (state is not None and not state.ended):
                 watched.gone_since = None  # a killed task's job may have others to run, or be started again
@@ -162,6 +172,10 @@ class Session:
                 hint="jobs go on; run this again once squeue works, and their results are found",
             )
         return states
+
+    def _goes_on(self, result: TaskResult) -> bool:
+        """Whether a task stopped that is to be started again."""
+        return result.cause == "stopped" and "stopped" in self._terms.restart_after
 
     def _is_overdue(self, watched: _Watched) -> bool:
         """Whether a job that is gone has had the time to show its results."""
@@ -198,9 +212,12 @@ class Session:
             state = states[watched.element].state if watched.element in states else history.get(job_id, "")
             began = self._folder.started(watched.attempt) is not None
             ending = self._ending(watched.element, job_id, state)
-            if self._may_start_again(key, ending.cause, began):
+            result = self._folder.result(watched.attempt)
+            cause: Cause = "stopped" if result is not None and self._goes_on(result) else ending.cause
+            if self._may_start_again(key, cause, began):
                 del self._watched[key]
-                self._board.again(key, counted=began)
+                rest_s = self._terms.backoff_s * 2.0 ** (self._board.starts(key) - 1) if began else 0.0
+                self._board.again(key, counted=began, rest_s=min(rest_s, _LONGEST_REST_S))
             else:
                 self._end(watched, self._lost_result(watched, ending))
 
@@ -226,7 +243,7 @@ class Session:
             exit_code = 1 if ending.cause == "error" else None
             seconds = self._board.seconds(watched.task.key)
             return TaskResult(watched.task.key, "failed", exit_code, ending.reason, log, seconds, ending.cause)
-        if ending.cause in ("killed", "vanished"):
+        if ending.cause in ("killed", "vanished") or result.cause == "stopped":
             return result
         return replace(result, reason=ending.reason, cause=ending.cause, detail=log)
 

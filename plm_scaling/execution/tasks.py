@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final, Literal, Protocol
+from typing import Any, Final, Literal, Protocol, runtime_checkable
 
 from plm_scaling.core.errors import PlmScalingError, RunError
 
 __all__ = [
+    "STOPPED",
     "Cause",
     "EventHandler",
     "Executor",
+    "Keeper",
     "Task",
     "TaskEvent",
     "TaskResult",
@@ -25,6 +27,7 @@ TaskStatus = Literal["done", "failed", "skipped"]
 Cause = Literal[
     "",
     "error",
+    "stopped",
     "killed",
     "out of memory",
     "time limit",
@@ -34,9 +37,12 @@ Cause = Literal[
     "refused",
     "vanished",
 ]
-"""Why a task failed. "error": by itself (an exception, an exit code); "refused": the scheduler will never start it;
+"""Why a task failed. "error": by itself (an exception, an exit code); "stopped": it was asked to, saved its work and
+goes on when it is started again (exit code `STOPPED`); "refused": the scheduler will never start it;
 "vanished": it left no result and nobody knows why; the rest: ended from outside."""
 
+STOPPED: Final = 3
+"""Exit code of a task that was asked to stop and will go on from where it was: every command's code for work left."""
 _FIELD_LIMIT: Final = 700
 """Characters of an error's field that cross a process border; four of them, escaped, fit a pipe beside a traceback."""
 
@@ -53,6 +59,8 @@ class Task:
     target: str
     args: tuple[Any, ...] = ()
     after: tuple[str, ...] = ()
+    seconds: float | None = None
+    """How long it is expected to run; None: nobody knows."""
 
 
 @dataclass(frozen=True)
@@ -123,6 +131,19 @@ class Executor(Protocol):
         ------
         RunError : the tasks are no graph that can be carried out, or nothing can be started at all.
         """
+        ...
+
+
+@runtime_checkable
+class Keeper(Executor, Protocol):
+    """An executor whose tasks go on when the process that asked for them is gone, and are found again."""
+
+    def held(self) -> frozenset[str]:
+        """Keys of the tasks that an earlier call left waiting or running, which the next `run` takes over."""
+        ...
+
+    def scripts(self, tasks: Sequence[Task]) -> list[str]:
+        """What `run` would submit for those of `tasks` that wait for no other."""
         ...
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -34,11 +34,12 @@ def needed_runs(config: RunConfig) -> tuple[str, ...]:
     return tuple(dict.fromkeys(name for name in named if name is not None and not is_foreign(name)))
 
 
-def decide(folder: RunFolder, *, retry_failed: bool, max_attempts: int) -> Decision:
-    """What to do with one run.
+def decide(folder: RunFolder, *, retry_failed: bool, max_attempts: int, held: Collection[str] = ()) -> Decision:
+    """What to do with one run; `held` are those that a dead controller left in a scheduler's hands.
 
     A run that has not begun or was interrupted starts. A failed one starts only if asked to. A diverged one never
-    does: it is deterministic. One whose process was killed `max_attempts` times in a row counts as failed.
+    does: it is deterministic. One whose process was killed `max_attempts` times in a row, without getting any further,
+    counts as failed.
     """
     run_id = folder.path.name
     try:
@@ -51,20 +52,27 @@ def decide(folder: RunFolder, *, retry_failed: bool, max_attempts: int) -> Decis
     if status.status == "planned":
         return Decision(run_id, True, "planned", "not begun")
     if status.status == "running":
+        if run_id in held:
+            return Decision(run_id, True, "running", "its job goes on and is taken over")
         place = f"process {status.pid} on {status.host}" if status.pid else "another process"
         return Decision(run_id, False, "running", f"{place} is training it")
     if status.status == "diverged" or (record is not None and record.status == "diverged"):
         return Decision(run_id, False, "diverged", f"diverged and would again, lower lr_factor ({status.reason})")
     if status.status == "failed":
         return Decision(run_id, retry_failed, "failed", f"failed: {status.reason}")
-    deaths = _deaths_in_a_row(folder)
+    deaths = _deaths_on_the_spot(folder)
     if deaths >= max_attempts and not retry_failed:
         return Decision(run_id, False, "failed", f"killed {deaths} times in a row{_at(status)}")
     return Decision(run_id, True, "interrupted", f"interrupted{_at(status)}")
 
 
 def decide_all(
-    runs: Sequence[PlannedRun], folders: Mapping[str, RunFolder], *, retry_failed: bool, max_attempts: int
+    runs: Sequence[PlannedRun],
+    folders: Mapping[str, RunFolder],
+    *,
+    retry_failed: bool,
+    max_attempts: int,
+    held: Collection[str] = (),
 ) -> dict[str, Decision]:
     """Decisions by run id. A run is skipped where one it needs neither is complete nor starts, with that one's reason.
 
@@ -73,7 +81,7 @@ def decide_all(
     found: dict[str, Decision] = {}
     for run in runs:
         folder = folders[run.run_id]
-        decision = decide(folder, retry_failed=retry_failed, max_attempts=max_attempts)
+        decision = decide(folder, retry_failed=retry_failed, max_attempts=max_attempts, held=held)
         for source_id in needed_runs(run.config) if decision.start else ():
             source = found.get(source_id) or decide(folder.sibling(source_id), retry_failed=False, max_attempts=0)
             if source_id not in found and source.start:
@@ -85,14 +93,20 @@ def decide_all(
     return found
 
 
-def _deaths_in_a_row(folder: RunFolder) -> int:
-    """Latest attempts that ended without a word: killed, out of memory, or the machine went down."""
-    count = 0
+def _deaths_on_the_spot(folder: RunFolder) -> int:
+    """Latest attempts that ended without a word (killed, out of memory, a lost machine), none further than the first.
+
+    A run on machines that are taken away every few hours dies often and still comes to its end.
+    """
+    count, furthest = 0, 0
     for attempt in reversed(folder.attempts()):
         status = attempt.status()
         if status is not None and status.status != "running":
             break
-        count += 1
+        step = status.step if status else 0
+        if count and step < furthest:
+            break
+        count, furthest = count + 1, max(furthest, step)
     return count
 
 

@@ -12,6 +12,9 @@ from plm_scaling.core.errors import ConfigError, RunError
 from plm_scaling.core.gpus import count_gpus
 from plm_scaling.core.run import RunConfig
 from plm_scaling.core.run_order import Device
+from plm_scaling.execution.slurm import SlurmExecutor
+from plm_scaling.execution.slurm_options import SlurmOptions
+from plm_scaling.execution.tasks import Executor
 from plm_scaling.sweeps.plan_records import SweepPlan
 
 __all__ = ["Placement", "placement"]
@@ -28,6 +31,8 @@ class Placement:
     """Processes at a time; None for one per core."""
     runs_per_device: int = 1
     """Runs that share a GPU, which is how their seconds on it are counted."""
+    threads: int = 1
+    """CPU threads of a run."""
 
 
 def placement(
@@ -37,11 +42,13 @@ def placement(
     workers: int | None = None,
     per_device: int | Literal["auto"] | None = None,
     dry_run: bool = False,
+    executor: Executor | None = None,
 ) -> Placement:
     """What was asked for, completed: one run to a GPU where there are GPUs, else one to a core.
 
     Parameters
     ----------
+    executor : where the runs train, instead of here; what a job of a cluster has is in its options.
     per_device : runs to one GPU; "auto" measures it with steps of the plan's largest run, unless `dry_run`.
 
     Raises
@@ -49,6 +56,15 @@ def placement(
     ConfigError : two answers to the same question.
     RunError : no GPU, or no number of processes works on it.
     """
+    if executor is not None:
+        if per_device is not None or workers is not None:
+            raise ConfigError(
+                "workers and per_device are about this machine, and the runs train elsewhere",
+                hint="say tasks_per_job=8 and workers_per_job=2 of the jobs",
+            )
+        options = executor.options if isinstance(executor, SlurmExecutor) else SlurmOptions()
+        shared = -(-options.workers_per_job // options.gpus) if options.gpus else 1
+        return Placement(device, None, shared, options.task_threads)
     if per_device is not None and workers is not None:
         raise ConfigError("both workers and per_device say how many runs train at a time", hint="give one")
     if per_device is not None and device == "cpu":

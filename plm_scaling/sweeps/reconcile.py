@@ -8,18 +8,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from plm_scaling.core.errors import CorpusError, PlanError, RecordError, RunError, did_you_mean
+from plm_scaling.core.errors import CorpusError, PlanError, RecordError, RunError, TakenOver, did_you_mean
 from plm_scaling.core.run_folder import RunFolder
 from plm_scaling.core.run_order import Device, RunOrder
 from plm_scaling.corpus.packing import open_windows
 from plm_scaling.corpus.reader import Corpus
 from plm_scaling.corpus.validation import validation_sets
-from plm_scaling.execution.local import Task, TaskEvent, TaskResult, default_workers, run_tasks
+from plm_scaling.execution.local import default_workers, run_tasks
+from plm_scaling.execution.tasks import Cause, Executor, Keeper, Task, TaskEvent, TaskResult
 from plm_scaling.sweeps.decisions import Decision, RunState, decide_all, needed_runs
 from plm_scaling.sweeps.plan_records import PlannedRun, SweepPlan
 
-__all__ = ["RunOutcome", "SweepOutcome", "run_plan"]
+__all__ = ["RunOutcome", "SweepOutcome", "preloaded_modules", "run_plan"]
 
+_HOPELESS: frozenset[Cause] = frozenset({"out of memory", "refused"})
+"""Endings from outside that the next start would come to as well."""
 TRAINER = "plm_scaling.training.__main__:run_one"
 """By name: sweeps start processes, they do not import torch."""
 
@@ -42,6 +45,8 @@ class SweepOutcome:
 
     lines: tuple[RunOutcome, ...]
     dry_run: bool = False
+    scripts: tuple[str, ...] = ()
+    """In a dry run for a cluster, the batch scripts that would be submitted first."""
 
     @property
     def complete(self) -> tuple[str, ...]:
@@ -100,6 +105,7 @@ def run_plan(
     device: Device = "auto",
     runs_per_device: int = 1,
     checkpoint_every_s: float = 30.0,
+    executor: Executor | None = None,
 ) -> SweepOutcome:
     """Train the runs of a plan that are not complete. Calling it again does what is left, and nothing twice.
 
@@ -115,6 +121,7 @@ def run_plan(
     dry_run : decide, but write and start nothing.
     threads : CPU threads of a run that has not begun; a run that has keeps the number it began with.
     runs_per_device : runs that share a GPU, which is how their seconds on it are counted.
+    executor : where the runs train, instead of `workers` processes here; `sweep_executor` makes one for Slurm.
 
     Raises
     ------
@@ -124,30 +131,41 @@ def run_plan(
     chosen = _select(plan, only)
     runs_dir = runs_dir.resolve()
     folders = {run.run_id: RunFolder(runs_dir / run.run_id) for run in chosen}
-    decisions = decide_all(chosen, folders, retry_failed=retry_failed, max_attempts=max_attempts)
+    keeper = executor if isinstance(executor, Keeper) else None
+    held = keeper.held() if keeper else frozenset[str]()
+    decisions = decide_all(chosen, folders, retry_failed=retry_failed, max_attempts=max_attempts, held=held)
     to_start = [run for run in chosen if decisions[run.run_id].start]
     corpus = _open_corpus(plan, plan_path) if to_start else None
     results: dict[str, TaskResult] = {}
+    ids = {run.run_id for run in to_start}
+    tasks = [_task(run, folders[run.run_id], ids) for run in to_start]
     if corpus is not None and not dry_run:
         circumstances = {"runs_per_device": runs_per_device, "checkpoint_every_s": checkpoint_every_s, "device": device}
         for run in to_start:
             _write_order(folders[run.run_id], run, corpus, threads, circumstances)
         _pack_windows(corpus, to_start)
-        ids = {run.run_id for run in to_start}
-        done = run_tasks(
-            [_task(run, folders[run.run_id], ids) for run in to_start],
-            workers=workers or default_workers(threads),
-            threads=threads,
-            # pyarrow brings pandas in when a run writes its tables: once here instead of once per run.
-            preload=(TRAINER.partition(":")[0], "pandas"),
-            max_starts=max_attempts,
-            on_event=on_event,
-        )
+        if executor is None:
+            done = run_tasks(
+                tasks,
+                workers=workers or default_workers(threads),
+                threads=threads,
+                preload=preloaded_modules(),
+                max_starts=max_attempts,
+                on_event=on_event,
+            )
+        else:
+            done = executor.run(tasks, on_event)
         results = {result.key: result for result in done}
     if not dry_run:
         _unite_roles(chosen, folders, decisions)
     lines = (_outcome(decisions[run.run_id], folders[run.run_id], results.get(run.run_id)) for run in chosen)
-    return SweepOutcome(tuple(lines), dry_run)
+    scripts = keeper.scripts(tasks) if keeper and dry_run else ()
+    return SweepOutcome(tuple(lines), dry_run, tuple(scripts))
+
+
+def preloaded_modules() -> tuple[str, ...]:
+    """Imported once, ahead of many runs; pandas because pyarrow brings it in when a run writes its tables."""
+    return TRAINER.partition(":")[0], "pandas"
 
 
 def _select(plan: SweepPlan, only: Sequence[str]) -> list[PlannedRun]:
@@ -254,7 +272,8 @@ def _pack_windows(corpus: Corpus, runs: Sequence[PlannedRun]) -> None:
 def _task(run: PlannedRun, folder: RunFolder, started: set[str]) -> Task:
     """After what it needs, and after its trunk, if these start too."""
     earlier = (*needed_runs(run.config), *([run.trunk] if run.trunk else []))
-    return Task(run.run_id, TRAINER, (str(folder.path),), after=tuple(i for i in earlier if i in started))
+    after = tuple(i for i in earlier if i in started)
+    return Task(run.run_id, TRAINER, (str(folder.path),), after, run.predicted_seconds)
 
 
 def _outcome(decision: Decision, folder: RunFolder, result: TaskResult | None) -> RunOutcome:
@@ -271,6 +290,11 @@ def _outcome(decision: Decision, folder: RunFolder, result: TaskResult | None) -
     state: RunState = "diverged" if status.status == "diverged" else "failed"
     if status.status == "interrupted" and result.exit_code == 3:
         state = "interrupted"  # it was asked to stop, and did
+    elif result.exit_code == TakenOver.exit_code:
+        state, reason = "running", result.reason or "another process is training it"
+    elif result.cause in _HOPELESS:
+        reason = result.reason
+        folder.condemn(reason)
     elif result.killed:
         state, reason = "interrupted", result.reason
     elif result.ok:

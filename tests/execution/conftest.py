@@ -78,6 +78,10 @@ def polite(path):
     signal.signal(signal.SIGTERM, leave)
     sleep_for_ever(path)
 
+def stop_with(path, code):
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(code))
+    sleep_for_ever(path)
+
 def terminate_job(path):
     server = os.getppid()
     caller = int(Path(f"/proc/{server}/stat").read_text().rpartition(")")[2].split()[1])

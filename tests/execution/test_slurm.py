@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import sys
+import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +23,9 @@ from plm_scaling.execution.slurm import SlurmExecutor
 from plm_scaling.execution.slurm_commands import Element, JobState, log_path
 from plm_scaling.execution.slurm_endings import STARTED, ending_of
 from plm_scaling.execution.slurm_folder import Attempt, WorkFolder
+from plm_scaling.execution.slurm_limits import job_minutes
 from plm_scaling.execution.slurm_options import SlurmOptions
-from plm_scaling.execution.tasks import Task, TaskEvent, TaskResult
+from plm_scaling.execution.tasks import Cause, Task, TaskEvent, TaskResult
 
 Fate = Callable[["Cluster", str, int], str]
 
@@ -34,6 +39,8 @@ class Cluster:
     """Of the jobs in the order of their submission; those beyond run their tasks and are done."""
     sizes: list[tuple[int, int]] = field(default_factory=list)
     """Jobs and limit of each submission."""
+    minutes: list[int] = field(default_factory=list)
+    """Time limit of each submission."""
     jobs: dict[Element, JobState] = field(default_factory=dict)
     cancelled: list[str] = field(default_factory=list)
     silent: int = 0
@@ -44,7 +51,10 @@ class Cluster:
     on_question: list[Callable[[], None]] = field(default_factory=list)
     """Called one by one, whenever the jobs' states are asked for."""
 
-    def submit(self, name: str, call: Callable[..., Any], calls: Sequence[tuple[Any, ...]], limit: int) -> str:
+    def submit(
+        self, name: str, call: Callable[..., Any], calls: Sequence[tuple[Any, ...]], limit: int, minutes: int
+    ) -> str:
+        self.minutes.append(minutes)
         self.sizes.append((len(calls), limit))
         number = str(len(self.sizes))
         for index, (work, called_name, called_index, settings) in enumerate(calls):
@@ -520,10 +530,11 @@ def test_an_ending_of_a_job_without_id_or_log() -> None:
 
 
 @pytest.fixture
-def _old_sigterm() -> Iterator[None]:
-    old = signal.getsignal(signal.SIGTERM)
+def _old_handlers() -> Iterator[None]:
+    old = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGUSR1)}
     yield
-    signal.signal(signal.SIGTERM, old)
+    for number, handler in old.items():
+        signal.signal(number, handler)
 
 
 def job(folder: WorkFolder, name: str) -> int:
@@ -533,7 +544,7 @@ def job(folder: WorkFolder, name: str) -> int:
     return int(ended.value.code or 0)
 
 
-@pytest.mark.usefixtures("_old_sigterm")
+@pytest.mark.usefixtures("_old_handlers")
 def test_a_job_leaves_results_and_logs_and_does_nothing_twice(
     tmp_path: Path, targets: str, log: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -574,7 +585,7 @@ def test_a_job_leaves_results_and_logs_and_does_nothing_twice(
     assert all(folder.result(attempts[key]) and folder.result(attempts[key]).ok for key in ("facts", "killed"))
 
 
-@pytest.mark.usefixtures("_old_sigterm")
+@pytest.mark.usefixtures("_old_handlers")
 def test_a_job_asked_to_end_ends_its_tasks_and_leaves_no_result(tmp_path: Path, targets: str) -> None:
     folder = WorkFolder(tmp_path / "work")
     mark = tmp_path / "pid"
@@ -584,3 +595,138 @@ def test_a_job_asked_to_end_ends_its_tasks_and_leaves_no_result(tmp_path: Path, 
     assert folder.started(attempt) is not None
     assert folder.result(attempt) is None
     assert Path(f"{mark}.left").exists()  # it had SIGTERM and time to leave
+
+
+def stopped(cluster: Cluster, name: str, index: int) -> str:
+    """The job's tasks are asked to stop, and do."""
+    for attempt in begin(cluster, name, index):
+        result = TaskResult(attempt.key, "failed", 3, "stopped by SIGUSR1", cause="stopped")
+        cluster.folder.set_result(attempt, result)
+    return "FAILED"
+
+
+def resuming(cluster: Cluster, **settings: Any) -> SlurmExecutor:
+    causes: frozenset[Cause] = frozenset({"stopped", "time limit", "killed"})
+    return replace(executor(cluster), restart_after=causes, **settings)
+
+
+def test_what_was_asked_to_stop_goes_on_where_that_is_wanted(cluster: Cluster, targets: str, log: Path) -> None:
+    tasks = appending(targets, log, 1)
+    cluster.fates = [stopped]
+    [result] = executor(cluster).run(tasks)
+    assert (result.cause, result.exit_code, len(cluster.sizes)) == ("stopped", 3, 1)
+    cluster.fates = [stopped, stopped]
+    assert resuming(cluster).run(tasks)[0].ok
+    assert len(cluster.sizes) == 1 + 3
+    cluster.fates = [stopped] * 9
+    [result] = resuming(cluster, max_starts=2).run(tasks)
+    assert (result.cause, len(cluster.sizes)) == ("stopped", 4 + 2)
+
+
+def test_a_second_start_waits_longer_every_time(
+    cluster: Cluster, targets: str, log: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now, starts = [0.0], []
+    monkeypatch.setattr("plm_scaling.execution.board.time.monotonic", lambda: now[0])
+
+    def fate(cluster: Cluster, name: str, index: int) -> str:
+        starts.append(now[0])
+        return (stopped if len(starts) < 4 else run)(cluster, name, index)
+
+    def pass_time(_seconds: float) -> None:
+        now[0] += 5.0
+
+    monkeypatch.setattr("plm_scaling.execution.slurm.time.sleep", pass_time)
+    cluster.fates = [fate] * 4
+    assert resuming(cluster, max_starts=4, backoff_s=20.0).run(appending(targets, log, 1))[0].ok
+    rests = [later - earlier for earlier, later in pairwise(starts)]
+    assert rests == [25.0, 45.0, 85.0]  # one look to see it ended, then the rest
+
+
+@pytest.mark.parametrize(
+    ("seconds", "options", "expected"),
+    [
+        ([None, 60], {"minutes": 100}, 100),
+        ([60], {"minutes": 100}, 15),
+        ([60], {"minutes": 1}, 1),
+        ([1200], {"minutes": 100}, 60),  # 1.5 * 20 + 5 minutes
+        ([1200, 1200], {"minutes": 100}, 100),
+        ([1200, 1200], {"minutes": 100, "workers_per_job": 2}, 60),
+        ([2400, 60], {"minutes": 1000, "workers_per_job": 2}, 120),  # the longest sets the least
+    ],
+)
+def test_time_limits_follow_from_what_tasks_will_take(
+    seconds: list[float | None], options: dict[str, int], expected: int
+) -> None:
+    tasks = [Task(f"t{i}", "m:f", seconds=s) for i, s in enumerate(seconds)]
+    assert job_minutes(tasks, SlurmOptions(**options)) == expected
+
+
+def test_jobs_of_one_limit_are_one_array(cluster: Cluster, targets: str, log: Path) -> None:
+    times = (60, 5000, 60, 5000, 60)
+    tasks = [replace(task, seconds=s) for task, s in zip(appending(targets, log, 5), times, strict=True)]
+    assert all(r.ok for r in executor(cluster, minutes=600).run(tasks))
+    assert cluster.sizes == [(3, 3), (2, 2)]
+    assert cluster.minutes == [15, 240]
+    assert log.read_text().split() == ["t0", "t2", "t4", "t1", "t3"]
+    # Two arrays at once would be four jobs at a time.
+    assert all(r.ok for r in executor(cluster, minutes=600, array_limit=2).run(tasks))
+    assert cluster.sizes[2:] == [(3, 2), (2, 2)]
+    texts = executor(cluster, minutes=600, array_limit=2).scripts(tasks)
+    assert ["--array=0-2%2" in text and "--time=15" in text for text in texts] == [True, False]
+    assert ["--array=0-1%2" in text and "--time=240" in text for text in texts] == [False, True]
+
+
+def test_a_warning_ahead_of_the_limit_is_asked_for(cluster: Cluster) -> None:
+    lines = executor(cluster, warning_s=120).scripts([Task("t", "m:f")])[0].splitlines()
+    assert "#SBATCH --signal=B:USR1@120" in lines
+    assert "trap '' USR1" in lines
+    assert not any("USR1" in line for line in executor(cluster).scripts([Task("t", "m:f")])[0].splitlines())
+
+
+def test_what_a_dead_process_left_running_can_be_asked(
+    cluster: Cluster, targets: str, log: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert executor(cluster).held() == frozenset()
+    cluster.fates = [run, left("RUNNING"), left("PENDING", started=0), left("FAILED")]
+    with monkeypatch.context() as patch:
+        patch.setattr("plm_scaling.execution.slurm_session.Session.__exit__", lambda *_: None)
+        patch.setattr("plm_scaling.execution.slurm_session.Session.look", _die)
+        with pytest.raises(MemoryError):
+            executor(cluster).run(appending(targets, log, 4))
+    assert executor(cluster).held() == {"t1", "t2"}
+    cluster.silent = 1
+    with pytest.raises(RunError, match="does not answer"):
+        executor(cluster).held()
+
+
+@pytest.mark.usefixtures("_old_handlers")
+@pytest.mark.parametrize("code", [3, 1])
+def test_a_job_that_is_warned_has_itself_started_again_if_work_was_saved(
+    tmp_path: Path, targets: str, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], code: int
+) -> None:
+    folder, asked = WorkFolder(tmp_path / "work"), []
+    task = Task("t", f"{targets}:stop_with", (str(tmp_path / "running"), code))
+    [[attempt]] = folder.create("x", [[task]]).jobs
+    name = folder.open_submissions()[0].name
+    monkeypatch.setattr("plm_scaling.execution.slurm_task.subprocess.run", lambda *words, **_: asked.append(words[0]))
+    monkeypatch.setenv("SLURM_JOB_ID", "17")
+    warner = threading.Thread(target=_warn_when, args=(tmp_path / "running",))
+    warner.start()
+    settings = {"workers": 1, "threads": 1, "preload": [], "sys_path": [], "warning_s": 60, "requeue": True}
+    with pytest.raises(SystemExit) as caught:
+        slurm_task.run_job(str(folder.path), name, 0, settings)
+    warner.join()
+    assert caught.value.code == 128 + signal.SIGUSR1
+    assert asked == ([["scontrol", "requeue", "17"]] if code == 3 else [])
+    assert folder.has_stopped(attempt) == (code == 3)
+    assert folder.result(attempt) is None
+    printed = capfd.readouterr().out
+    assert ending_of("17", "FAILED", printed, was_alive=True).cause == "time limit"
+
+
+def _warn_when(path: Path) -> None:
+    end = time.monotonic() + 30
+    while not path.exists() and time.monotonic() < end:
+        time.sleep(0.01)
+    os.kill(os.getpid(), signal.SIGUSR1)

@@ -114,7 +114,9 @@ def test_options_reach_the_script(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         tasks_per_job=3,
         requeue=False,
     )
-    lines = SlurmExecutor(tmp_path / "work", options, label="prep").script(20).splitlines()
+    tasks = [Task(f"t{i}", "m:f") for i in range(20)]
+    [text] = SlurmExecutor(tmp_path / "work", options, label="prep").scripts([*tasks, Task("z", "m:f", after=("t0",))])
+    lines = text.splitlines()
     for expected in (
         "--partition=gpu",
         "--account=lab",
@@ -141,7 +143,8 @@ def test_options_reach_the_script(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
 
 def test_a_script_is_one_a_shell_can_read(tmp_path: Path) -> None:
-    text = SlurmExecutor(tmp_path / "a folder", SlurmOptions(gres="gpu:a100:1", python="python3")).script()
+    options = SlurmOptions(gres="gpu:a100:1", python="python3", warning_s=60)
+    [text] = SlurmExecutor(tmp_path / "a folder", options).scripts([Task("t", "m:f")])
     assert "--gres=gpu:a100:1" in text
     assert "exec python3 " in text
     assert "--array" not in text

@@ -12,6 +12,9 @@ import pytest
 from plm_scaling.core.errors import ConfigError, RunError
 from plm_scaling.core.gpus import count_gpus
 from plm_scaling.core.run import RunConfig
+from plm_scaling.execution.inline import InlineExecutor
+from plm_scaling.execution.slurm import SlurmExecutor
+from plm_scaling.execution.slurm_options import SlurmOptions
 from plm_scaling.sweeps import devices
 from plm_scaling.sweeps.devices import Placement, placement
 from plm_scaling.sweeps.plan_records import PlannedRun, SweepPlan
@@ -121,3 +124,12 @@ def test_the_measurement_is_a_module_that_takes_these_options() -> None:
     )
     for option in ("--shape", "--config", "--device", "--json"):
         assert option in done.stdout
+
+
+def test_jobs_of_a_cluster_have_what_their_options_say(tmp_path: Path) -> None:
+    executor = SlurmExecutor(tmp_path, SlurmOptions(cpus=8, workers_per_job=4, gpus=2))
+    assert placement(plan(), executor=executor) == Placement("auto", None, 2, 2)
+    assert placement(plan(), executor=InlineExecutor(), device="cpu") == Placement("cpu", None)
+    for asked in ({"workers": 2}, {"per_device": "auto"}):
+        with pytest.raises(ConfigError, match="about this machine"):
+            placement(plan(), executor=executor, **asked)

@@ -5,21 +5,24 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
 
-from plm_scaling.core.errors import CorpusError, PlanError, RunError
+from plm_scaling.core.errors import CorpusError, PlanError, RunError, TakenOver
 from plm_scaling.core.run_folder import RunFolder
 from plm_scaling.core.run_order import StatusFile
 from plm_scaling.corpus.batches import Batches
 from plm_scaling.corpus.reader import Corpus
-from plm_scaling.execution.local import TaskEvent
+from plm_scaling.execution.inline import InlineExecutor
+from plm_scaling.execution.tasks import EventHandler, Task, TaskEvent, TaskResult
 from plm_scaling.sweeps import reconcile
 from plm_scaling.sweeps.plan import plan_sweep
 from plm_scaling.sweeps.plan_records import GridArm, PlannedRun, SweepPlan, SweepSpec, TransferArm
 from plm_scaling.sweeps.reconcile import SweepOutcome, run_plan
+from plm_scaling.sweeps.watching import watch_plan
 
 SPEC = SweepSpec(name="test", corpus="c", context=64, objectives=("clm",), validation_tokens=1000)
 GRID = GridArm(sizes=("1x16", "1x24", "1x32"), D=(2e4,))
@@ -351,3 +354,97 @@ def test_an_attempt_that_died_before_its_first_report_counts_as_a_death(grid: St
     }
     StatusFile(status="interrupted").write(grid.folder(victim).attempts()[-1].status_path)
     assert grid.run(dry_run=True, max_attempts=2).started[victim.run_id] == "interrupted"
+
+
+# ---- elsewhere -----------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class Cluster:
+    """Runs tasks here and now; what it holds, and how some of them end, is said beforehand."""
+
+    keys: frozenset[str] = frozenset()
+    endings: dict[str, TaskResult] = field(default_factory=dict)
+    tasks: list[Task] = field(default_factory=list)
+
+    def run(self, tasks: Sequence[Task], on_event: EventHandler | None = None) -> list[TaskResult]:
+        self.tasks = list(tasks)
+        mine = [task for task in tasks if task.key not in self.endings]
+        ended = {result.key: result for result in InlineExecutor().run(mine, on_event)}
+        return [self.endings.get(task.key) or ended[task.key] for task in tasks]
+
+    def held(self) -> frozenset[str]:
+        return self.keys
+
+    def scripts(self, tasks: Sequence[Task]) -> list[str]:
+        return [f"{len(tasks)} tasks"]
+
+
+def test_runs_train_where_the_executor_says(grid: Study) -> None:
+    cluster = Cluster()
+    assert grid.run(executor=cluster, dry_run=True).scripts == ("3 tasks",)
+    first, *others = grid.plan.runs
+    timed = first.model_copy(update={"predicted_seconds": 77.0})
+    grid.plan = grid.plan.model_copy(update={"runs": (timed, *others)})
+    assert grid.run(executor=cluster).all_complete
+    assert [task.seconds for task in cluster.tasks] == [77.0, None, None]
+    assert grid.run(executor=cluster).started == {}
+
+
+def test_a_run_whose_job_goes_on_is_handed_to_the_executor_again(grid: Study) -> None:
+    run = grid.plan.runs[0]
+    StatusFile(status="running").write(grid.folder(run).new_attempt().status_path)
+    with grid.folder(run).locked():
+        assert run.run_id in grid.run(executor=Cluster(), dry_run=True).skipped
+        outcome = grid.run(executor=Cluster(frozenset({run.run_id})), dry_run=True)
+    assert outcome.started[run.run_id] == "its job goes on and is taken over"
+
+
+def test_a_run_out_of_memory_has_failed_and_is_not_started_again(grid: Study) -> None:
+    run = grid.plan.runs[0]
+    reason = "killed for using more memory than the job was given"
+    grid.folder(run).new_attempt()
+    ending = TaskResult(run.run_id, "failed", reason=reason, cause="out of memory")
+    assert grid.run(executor=Cluster(endings={run.run_id: ending})).failed == {run.run_id: reason}
+    again = grid.run(dry_run=True)
+    assert again.failed == {run.run_id: f"failed: {reason}"}
+    assert again.started == {}
+
+
+def test_a_run_that_another_process_has_got_is_running(grid: Study) -> None:
+    run = grid.plan.runs[0]
+    ending = TaskResult(run.run_id, "failed", TakenOver.exit_code, "exit code 5", cause="error")
+    outcome = grid.run(executor=Cluster(endings={run.run_id: ending}))
+    assert outcome.incomplete == {run.run_id: "exit code 5"}
+    assert outcome.failed == {}
+
+
+def test_deaths_count_only_where_the_run_gets_no_further(grid: Study) -> None:
+    run = grid.plan.runs[0]
+    for step in (10, 20, 30):
+        StatusFile(status="running", step=step).write(grid.folder(run).new_attempt().status_path)
+    assert run.run_id in grid.run(dry_run=True, max_attempts=2).started
+    StatusFile(status="running", step=30).write(grid.folder(run).new_attempt().status_path)
+    assert "killed 2 times in a row" in grid.run(dry_run=True, max_attempts=2).failed[run.run_id]
+
+
+def test_watching_goes_on_until_all_is_settled(grid: Study) -> None:
+    first, second, _ = grid.plan.runs
+    grid.behave(first, "stop stop ok")
+    grid.behave(second, "fail")
+    rests: list[float] = []
+    outcome = watch_plan(grid.run, grid.runs, every_s=60.0, sleep=rests.append)
+    assert set(outcome.failed) == {second.run_id}
+    assert outcome.n_complete == 2
+    assert len(grid.folder(first).attempts()) == 3
+    assert rests == [60.0, 120.0]  # the stand-in stops at the same step every time
+
+
+def test_watching_gives_up_what_gets_no_further(grid: Study) -> None:
+    run = grid.plan.runs[0]
+    grid.behave(run, "stop stop stop stop")
+    rests: list[float] = []
+    outcome = watch_plan(grid.run, grid.runs, max_attempts=3, every_s=1.0, sleep=rests.append)
+    assert set(outcome.incomplete) == {run.run_id}
+    assert len(grid.folder(run).attempts()) == 3
+    assert rests == [1.0, 2.0]
