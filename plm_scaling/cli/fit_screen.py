@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 from plm_scaling.core.units import format_count
-from plm_scaling.laws.law_fit import FormScore, Interval, LawFit, Optimum, SurfaceFit
+from plm_scaling.laws.law_fit import FormScore, Interval, LawFit, LrCorner, Optimum, SurfaceFit
 from plm_scaling.laws.repeat_fit import RepeatFit
 
 __all__ = ["form_rows", "law_rows", "with_interval"]
@@ -58,11 +58,21 @@ def law_rows(fit: LawFit) -> list[Row]:
         rows.append({"quantity": "disagreement between forms, 10x beyond", "estimate": text, "flags": ""})
     if fit.repeats:
         rows += _repeat_rows(fit.repeats)
+    rows += [_corner_row(corner) for corner in fit.lr_corners]
     if fit.noise_sd is not None:
         rows.append({"quantity": "noise between seeds", "estimate": f"{fit.noise_sd:.4f} nats", "flags": ""})
     for refusal in fit.refusals:
         rows.append({"quantity": refusal.quantity, "estimate": "refused", "flags": refusal.code})
     return rows
+
+
+def _corner_row(corner: LrCorner) -> Row:
+    best = f", best at {corner.best_factor:.2g} x" if corner.best_factor else ""
+    return {
+        "quantity": f"lost to tuning at N = {format_count(corner.N)}, D = {format_count(corner.D)}",
+        "estimate": f"{corner.lost.value:.4f} [{corner.lost.low:.4f}, {corner.lost.high:.4f}] nats{best}",
+        "flags": ",".join(corner.flags),
+    }
 
 
 def _surface_rows(surface: SurfaceFit, chosen: str) -> list[Row]:

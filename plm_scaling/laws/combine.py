@@ -21,6 +21,7 @@ from plm_scaling.laws.optima import budget_levels, disagreement, optimum_at, wit
 from plm_scaling.laws.plateau import composition_plateau
 from plm_scaling.laws.problem import Sample, make_sample
 from plm_scaling.laws.repeat_table import repeats_of_table
+from plm_scaling.laws.tuning import explain_tuning, lr_corners
 
 __all__ = ["fit_laws", "law_sample"]
 
@@ -105,9 +106,11 @@ def fit_laws(
     rows = () if "NO_ISOFLOP" in flags else isoflop.rows
     notes = [*explain(parts, surface), *explain_rows(rows)]
     notes += repeats.notes if repeats else ()
+    noise = pooled_seed_noise(runs)
+    corners = lr_corners(table, objective, noise, seed=seed)
+    notes += explain_tuning(corners)
     notes += [f"REFUSED: {refusal.quantity}: {refusal.reason}." for refusal in refusals]
     compute = [compute_of(row, currency) for row in runs]
-    noise = pooled_seed_noise(runs)
     return LawFit(
         objective="mlm" if objective == "mlm" else "clm",
         currency=currency,
@@ -123,6 +126,7 @@ def fit_laws(
         optima=optima,
         frontier=frontier_of(isoflop, min(draws, _KEPT_DRAWS), seed),
         repeats=repeats,
+        lr_corners=corners,
         range_C=(min(compute), max(compute)),
         flags=tuple(dict.fromkeys((*parts, *(flag for row in rows for flag in row.flags)))),
         notes=tuple(notes),

@@ -10,6 +10,7 @@ from plm_scaling.core.records import Record
 from plm_scaling.core.run import Objective
 from plm_scaling.laws.interval import Interval
 from plm_scaling.laws.repeat_fit import RepeatFit
+from plm_scaling.laws.tuning import LrCorner
 
 __all__ = [
     "Fold",
@@ -19,6 +20,7 @@ __all__ = [
     "IsoflopFit",
     "IsoflopRow",
     "LawFit",
+    "LrCorner",
     "Optimum",
     "Refusal",
     "SurfaceFit",
@@ -224,6 +226,8 @@ class LawFit(Record):
     """L(C) through the isoFLOP minima, where there are at least four."""
     repeats: RepeatFit | None = None
     """The law of repeated data, where the table holds runs of several epochs."""
+    lr_corners: tuple[LrCorner, ...] = ()
+    """What the recipe's learning rate costs at the corners of the study, where it was probed."""
     range_C: tuple[float, float]
     flags: tuple[str, ...] = ()
     notes: tuple[str, ...] = Field(default=())
