@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from plm_scaling.api_laws import laws_check, laws_compare, laws_list, laws_show
+from plm_scaling.api_plan import plan
 from plm_scaling.api_runs import status, status_isoflop, watch
 from plm_scaling.core.errors import ConfigError
 from plm_scaling.core.run_table import RunTable
@@ -33,7 +34,6 @@ if TYPE_CHECKING:
     from plm_scaling.models.export import Exported
     from plm_scaling.sizing.law_choices import LawChoices
     from plm_scaling.sizing.recommendation import Recommendation
-    from plm_scaling.sweeps.plan_records import SweepPlan
     from plm_scaling.sweeps.reconcile import SweepOutcome
     from plm_scaling.training.machine import MachineReport
     from plm_scaling.transfers.transfer_fit import TransferFit
@@ -211,31 +211,6 @@ def simulate(out: Path, *, residues: int = 8_000_000, seed: int = 0) -> Simulati
     from data_prep.simulate import simulate_corpus
 
     return simulate_corpus(out, residues=residues, seed=seed)
-
-
-def plan(spec: Path, out: Path | None = None, *, corpus: Path | None = None, scale: float = 1.0) -> SweepPlan:
-    """Turn a sweep spec (TOML) into a plan; written to `out` if given.
-
-    `corpus` replaces the spec's; `scale` multiplies every budget and every number of tokens.
-    """
-    from plm_scaling.core.gpus import count_gpus
-    from plm_scaling.core.processor import has_bf16
-    from plm_scaling.corpus.reader import Corpus
-    from plm_scaling.sweeps.plan import plan_sweep, read_spec
-
-    wanted = read_spec(spec)
-    found = Corpus.open(Path(wanted.corpus) if corpus is None else corpus)
-    made = plan_sweep(wanted, found, scale=scale, dtype="bf16" if has_bf16() or count_gpus() else "fp32")
-    if out is not None:
-        made = made.model_copy(update={"corpus": _relative(found.path.resolve(), out.resolve().parent)})
-        made.write(out)
-    return made
-
-
-def _relative(path: Path, start: Path) -> str:
-    import os
-
-    return os.path.relpath(path, start)
 
 
 def run(

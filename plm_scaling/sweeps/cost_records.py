@@ -83,6 +83,6 @@ class CutRun(Record):
     seed: int
     cost: float
     """Its own, in the budget's unit."""
-    unit: str
-    """The question it belongs to, in words."""
+    question: str
+    """What it would have helped to answer."""
     reason: str

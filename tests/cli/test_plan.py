@@ -130,3 +130,56 @@ def test_no_spec_is_a_usage_error(cli: Cli, tmp_path: Path) -> None:
     screen = cli("plan", tmp_path / "no.toml")
     assert screen.code == 2
     assert "no.toml" in screen.err
+
+
+# ---- what it costs -------------------------------------------------------------------------------------------------
+
+
+def test_a_device_adds_columns_and_a_summary(cli: Cli, write_spec: WriteSpec) -> None:
+    spec = write_spec(GRID)
+    screen = cli("plan", spec, "--hardware", "h100", "--devices", 2, "--time-limit-h", "0.0001")
+    header = screen.out.splitlines()[0].split()
+    assert header[-6:] == ["memory", "hours", "USD", "kWh", "jobs", "notes"]
+    plan = SweepPlan.read(spec.parent / "plan.json")
+    assert plan.costs is not None
+    assert plan.costs.segments > len(plan.runs)
+    assert f"{plan.costs.segments} jobs of at most 0.0001 h" in screen.err
+    assert " h on 2" in screen.err
+    assert all(run.predicted_seconds for run in plan.runs)
+    rows = list(csv.DictReader(io.StringIO(cli("plan", spec, "-n", "--hardware", "h100", "--format", "csv").out)))
+    assert sum(float(row["USD"]) for row in rows) == pytest.approx(plan.costs.usd)
+    assert "jobs" not in rows[0]
+
+
+def test_a_budget_lists_what_it_cuts_and_the_prices_are_of_what_is_left(cli: Cli, write_spec: WriteSpec) -> None:
+    spec = write_spec(GRID + TRANSFER)
+    assert cli("plan", spec, "--hardware", "a100").code == 0
+    whole = SweepPlan.read(spec.parent / "plan.json")
+    screen = cli("plan", spec, "--hardware", "a100", "--budget-flops", 0.7 * whole.total_C_exact)
+    plan = SweepPlan.read(spec.parent / "plan.json")
+    assert plan.costs is not None
+    assert [cost.run_id for cost in plan.costs.runs] == [run.run_id for run in plan.runs]
+    assert len(plan.runs) + len(plan.cut) == len(whole.runs)
+    assert screen.out.count("\ncut\n") == 1
+    assert all(cut.run_id in screen.out.partition("\ncut\n")[2] for cut in plan.cut)
+    assert "note: cut to " in screen.err
+
+
+@pytest.mark.parametrize(
+    ("options", "complaint"),
+    [
+        (("--hardware", "abacus"), "unknown accelerator"),
+        (("--usd", "5"), "need a device"),
+        (("--usd", "5", "--gpu-hours", "5"), "one budget"),
+        (("--time-limit-h", "24"), "how fast a device is"),
+        (("--budget-flops", "1"), "do not pay for any question"),
+    ],
+)
+def test_prices_and_budgets_that_cannot_be_used(
+    cli: Cli, write_spec: WriteSpec, options: tuple[str, ...], complaint: str
+) -> None:
+    spec = write_spec(GRID)
+    screen = cli("plan", spec, *options)
+    assert screen.code == 2
+    assert complaint in screen.err
+    assert not (spec.parent / "plan.json").exists()
