@@ -29,6 +29,7 @@ def plan(
     budget_flops: float | None = None,
     gpu_hours: float | None = None,
     usd: float | None = None,
+    next_runs: Path | None = None,
 ) -> SweepPlan:
     """Turn a sweep spec (TOML) into a plan; written to `out` if given.
 
@@ -41,11 +42,13 @@ def plan(
     devices : of that kind, for the wall time; None for one, or for all of this machine.
     time_limit_h : longest time of a job, hours: runs that take longer need several.
     budget_flops, gpu_hours, usd : at most one: cut the plan down to what it pays for (`sweeps.trim`).
+    next_runs : runs folder with the small budgets complete: plan the next budget alone, its sizes chosen by their fit
+        (`sweeps.adaptive`).
 
     Raises
     ------
     ConfigError : an unknown accelerator, or two budgets. PlanError : a sweep that cannot be carried out as asked, or a
-    budget that pays for nothing of it.
+    budget that pays for nothing of it. RefusedError : the runs do not determine the next budget's sizes.
     """
     from plm_scaling.corpus.reader import Corpus
     from plm_scaling.sweeps.costs import price_doubts, priced
@@ -56,7 +59,7 @@ def plan(
     named = _named(hardware)
     wanted = read_spec(spec)
     found = Corpus.open(Path(wanted.corpus) if corpus is None else corpus)
-    made = _laid_out(wanted, found, scale, named)
+    made = _laid_out(wanted, found, scale, named, next_runs)
     made = _priced(made, named, measure, devices, time_limit_h)
     if limit is not None:
         made = trimmed(made, *limit)
@@ -84,15 +87,21 @@ def _named(hardware: str | None) -> tuple[Gpu, Hardware] | None:
     return None if hardware is None else find_hardware(hardware)
 
 
-def _laid_out(spec: SweepSpec, corpus: Corpus, scale: float, named: tuple[Gpu, Hardware] | None) -> SweepPlan:
-    """All runs of the spec, checked against the memory of the device they are for."""
+def _laid_out(
+    spec: SweepSpec, corpus: Corpus, scale: float, named: tuple[Gpu, Hardware] | None, next_runs: Path | None
+) -> SweepPlan:
+    """All runs of the spec, or those of the next budget, checked against the memory of the device they are for."""
     from plm_scaling.core.gpus import count_gpus
     from plm_scaling.core.processor import has_bf16
     from plm_scaling.sweeps.plan import plan_sweep
 
     dtype: Literal["fp32", "bf16"] = "bf16" if has_bf16() or count_gpus() else "fp32"
     memory = named[0].memory_gb * 1e9 if named else None
-    return plan_sweep(spec, corpus, scale=scale, dtype=dtype, memory_bytes=memory)
+    if next_runs is None:
+        return plan_sweep(spec, corpus, scale=scale, dtype=dtype, memory_bytes=memory)
+    from plm_scaling.sweeps.adaptive import plan_next
+
+    return plan_next(spec, corpus, next_runs, scale=scale, dtype=dtype, memory_bytes=memory)
 
 
 def _priced(

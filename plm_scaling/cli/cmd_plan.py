@@ -49,6 +49,9 @@ _FORMATS = {
 @click.option("--budget-flops", type=float, help="Cut the plan down to so many FLOPs.")
 @click.option("--gpu-hours", type=float, help="Cut it down to so many device-hours.")
 @click.option("--usd", type=float, help="Cut it down to so many US dollars.")
+@click.option(
+    "--next", "next_runs", type=click.Path(path_type=Path), help="Plan the next budget, by a fit of this runs folder."
+)
 @DryRun
 @OutputFormat
 def command(
@@ -57,7 +60,7 @@ def command(
     """Lay out the runs of SPEC (TOML): shape, N, D, epochs, FLOPs, notes on what will not work.
 
     With --hardware or --measure: hours, money, energy, jobs. A budget keeps what answers most questions and lists the
-    rest with the reason.
+    rest with the reason. --next chooses the sizes of the next isoFLOP budget by what the smaller ones say.
     """
     from plm_scaling import api
 
@@ -84,6 +87,7 @@ def _rows(plan: SweepPlan) -> list[dict[str, Any]]:
     shown = any("data" in run.roles for run in plan.runs)
     taught = any(run.C_teacher or run.has_unknown_teacher for run in plan.runs)
     branching = any(run.trunk for run in plan.runs)
+    chosen = any(run.reason for run in plan.runs)
     varies = differences([run.config for run in plan.runs])
     costs = plan.costs.runs if plan.costs else [None] * len(plan.runs)
     limited = plan.costs is not None and plan.costs.time_limit_h is not None
@@ -108,6 +112,7 @@ def _rows(plan: SweepPlan) -> list[dict[str, Any]]:
             **({"varies": other} if any(varies) else {}),
             **(_cost_columns(r, cost, limited) if cost else {}),
             "notes": ",".join(r.notes),
+            **({"reason": r.reason} if chosen else {}),
         }
         for r, other, cost in zip(plan.runs, varies, costs, strict=True)
     ]

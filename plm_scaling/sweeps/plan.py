@@ -19,7 +19,7 @@ from plm_scaling.sweeps.plan_records import ARMS, PlannedRun, SweepPlan, SweepSp
 from plm_scaling.sweeps.pools import PoolCost, flops_per_token
 from plm_scaling.sweeps.sizes import parse_size
 
-__all__ = ["parse_size", "plan_sweep", "read_spec"]
+__all__ = ["parse_size", "plan_drafts", "plan_sweep", "read_spec", "run_parts"]
 
 _REPEATING = frozenset({"repeats", "regularisation", "diversity", "continued"})
 
@@ -66,24 +66,39 @@ def plan_sweep(
     ------
     PlanError : a size, source, share or number of tokens that cannot be used.
     """
+    parts = run_parts(spec, corpus, scale=scale, dtype=dtype)
+    return plan_drafts(expand_arms(parts), parts, memory_bytes=memory_bytes)
+
+
+def run_parts(spec: SweepSpec, corpus: Corpus, *, scale: float, dtype: Literal["fp32", "bf16"]) -> RunParts:
+    """What the runs of a spec are made of.
+
+    Raises
+    ------
+    PlanError : a scale that is no positive number.
+    """
     if not (math.isfinite(scale) and scale > 0):
         raise PlanError(f"scale {scale} is not a positive number", where="scale")
-    parts = RunParts(spec, corpus, scale, dtype if spec.dtype == "auto" else spec.dtype)
+    return RunParts(spec, corpus, scale, dtype if spec.dtype == "auto" else spec.dtype)
+
+
+def plan_drafts(drafts: Iterable[Draft], parts: RunParts, *, memory_bytes: float | None = None) -> SweepPlan:
+    """The plan of these runs, each once, in the order they are to be trained in; arguments as of `plan_sweep`."""
     limit = machine_memory() if memory_bytes is None else memory_bytes
-    drafts = _merged(expand_arms(parts))
+    merged = _merged(drafts)
     branches = find_branches(
-        (draft.config for draft in drafts.values()), lambda config: parts.cost(config.streams).schedule(config)
+        (draft.config for draft in merged.values()), lambda config: parts.cost(config.streams).schedule(config)
     )
     planned = [
-        _planned(run_id, draft, parts, branches.get(run_id, Branching()), limit) for run_id, draft in drafts.items()
+        _planned(run_id, draft, parts, branches.get(run_id, Branching()), limit) for run_id, draft in merged.items()
     ]
     return SweepPlan(
-        name=spec.name,
-        corpus=str(corpus.path.resolve()),
-        corpus_id=corpus.corpus_id,
-        currency=spec.currency,
+        name=parts.spec.name,
+        corpus=str(parts.corpus.path.resolve()),
+        corpus_id=parts.corpus.corpus_id,
+        currency=parts.spec.currency,
         runs=tuple(_ordered(planned)),
-        scale=scale,
+        scale=parts.scale,
     )
 
 

@@ -183,3 +183,13 @@ def test_prices_and_budgets_that_cannot_be_used(
     assert screen.code == 2
     assert complaint in screen.err
     assert not (spec.parent / "plan.json").exists()
+
+
+def test_the_next_budget_needs_runs(cli: Cli, write_spec: WriteSpec, tmp_path: Path) -> None:
+    spec = write_spec('[[isoflop]]\nC = 1e9\nsizes = ["1x16", "2x24"]\n')
+    (tmp_path / "runs").mkdir()
+    screen = cli("plan", spec, "--next", tmp_path / "runs")
+    assert screen.code == 4
+    assert "complete at least two budgets" in screen.err
+    assert not (spec.parent / "plan.json").exists()
+    assert cli("plan", write_spec(GRID), "--next", tmp_path / "runs").code == 2
