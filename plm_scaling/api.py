@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from plm_scaling.api_laws import laws_check, laws_compare, laws_list, laws_show
 from plm_scaling.api_plan import plan
-from plm_scaling.api_runs import status, status_isoflop, watch
+from plm_scaling.api_runs import runs_export, runs_sql, runs_table, status, status_isoflop, watch
 from plm_scaling.core.errors import ConfigError
 from plm_scaling.core.run_table import RunTable
 
@@ -57,6 +57,9 @@ __all__ = [
     "prep",
     "report",
     "run",
+    "runs_export",
+    "runs_sql",
+    "runs_table",
     "simulate",
     "size",
     "statistics",

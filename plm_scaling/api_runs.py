@@ -8,10 +8,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from plm_scaling.core.run_table import RunTable
+    from plm_scaling.sweeps.collection import QueryResult
     from plm_scaling.sweeps.isoflop_view import IsoflopLine
     from plm_scaling.sweeps.totals import SweepStatus
 
-__all__ = ["status", "status_isoflop", "watch"]
+__all__ = ["runs_export", "runs_sql", "runs_table", "status", "status_isoflop", "watch"]
 
 
 def status(runs: Path, *, plan: Path | None = None, usd_per_hour: float | None = None) -> SweepStatus:
@@ -41,3 +43,54 @@ def watch(
         if found.is_settled:
             return
         time.sleep(every)
+
+
+def runs_sql(runs: Path, query: str) -> QueryResult:
+    """Answer one SELECT over the views runs, metrics, losses and val of a runs folder; nothing is written.
+
+    Raises
+    ------
+    RecordError : no such folder. ConfigError : no valid SQL; the views and their columns are named.
+    """
+    from plm_scaling.sweeps.collection import query_runs
+
+    return query_runs(runs, query)
+
+
+def runs_table(runs: Path, out: Path | None = None, *, validation: str = "val_iid") -> RunTable:
+    """The run table of a runs folder, which the laws read; written to `out` (CSV or Parquet by its ending) if given.
+
+    Raises
+    ------
+    RecordError : no such folder, a damaged record, or a set that no run was scored on.
+    ConfigError : another ending.
+    """
+    from plm_scaling.core.errors import ConfigError
+    from plm_scaling.sweeps.runs import collect_runs
+
+    if out is not None and out.suffix not in (".csv", ".parquet"):
+        raise ConfigError("a run table is a .csv or a .parquet file", where=str(out), hint="end its name in .csv")
+    table = collect_runs(runs, validation=validation)
+    if out is not None:
+        table.write(out)
+    return table
+
+
+def runs_export(runs: Path, *, csv: Path | None = None, tensorboard: Path | None = None) -> tuple[str, ...]:
+    """Write what the runs logged as CSV files, as TensorBoard event files, or both, into new folders.
+
+    Returns
+    -------
+    files that could not be read and were left out, with the reason.
+
+    Raises
+    ------
+    RecordError : no such folder. ConfigError : nothing was asked for, or a folder that is not empty.
+    """
+    from plm_scaling.core.errors import ConfigError
+    from plm_scaling.sweeps.collection_export import export_csv, export_tensorboard
+
+    if csv is None and tensorboard is None:
+        raise ConfigError("nothing to export to", hint="give --csv DIR, --tensorboard DIR, or both")
+    remarks = (*(export_csv(runs, csv) if csv else ()), *(export_tensorboard(runs, tensorboard) if tensorboard else ()))
+    return tuple(dict.fromkeys(remarks))

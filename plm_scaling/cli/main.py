@@ -23,6 +23,7 @@ VERBS = {
     "run": "Train the runs of a plan; resumable, idempotent.",
     "status": "Where every run of a sweep stands.",
     "watch": "The same, live, until every run has ended.",
+    "runs": "What the runs logged: SQL over all of them, a run table, CSV, TensorBoard.",
     "ledger": "Which tokens of a run are new, repeated or copies, at any step.",
     "import": "Runs logged elsewhere (published logs, W&B, TensorBoard, any CSV) as a clean run table.",
     "fit": "Scaling laws with intervals and named doubts.",

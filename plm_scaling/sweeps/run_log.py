@@ -7,9 +7,9 @@ import re
 from pathlib import Path
 from typing import Any, Final
 
-from plm_scaling.core.run_folder import Attempt
+from plm_scaling.core.run_folder import Attempt, RunFolder
 
-__all__ = ["has_flag", "last_error_line", "last_metrics"]
+__all__ = ["has_flag", "last_error_line", "last_metrics", "merged_metrics"]
 
 _TAIL: Final = 16_384
 """Bytes looked at, from the end: a log may hold gigabytes of anything."""
@@ -43,6 +43,28 @@ def last_metrics(attempt: Attempt) -> dict[str, Any]:
         if isinstance(value, dict) and "step" in value:
             return value
     return {}
+
+
+def merged_metrics(folder: RunFolder) -> list[dict[str, Any]]:
+    """`RunFolder.metrics`, faster: lines that are all whole are parsed in one call."""
+    merged: dict[Any, dict[str, Any]] = {}
+    for attempt in folder.attempts():
+        merged |= {line["step"]: line for line in _lines(attempt) if isinstance(line["step"], int)}
+    return [merged[step] for step in sorted(merged)]
+
+
+def _lines(attempt: Attempt) -> list[dict[str, Any]]:
+    try:
+        lines = attempt.metrics_path.read_text().splitlines()
+        values = json.loads(f"[{','.join(lines)}]")
+    except FileNotFoundError:
+        return []
+    except (OSError, ValueError):
+        values = []
+    whole = [value for value in values if isinstance(value, dict)]
+    if not values or len(whole) < len(lines):
+        return attempt.metrics()
+    return [value for value in whole if "step" in value]
 
 
 def has_flag(attempt: Attempt, flag: str) -> bool:
