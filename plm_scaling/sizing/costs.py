@@ -70,22 +70,6 @@ class PriceRange(Record):
         return self
 
 
-class Gpu(Record):
-    """One kind of accelerator."""
-
-    name: str
-    peak_tflops: float = Field(gt=0)
-    """Dense half-precision peak, 1e12 FLOP/s."""
-    memory_gb: float = Field(gt=0)
-    bandwidth_tb_s: float = Field(gt=0)
-    watts: float = Field(gt=0)
-    mfu: float = Field(gt=0, le=1)
-    """Share of the peak a well-tuned training reaches at widths of 1280 and more."""
-    usd_per_hour: PriceRange
-    status: str = "read"
-    source: str = ""
-
-
 class MfuByWidth(Record):
     """Share of `Gpu.mfu` reached by models of some widths; straight in log-log between and below them."""
 
@@ -100,6 +84,24 @@ class MfuByWidth(Record):
         if min(self.widths) <= 0 or min(self.share) <= 0 or max(self.share) > 1:
             raise ValueError("widths must be positive and shares between 0 and 1")
         return self
+
+
+class Gpu(Record):
+    """One kind of accelerator."""
+
+    name: str
+    peak_tflops: float = Field(gt=0)
+    """Dense half-precision peak, 1e12 FLOP/s."""
+    memory_gb: float = Field(gt=0)
+    bandwidth_tb_s: float = Field(gt=0)
+    watts: float = Field(gt=0)
+    mfu: float = Field(gt=0, le=1)
+    """Share of the peak a well-tuned training reaches at widths of 1280 and more, or at the last of `mfu_by_width`."""
+    mfu_by_width: MfuByWidth | None = None
+    """Its own curve; None takes the hardware file's."""
+    usd_per_hour: PriceRange
+    status: str = "read"
+    source: str = ""
 
 
 class Hardware(Record):
@@ -155,10 +157,11 @@ def gpu_named(name: str, hardware: Hardware) -> Gpu:
 
 
 def mfu_at_width(gpu: Gpu, d_model: float, curve: MfuByWidth) -> float:
-    """Model FLOP utilisation at a width: the accelerator's own times the share of the curve.
+    """Model FLOP utilisation at a width: the accelerator's own times the share of its curve, or else of the given one.
 
     **Source:** the shares are guesses (launch-bound small models), marked so in hardware.toml.
     """
+    curve = gpu.mfu_by_width or curve
     widths, share = curve.widths, curve.share
     if d_model >= widths[-1]:
         return gpu.mfu * share[-1]

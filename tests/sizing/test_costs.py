@@ -58,8 +58,13 @@ def test_the_shipped_table_says_what_the_data_sheets_say(hardware: Hardware) -> 
     a100, h100 = hardware.gpus["a100"], hardware.gpus["h100"]
     assert (a100.peak_tflops, a100.memory_gb, a100.mfu) == (312, 80, 0.45)
     assert (h100.peak_tflops, h100.usd_per_hour.mid, h100.mfu) == (989, 2.5, 0.40)
-    assert set(hardware.gpus) == {"v100", "a100", "h100", "h200", "b200", "mi300x"}
-    assert {key for key, gpu in hardware.gpus.items() if gpu.status == "unverified"} == {"v100", "b200", "mi300x"}
+    assert set(hardware.gpus) == {"v100", "a100", "h100", "h200", "b200", "mi300x", "cpu"}
+    assert {key for key, gpu in hardware.gpus.items() if gpu.status == "unverified"} == {
+        "v100",
+        "b200",
+        "mi300x",
+        "cpu",
+    }
     assert all(gpu.source for gpu in hardware.gpus.values())
 
 
@@ -160,3 +165,14 @@ def test_hours_and_flops_are_inverse(hours: float, exponent: float) -> None:
 
     C = compute_of(hours, optimum, speed)
     assert C / speed(optimum(C)) / 3600.0 == pytest.approx(hours, rel=1e-6)
+
+
+def test_a_device_may_have_a_curve_of_its_own(hardware: Hardware) -> None:
+    cpu, a100 = hardware.gpus["cpu"], hardware.gpus["a100"]
+    assert cpu.mfu_by_width is not None
+    for width, share in zip(cpu.mfu_by_width.widths, cpu.mfu_by_width.share, strict=True):
+        assert mfu_at_width(cpu, width, hardware.mfu_by_width) == pytest.approx(share * cpu.mfu)
+    assert mfu_at_width(a100, 320, hardware.mfu_by_width) == pytest.approx(0.25 * a100.mfu)
+    # Measured there: 10.5 ms for a step of 512 tokens of a 2x64 model on one core, whose peak alone is 129 GFLOP/s.
+    done = 6 * 98_560 * 512 / 10.5e-3
+    assert mfu_at_width(cpu, 64, hardware.mfu_by_width) == pytest.approx(done / 129e9, rel=0.05)
