@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from pathlib import Path
-from typing import Final, Self
+from typing import Final, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -91,7 +91,9 @@ class Gpu(Record):
 
     name: str
     peak_tflops: float = Field(gt=0)
-    """Dense half-precision peak, 1e12 FLOP/s."""
+    """Dense peak, 1e12 FLOP/s."""
+    peak_dtype: Literal["half", "fp32"] = "half"
+    """Number format of the peak."""
     memory_gb: float = Field(gt=0)
     bandwidth_tb_s: float = Field(gt=0)
     watts: float = Field(gt=0)

@@ -33,11 +33,12 @@ def hardware_profile(gpu: Gpu, hardware: Hardware, widths: Iterable[int]) -> Dev
         name=gpu.name,
         source="hardware file",
         peak_flops_per_s=gpu.peak_tflops * 1e12,
+        peak_is_half=gpu.peak_dtype == "half",
         mfu_by_width={width: mfu_at_width(gpu, width, hardware.mfu_by_width) for width in sorted(set(widths))},
         memory_bytes=gpu.memory_gb * 1e9,
         usd_per_hour=gpu.usd_per_hour.mid,
         watts=gpu.watts * hardware.watt_load * hardware.pue,
-        unverified="unverified" in (gpu.status, hardware.mfu_by_width.status),
+        unverified="unverified" in (gpu.status, (gpu.mfu_by_width or hardware.mfu_by_width).status),
     )
 
 

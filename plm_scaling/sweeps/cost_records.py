@@ -27,7 +27,9 @@ class DeviceProfile(Record):
     step_seconds: tuple[tuple[StepShape, float], ...] = ()
     """Seconds of a training step of each shape, where they were measured."""
     peak_flops_per_s: float | None = Field(default=None, gt=0)
-    """Dense half-precision peak of the hardware file, FLOP/s."""
+    """Dense peak of the hardware file, FLOP/s."""
+    peak_is_half: bool = True
+    """Whether that is the peak of half precision: runs in fp32 then reach less of it."""
     mfu_by_width: dict[int, float] = Field(default_factory=dict)
     """Share of the peak that models of each width of the plan reach."""
     memory_bytes: float | None = Field(default=None, gt=0)

@@ -131,7 +131,7 @@ def price_doubts(plan: SweepPlan) -> tuple[str, ...]:
     if plan.costs is None:
         return ()
     device = plan.costs.device
-    single = sum(run.config.dtype == "fp32" for run in plan.runs) if not device.step_seconds else 0
+    single = 0 if device.step_seconds or not device.peak_is_half else sum(r.config.dtype == "fp32" for r in plan.runs)
     unknown = sum(run.has_unknown_teacher for run in plan.runs)
     said = {
         f"speed or price of {device.name} is unverified (hardware.toml): hours and money may be far off; "

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from plm_scaling.core.errors import ConfigError, PlanError
 from plm_scaling.core.run import RunConfig
+from plm_scaling.sizing.costs import Gpu, Hardware
 from plm_scaling.sizing.device_profiles import find_hardware, hardware_profile, with_prices_of
 from plm_scaling.sweeps import costs
 from plm_scaling.sweeps.cost_records import DeviceProfile, StepShape
@@ -105,6 +106,12 @@ def test_doubts_about_prices_are_said() -> None:
     assert "unverified" in said[0]
     assert said[1].startswith("1 runs are fp32")
     assert price_doubts(plan(planned())) == ()
+    gpu, hardware = find_hardware("cpu")
+    assert all("half precision" not in doubt for doubt in price_doubts(on_processor(gpu, hardware)))
+
+
+def on_processor(gpu: Gpu, hardware: Hardware) -> SweepPlan:
+    return priced(plan(planned(dtype="fp32")), hardware_profile(gpu, hardware, (64,)))
 
 
 def test_an_entry_of_the_hardware_file_is_a_profile() -> None:
