@@ -34,7 +34,7 @@ _WORD: Final = 8
 _PAD: Final = b"\n" * 16
 """Around all headers, so that words and numbers can be read at any place."""
 _EACH_BYTE: Final = np.uint64(0x0101010101010101)
-_LONG_NUMBER: Final = re.compile(rb"\d{1,10}(?!\d)")
+_LONG_NUMBER: Final = re.compile(rb"0*(\d{1,10})(?!\d)")
 _CONTROLS_TO_BLANKS: Final = bytes(32 if byte in b"\t\n\v\f\r" else byte for byte in range(256))
 _VIRAL: Final = {
     b"vir": (b"us", b"uses", b"oid", b"oids", b"idae", b"inae", b"ales", b"icetes", b"icota", b"ites"),
@@ -176,7 +176,7 @@ class _Text:
         numbers = value.astype(np.int64)
         for row in np.flatnonzero(n_bits == 64).tolist():  # rare: eight digits or more
             found = _LONG_NUMBER.match(self.data, int(places[row]))
-            numbers[row] = int(found[0]) if found and int(found[0]) < 1 << 32 else 0
+            numbers[row] = int(found[1]) if found and int(found[1]) < 1 << 32 else 0
         return numbers
 
     def slices(self, begins: Int, ends: Int) -> Any:

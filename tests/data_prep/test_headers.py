@@ -49,6 +49,8 @@ EXAMPLES: list[tuple[bytes, dict[str, Any]]] = [
     (b"A TaxID=9606", {"accession": "A", "taxon": 9606}),
     (b"A TaxID=99999999", {"accession": "A", "taxon": 99_999_999}),
     (b"A TaxID=4294967296", {"accession": "A"}),
+    (b"A TaxID=04294967295", {"accession": "A", "taxon": 4294967295}),
+    (b"A TaxID=00000000000", {"accession": "A"}),
     (b"A TaxID=4294967299", {"accession": "A"}),
     (b"A TaxID=123456789012345", {"accession": "A"}),
     (b"A TaxID=N/A RepID=", {"accession": "A", "rep_id": ""}),
