@@ -70,6 +70,9 @@ def _pair_rows(fitted: TransferFit) -> list[dict[str, Any]]:
     for pair in (*fitted.pairs, *fitted.controls):
         net = pair.D_t_net_of_control
         control = {"net of control": _counts(net)} if fitted.controls else {}
+        if any(one.rewarmed_run_id for one in fitted.pairs):
+            gap = pair.gap_over_rewarmed
+            control["over re-warmed"] = "-" if gap is None else format_with_error(gap, pair.gap_over_rewarmed_se)
         rows.append(_pair_row(pair) | control | {"flags": ",".join(pair.flags)})
     return rows
 

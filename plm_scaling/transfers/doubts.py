@@ -22,6 +22,9 @@ SENTENCES: Final[dict[str, str]] = {
     "FEW_REPLICATES": "replicates of fewer than five degrees of freedom say how noisy seeds are, so the interval of "
     "D_t is wide; {fixed}.",
     "SHUFFLED_SOURCE": "a control: its source was trained on shuffled residues.",
+    "TRANSFER_LR_UNTUNED": "the transferred run ended lower at another learning rate: the transfer is worth more than "
+    "this D_t.",
+    "SCRATCH_LR_UNTUNED": "its scratch partner ended lower at another learning rate: part of the gain is the recipe's.",
     "NO_SOURCE_COMPUTE": "the source's compute is unknown: no net gain is given.",
     "METHODS_DISAGREE": "estimators differ by more than a factor of 1.5 in D_t: {estimates}.",
     "MIXED_BATCH": "no scratch runs of several lengths share the partner's batch and peak learning rate: D_t is read "

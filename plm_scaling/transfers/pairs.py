@@ -12,7 +12,7 @@ from plm_scaling.core.files import canonical_json
 from plm_scaling.core.run_table import RunRow, RunTable
 from plm_scaling.transfers.curves import SAME_LENGTH, by_length
 
-__all__ = ["RunPair", "control_of", "find_pairs", "near_partner", "scratch_curve"]
+__all__ = ["RunPair", "control_of", "find_pairs", "near_partner", "rewarmed_of", "scratch_curve"]
 
 _NEAR: Final = math.log(2.0)
 
@@ -86,7 +86,8 @@ def find_pairs(table: RunTable) -> tuple[RunPair, ...]:
         if target.source_run_id is None or not target.schedule_complete or target.excluded or target.is_experiment:
             continue
         source = by_id.get(target.source_run_id)
-        if source is not None and source.objective == target.objective:
+        # A source of the same objective makes a control, not a transfer between two.
+        if target.objective in (target.source_objective, source.objective if source else None):
             continue
         partner = _partner(table, target)
         if partner is None:
@@ -112,13 +113,23 @@ def near_partner(table: RunTable, target: RunRow) -> RunRow | None:
 
 def control_of(target: RunRow, controls: Sequence[RunRow]) -> RunRow | None:
     """The transferred run of equal settings whose source learnt from shuffled residues; of several, of equal seed."""
+    return _alike(target, [row for row in controls if row.source_objective == target.source_objective])
+
+
+def rewarmed_of(table: RunTable, target: RunRow) -> RunRow | None:
+    """The run of equal settings whose source had as many tokens of the target's own objective; as `control_of`."""
+    return _alike(
+        target, [row for row in table if row.source_run_id is not None and row.source_objective == target.objective]
+    )
+
+
+def _alike(target: RunRow, controls: Sequence[RunRow]) -> RunRow | None:
     alike = [
         row
         for row in controls
         if _matches(target, row)
         and abs(row.D / target.D - 1.0) <= SAME_LENGTH
         and row.batch_tokens == target.batch_tokens
-        and row.source_objective == target.source_objective
         and abs((row.D_source or 0.0) - (target.D_source or 0.0)) <= SAME_LENGTH * (target.D_source or 0.0)
     ]
     return next((row for row in alike if row.seed == target.seed), alike[0] if alike else None)

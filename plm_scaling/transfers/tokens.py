@@ -19,6 +19,7 @@ from plm_scaling.core.run_table import RunRow, RunTable
 from plm_scaling.laws.law_fit import Interval, LawFit, Refusal
 from plm_scaling.laws.noise import LossNoise, law_runs, pooled_seed_noise
 from plm_scaling.laws.surface import surface_loss
+from plm_scaling.transfers.controls import over_rewarmed, tuning_flags
 from plm_scaling.transfers.curves import ScratchCurve, curve_of
 from plm_scaling.transfers.doubts import explain_pair, explain_shares, explain_trends
 from plm_scaling.transfers.exchange import exchange_trends
@@ -153,11 +154,13 @@ def _measure(setting: _Setting, pair: RunPair) -> MeasuredPair | None:
         flags = ["LAW_ONLY", *(flag for flag in flags if flag != "NO_SCRATCH_PARTNER")]
     if noise is None or noise.df < FEW_REPLICATES:
         flags.append("FEW_REPLICATES" if noise else "NO_SEED_NOISE")
+    flags += tuning_flags(setting.table, pair.target, pair.scratch, noise)
     flags += ["SHUFFLED_SOURCE"] if pair.target.source_control is not None else []
     flags += ["MIXED_BATCH"] if len(mixed) > 1 else []
     flags += ["SOURCE_DATA_REPLAYED"] if (measured.pair.replayed_share or 0.0) > _REPLAYED else []
     flags += ["BEYOND_LAW_RANGE"] if _beyond(measured.pair, law) else []
-    return replace(measured, pair=measured.pair.model_copy(update={"flags": tuple(dict.fromkeys(flags))}))
+    about = over_rewarmed(setting.table, pair.target, noise, setting.gap_of)
+    return replace(measured, pair=measured.pair.model_copy(update=about | {"flags": tuple(dict.fromkeys(flags))}))
 
 
 def _readings(question: Question, law: ScratchLaw, curve: ScratchCurve | None) -> list[Reading]:

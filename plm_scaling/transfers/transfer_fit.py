@@ -87,6 +87,12 @@ class TransferPair(Record):
     D_t_control: float | None = None
     """D_t of that run: what any trained weights are worth, whatever they were trained on."""
     D_t_net_of_control: Interval | None = None
+    rewarmed_run_id: str = ""
+    """Run of equal settings whose source had the target's own objective, where the table has one."""
+    gap_over_rewarmed: float | None = None
+    """loss_transfer minus that run's loss, nats: negative where the other objective passed on more than its own."""
+    gap_over_rewarmed_se: float | None = None
+    """Its paired standard error, with the noise of both runs' seeds where that is known."""
     method: str = ""
     flags: tuple[str, ...] = ()
 

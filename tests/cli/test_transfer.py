@@ -28,7 +28,9 @@ def row(run_id: str, **values: Any) -> RunRow:
 def runs(tmp_path: Path) -> Callable[..., Path]:
     """A CSV of scratch runs and transferred runs worth `rate` tokens per source token."""
 
-    def write(rate: float = 2.0, *, grid: bool = True, partner: bool = True, control: bool = False) -> Path:
+    def write(
+        rate: float = 2.0, *, grid: bool = True, partner: bool = True, control: bool = False, again: bool = False
+    ) -> Path:
         rows = [
             row(f"g{size:g}-{D:g}", role="grid", N=size, D=D, loss=scratch(size, D))
             for size in np.geomspace(1e4, 4e5, 4)
@@ -41,6 +43,9 @@ def runs(tmp_path: Path) -> Callable[..., Path]:
         if control:
             loss = scratch(N, 1.6e6)
             rows.append(row("c", loss=loss, source_run_id="mixed", source_control="shuffled", **moved))
+        if again:
+            same = moved | {"role": "rewarmed", "source_objective": "mlm"}
+            rows.append(row("again", loss=scratch(N, 1.6e6), source_run_id="own", **same))
         return RunTable(tuple(rows)).write(tmp_path / "runs.csv")
 
     return write
@@ -74,6 +79,13 @@ def test_a_plain_table_gives_d_t_the_estimators_and_the_best_share(cli: Cli, run
     fit = TransferFit.read(table.parent / "out.json")
     assert fit.pairs[0].D_t == pytest.approx(1e6, rel=0.01)
     assert len(fit.pairs[0].estimates) >= 2
+
+
+def test_the_gap_over_a_re_warmed_run_has_a_column_of_its_own(cli: Cli, runs: Callable[..., Path], law: Path) -> None:
+    screen = cli("transfer", runs(again=True), "--laws", law, "-n")
+    assert screen.code == 0
+    assert "over re-warmed" in screen.out
+    assert f" {scratch(N, 2.5e6) - scratch(N, 1.6e6):.2g}" in screen.out
 
 
 def test_a_source_not_worth_its_compute_is_told_so(cli: Cli, runs: Callable[..., Path], law: Path) -> None:

@@ -492,3 +492,34 @@ def test_a_fit_survives_the_disk(simulate: Simulate, tmp_path: Path) -> None:
     fit = transferred_tokens(simulate(sd=0.01), draws=50)
     assert TransferFit.read(fit.write(tmp_path / "transfer.json")) == fit
     assert fit == transferred_tokens(simulate(sd=0.01), draws=50)
+
+
+class TestRewarmed:
+    def test_a_source_of_the_same_objective_is_a_control_and_no_pair(self, simulate: Simulate, row: Row) -> None:
+        moved = {"source_objective": "mlm", "source_run_id": "same", "D_source": 1e6, "role": "rewarmed"}
+        table = RunTable((*simulate(D_t=1.2e6, lengths=DENSE), row("again", loss=scratch(1.5e6 + 5e5), **moved)))
+        pair = only(transferred_tokens(table, draws=50))
+        assert pair.rewarmed_run_id == "again"
+        assert pair.gap_over_rewarmed == pytest.approx(scratch(2.7e6) - scratch(2e6), rel=1e-6)
+        assert pair.gap_over_rewarmed_se is None or pair.gap_over_rewarmed_se >= 0
+        assert pair.D_t == pytest.approx(1.2e6, rel=0.02)
+        other = RunTable(tuple(r.model_copy(update={"D_source": 3e6}) if r.run_id == "again" else r for r in table))
+        assert only(transferred_tokens(other, draws=50)).gap_over_rewarmed is None
+
+
+class TestLearningRates:
+    @pytest.mark.parametrize(
+        ("of", "better", "flag"),
+        [("target", 0.01, "TRANSFER_LR_UNTUNED"), ("partner", 0.01, "SCRATCH_LR_UNTUNED"), ("target", -0.01, "")],
+    )
+    def test_a_probe_that_ended_lower_is_a_doubt(self, simulate: Simulate, of: str, better: float, flag: str) -> None:
+        table = simulate(D_t=1.2e6)
+        pair = only(transferred_tokens(table, draws=20))
+        probed = pair.target_run_id if of == "target" else pair.scratch_run_id
+        (own,) = (r for r in table if r.run_id == probed)
+        update = {"run_id": "probe", "role": "lr_probe", "peak_lr": 0.5 * (own.peak_lr or 1e-3)}
+        probe = own.model_copy(update=update | {"loss": own.loss - better})
+        with_probe = only(transferred_tokens(RunTable((*table, probe)), draws=20))
+        assert with_probe.D_t == pytest.approx(pair.D_t)  # it enters nothing else
+        found = {name for name in with_probe.flags if name.endswith("LR_UNTUNED")}
+        assert found == ({flag} if flag else set())
