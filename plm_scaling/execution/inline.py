@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from plm_scaling.execution.board import Board
 from plm_scaling.execution.server_process import exit_text
 from plm_scaling.execution.task_server import invoke, report_of
-from plm_scaling.execution.tasks import EventHandler, Task, TaskResult
+from plm_scaling.execution.tasks import STOPPED, EventHandler, Task, TaskResult
 
 __all__ = ["InlineExecutor"]
 
@@ -42,4 +42,6 @@ def _result(board: Board, task: Task) -> TaskResult:
     seconds = board.seconds(task.key)
     if code == 0:
         return TaskResult(task.key, "done", 0, seconds=seconds)
-    return TaskResult(task.key, "failed", code, exit_text(code), seconds=seconds, cause="error")
+    return TaskResult(
+        task.key, "failed", code, exit_text(code), seconds=seconds, cause="stopped" if code == STOPPED else "error"
+    )

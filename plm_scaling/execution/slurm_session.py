@@ -274,16 +274,30 @@ class Session:
             self._watched[key] = _Watched(self._by_key[key], attempt, element)
         for result in done.values():
             self._board.end(result)
+        for key, result in self._out_of_memory(left.values(), {*done, *running}).items():
+            self._board.take(key)
+            self._board.end(result)
+
+    def _out_of_memory(self, submissions: Iterable[Submission], known: set[str]) -> dict[str, TaskResult]:
+        """Tasks that were killed for their memory while nobody watched: they would be again."""
+        found: dict[str, TaskResult] = {}
+        states = self._states_at_last(sorted(self._submissions))
+        for key, (attempt, element) in _latest(submissions).items():
+            task = self._by_key.get(key)
+            result = self._folder.result(attempt)
+            if task is None or key in known or not attempt.is_of(task) or (result and not result.killed):
+                continue
+            ending = self._ending(element, self._job_id(element), states[element].state if element in states else "")
+            if ending.cause == "out of memory":
+                log = self._folder.log_tail(self._folder.log(attempt))
+                found[key] = TaskResult(key, "failed", None, ending.reason, log, cause=ending.cause)
+        return found
 
     def _usable(
         self, submissions: Iterable[Submission], alive: set[Element]
     ) -> tuple[dict[str, TaskResult], dict[str, tuple[Attempt, Element]]]:
         """Of old submissions, the newest first: the results that still count, and the attempts to wait for."""
-        latest: dict[str, tuple[Attempt, Element]] = {}
-        for submission in submissions:
-            for element, attempts in zip(submission.elements, submission.jobs, strict=True):
-                for attempt in attempts:
-                    latest.setdefault(attempt.key, (attempt, element))
+        latest = _latest(submissions)
         done: dict[str, TaskResult] = {}
         running: dict[str, tuple[Attempt, Element]] = {}
         for task in in_order(self._board.tasks):
@@ -324,3 +338,13 @@ class Session:
                     hint=f"look at squeue --name={','.join(names)}; run this again when they are gone",
                 )
             time.sleep(0.2)
+
+
+def _latest(submissions: Iterable[Submission]) -> dict[str, tuple[Attempt, Element]]:
+    """The newest attempt at each task, and its job; the submissions are given newest first."""
+    latest: dict[str, tuple[Attempt, Element]] = {}
+    for submission in submissions:
+        for element, attempts in zip(submission.elements, submission.jobs, strict=True):
+            for attempt in attempts:
+                latest.setdefault(attempt.key, (attempt, element))
+    return latest

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import socket
@@ -91,7 +92,8 @@ def _stop(number: int, frame: object) -> None:
 def _start_again(facts: dict[str, Any]) -> None:
     """Have Slurm start this job again. Where it may not, the submitting process learns why the job ended, and does."""
     if facts["restart"] < _MOST_REQUEUES:
-        subprocess.run(["scontrol", "requeue", facts["job"]], check=False)
+        with contextlib.suppress(OSError):  # no scontrol, as in a container
+            subprocess.run(["scontrol", "requeue", facts["job"]], check=False)
 
 
 def _is_open(folder: WorkFolder, attempt: Attempt) -> bool:

@@ -98,6 +98,8 @@ def train(
         if world.first and (record := folder.record()):
             return record
         attempt = folder.new_attempt() if world.first else None
+        if world.first and (record := folder.record()):  # once more: the lock may be worth nothing
+            return record
         if on_attempt and attempt:
             on_attempt(attempt)
         with AttemptLog(attempt, 0, on_progress) as log:

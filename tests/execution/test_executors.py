@@ -40,7 +40,7 @@ def test_results_events_and_errors(executor: Executor, targets: str, tmp_path: P
     results = executor.run(tasks, events.append)
     assert [r.key for r in results] == [t.key for t in tasks]
     assert [r.status for r in results] == ["done", "done", "failed", "skipped", "failed", "failed"]
-    assert [r.cause for r in results] == ["", "", "error", "", "error", "error"]
+    assert [r.cause for r in results] == ["", "", "error", "", "error", "stopped"]
     assert [r.exit_code for r in results] == [0, 0, 1, None, 1, 3]
     assert [r.reason for r in results][2:] == [
         "a.fasta:3: no sequences (why)",

@@ -730,3 +730,19 @@ def _warn_when(path: Path) -> None:
     while not path.exists() and time.monotonic() < end:
         time.sleep(0.01)
     os.kill(os.getpid(), signal.SIGUSR1)
+
+
+def test_what_ran_out_of_memory_while_nobody_watched_is_not_started_again(
+    cluster: Cluster, targets: str, log: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tasks = [*appending(targets, log, 3), Task("z", f"{targets}:append", (str(log), "z"), ("t1",))]
+    cluster.fates = [left("NODE_FAIL"), left("OUT_OF_MEMORY"), killed("FAILED")]
+    with monkeypatch.context() as patch:
+        patch.setattr("plm_scaling.execution.slurm_session.Session.__exit__", lambda *_: None)
+        patch.setattr("plm_scaling.execution.slurm_session.Session.look", _die)
+        with pytest.raises(MemoryError):
+            executor(cluster).run(tasks)
+    results = executor(cluster).run(tasks)
+    assert [r.status for r in results] == ["done", "failed", "done", "skipped"]
+    assert (results[1].cause, cluster.sizes) == ("out of memory", [(3, 3), (2, 2)])
+    assert executor(cluster).run(tasks[:2])[1].ok  # asked for anew, perhaps with more memory

@@ -5,11 +5,13 @@ from __future__ import annotations
 import errno
 import multiprocessing
 import os
+import random
 import resource
 import shutil
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
@@ -624,3 +626,38 @@ def test_the_loser_of_two_starters_says_so_by_its_exit_code(make_run: MakeRun, m
     with folder.locked():
         assert run_one(str(folder.path)) == 5
     assert folder.attempts() == ()
+
+
+def _one_of_two(path: str, delay_s: float, locks: bool) -> None:
+    if not locks:  # as on a file system that has none
+        RunFolder.locked = lambda _: nullcontext()  # type: ignore[method-assign, assignment, return-value]
+    time.sleep(delay_s)
+    sys.exit(run_one(path))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("locks", [True, False])
+def test_of_two_processes_at_once_one_trains_the_run(make_run: MakeRun, undisturbed: Outcome, locks: bool) -> None:
+    """Ten times, the second between nothing and the length of a run behind the first.
+
+    With locks it waits, and finds the run complete. Without, it overtakes; a record that is about to be written at that
+    very moment is written twice, with the same content.
+    """
+    rng, overtaken, refused = random.Random(0), 0, 0
+    for trial in range(10):
+        folder = make_run(parent=f"runs-{trial}")
+        delays = (0.0, rng.uniform(0.0, 0.2))
+        both = [PROCESSES.Process(target=_one_of_two, args=(str(folder.path), delay, locks)) for delay in delays]
+        for process in both:
+            process.start()
+        for process in both:
+            process.join(60)
+        codes = [process.exitcode for process in both]
+        assert set(codes) in ({0}, {0, 5})  # 5: overtaken, or tired of waiting for the lock
+        ends = [attempt.status() for attempt in folder.attempts()]
+        n_complete = [status.status for status in ends if status].count("complete")
+        assert n_complete == 1 or (n_complete == 2 and not locks)
+        assert outcome(folder) == undisturbed
+        overtaken += 5 in codes and len(ends) == 2
+        refused += len(ends) == 1
+    assert refused == 10 if locks else overtaken > 0
