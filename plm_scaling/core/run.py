@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import ClassVar, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
@@ -134,14 +135,7 @@ class RunConfig(Record):
     @property
     def shape(self) -> ModelShape:
         """Shape of the model."""
-        return ModelShape(
-            architecture=self.architecture,
-            n_layers=self.n_layers,
-            d_model=self.d_model,
-            n_heads=self.n_heads,
-            d_ffn=self.d_ffn,
-            rotary_dim=self.rotary_dim,
-        )
+        return _shape(self.architecture, self.n_layers, self.d_model, self.n_heads, self.d_ffn, self.rotary_dim)
 
     @property
     def run_id(self) -> str:
@@ -167,6 +161,26 @@ class RunConfig(Record):
     def windows_per_batch(self) -> int:
         """Windows of `context` positions in a global batch."""
         return self.batch_tokens // self.context
+
+
+@lru_cache(maxsize=1024)
+def _shape(
+    architecture: Architecture,
+    n_layers: int,
+    d_model: int,
+    n_heads: int | None,
+    d_ffn: int | None,
+    rotary_dim: int | None,
+) -> ModelShape:
+    """Made and checked once: thousands of runs of a plan have few shapes, and ask for them often."""
+    return ModelShape(
+        architecture=architecture,
+        n_layers=n_layers,
+        d_model=d_model,
+        n_heads=n_heads,
+        d_ffn=d_ffn,
+        rotary_dim=rotary_dim,
+    )
 
 
 class LedgerRow(Record):
