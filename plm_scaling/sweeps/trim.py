@@ -13,8 +13,9 @@ row have no minimum, a target without its source or its scratch partner has no D
 
 A question brings the runs that it starts from, learns from or branches off, whatever arm they belong to. Questions are
 taken in this order until one does not fit, which ends it: (1) runs of the first seed before replicates, (2) the first
-question of every arm and objective before the second of any, (3) the cheap before the dear. Nothing behind the first
-question that does not fit is kept, however cheap: so a larger budget never keeps less.
+question of every arm and objective before the second of any, (3) of the first ones the laws before the experiments,
+which are read against them, (4) the cheap before the dear. Nothing behind the first question that does not fit is kept,
+however cheap: so a larger budget never keeps less.
 """
 
 from __future__ import annotations
@@ -196,10 +197,12 @@ def _ordered(
     def cost(question: Question) -> float:
         return _cost(_closure(question.runs, runs), price)
 
-    placed: list[tuple[tuple[int, int, float, str], Question]] = []
+    placed: list[tuple[tuple[int, int, bool, float, str], Question]] = []
     for group in groups.values():
         cheap_first = _first_together(sorted(group, key=lambda q: (cost(q), q.name)))
-        placed += [((q.seeds_before, place, cost(q), q.name), q) for place, q in enumerate(cheap_first)]
+        for place, q in enumerate(cheap_first):
+            later = place == 0 and q.arm not in _LAW_ARMS
+            placed.append(((q.seeds_before, place, later, cost(q), q.name), q))
     return [question for _, question in sorted(placed, key=lambda pair: pair[0])]
 
 

@@ -145,3 +145,16 @@ def test_every_run_belongs_to_a_question_or_comes_with_one(whole: SweepPlan) -> 
     sources = {run.run_id for run in whole.runs if set(run.roles) == {"transfer_source"}}
     assert ids(whole) - named == sources
     assert sources
+
+
+def test_laws_come_before_the_experiments_that_are_read_against_them(whole: SweepPlan) -> None:
+    plan = trimmed(whole, 0.3 * whole.total_C_exact, "FLOPs")
+    kept = {role for run in plan.runs for role in run.roles}
+    assert {"isoflop", "grid"} <= kept
+    for percent in range(5, 60, 5):
+        try:
+            roles = [run.roles for run in trimmed(whole, percent / 100 * whole.total_C_exact, "FLOPs").runs]
+        except PlanError:
+            continue
+        experiments = any("transfer_target" in role or "repeats" in role for role in roles)
+        assert not experiments or any("isoflop" in role for role in roles)
