@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import sys
 from importlib import import_module
 
@@ -14,6 +15,7 @@ __all__ = ["EXIT_INCOMPLETE", "EXIT_REFUSED", "VERBS", "main"]
 
 EXIT_INCOMPLETE = 3
 EXIT_REFUSED = 4
+_OF_THE_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO)
 
 VERBS = {
     "size": "What should I train with this budget? Answered from published laws, no runs needed.",
@@ -82,4 +84,9 @@ def main() -> None:
     except PlmScalingError as error:
         click.echo(f"error: {error}", err=True)
         code = error.exit_code
+    except OSError as error:
+        if error.filename is None and error.errno not in _OF_THE_DISK:
+            raise  # no file of the user's: a fault of ours, whose place is worth knowing
+        click.echo(f"error: {error.filename or 'while writing'}: {error.strerror}", err=True)
+        code = 1
     sys.exit(code if isinstance(code, int) else 0)
