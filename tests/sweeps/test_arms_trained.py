@@ -11,6 +11,7 @@ import pytest
 
 from plm_scaling.core.run_folder import RunFolder
 from plm_scaling.corpus.reader import Corpus
+from plm_scaling.laws.tuning import lr_corners
 from plm_scaling.sweeps.plan import plan_sweep
 from plm_scaling.sweeps.plan_records import SweepPlan, SweepSpec
 from plm_scaling.sweeps.reconcile import run_plan
@@ -87,3 +88,42 @@ def test_every_arm_trains_and_a_branch_ends_as_if_trained_from_scratch(
     one, other = (load_file(folder.weights_path) for folder in (branched, scratch))
     assert one.keys() == other.keys()
     assert all((one[name] == other[name]).all() for name in one)
+
+
+@pytest.mark.slow
+def test_controls_probes_and_the_parts_of_a_mixture_are_read_off_the_records(
+    tmp_path: Path, make_corpus: Callable[..., Corpus]
+) -> None:
+    corpus = make_corpus(tmp_path / "corpus", sequences={"known": 600, "meta": 600})
+    arm = {"size": "1x8", "D": 8_000, "first": "known", "second": "meta", "shares": (0.25, 0.5, 0.75)}
+    plan, path = planned(
+        corpus,
+        tmp_path,
+        validation_tokens=20_000,
+        diversity=[arm | {"unique_tokens": 1_000}],
+        transfer=[{"size": "1x8", "D": 6_000, "D_source": 2_000, "controls": ["rewarmed", "shuffled"]}],
+        lr_probe=[{"sizes": ("1x8", "1x16"), "D": (4_000, 8_000), "objectives": ("clm",)}],
+    )
+    runs = tmp_path / "runs"
+    carried_out(plan, path, runs)
+    tables = {name: collect_runs(runs, validation=name) for name in ("val_iid", "val_iid@known", "val_iid@meta")}
+    everything = {run.run_id for run in plan.runs}
+    assert all({row.run_id for row in table} == everything for table in tables.values())
+    # Repetition is the epochs of the first source, shift the share of the second: the record states both.
+    diversity = [row for row in tables["val_iid"] if row.has_role("diversity")]
+    design = {(row.objective, row.streams, round(row.epochs or 0.0, 3)) for row in diversity}
+    assert len({streams for _, streams, _ in design}) == 5
+    assert {objective for objective, _, _ in design} == {"clm", "mlm"}
+    repeated = {row.streams: row.epochs or 0.0 for row in diversity}
+    assert max(repeated.values()) > 4 > 1.5 > min(repeated.values())
+    by_run = {row.run_id: row for row in tables["val_iid"]}
+    moved = [row for row in by_run.values() if row.source_run_id]
+    assert {(row.role, row.source_objective, row.source_control) for row in moved} == {
+        ("transfer_target", "clm", None),
+        ("transfer_target", "clm", "shuffled"),
+        ("rewarmed", "mlm", None),
+    }
+    assert len({row.loss for row in moved}) == 3
+    corners = lr_corners(tables["val_iid"], "clm", None)
+    assert len(corners) == 4
+    assert {len(corner.losses) for corner in corners} == {3}
