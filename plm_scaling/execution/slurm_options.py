@@ -25,6 +25,11 @@ class SlurmOptions(Record):
     account: str | None = None
     qos: str | None = None
     constraint: str | None = None
+    nodes: Positive = 1
+    """Of a job. More than one: each task is started on all of them (srun, torchrun); memory, cpus and gpus are of a
+    node, and a task is one that torchrun can start, as a run is."""
+    processes: Positive | None = None
+    """Of a task on each of several nodes; None: one per GPU, or one."""
     minutes: Positive = 60
     """Time limit of a job, which runs `tasks_per_job` tasks."""
     memory: Annotated[str, Field(pattern=r"^\d+[KMGT]?B?$")] | None = None
@@ -63,6 +68,12 @@ class SlurmOptions(Record):
         return self.threads or max(1, self.cpus // self.workers_per_job)
 
     @property
+    def shape(self) -> dict[str, int]:
+        """Nodes of a task, and processes and cpus of each."""
+        processes = self.processes or self.gpus or 1
+        return {"nodes": self.nodes, "processes": processes, "cpus": self.cpus}
+
+    @property
     def launcher(self) -> str:
         """Shell command that turns the batch script's shell into Python: signals then reach it, not a shell."""
         return f"exec {self.python or shlex.quote(sys.executable)}"
@@ -82,7 +93,8 @@ class SlurmOptions(Record):
             setup.append("trap '' USR1")  # Python is not killed by it before it knows what to do
         return {
             "job_name": job_name,
-            "nodes": 1,
+            "nodes": self.nodes,
+            **({"ntasks_per_node": 1} if self.nodes > 1 else {}),  # submitit cannot be told None
             "partition": self.partition,
             "account": self.account,
             "qos": self.qos,

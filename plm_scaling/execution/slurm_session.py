@@ -120,6 +120,7 @@ class Session:
             "preload": list(self._terms.preload),
             "warning_s": self._options.warning_s,
             "requeue": self._options.requeue,
+            "shape": self._options.shape,
             "sys_path": [entry for entry in sys.path if entry],
         }
         calls = [(str(self._folder.path), name, index, settings) for name, index in submission.elements]

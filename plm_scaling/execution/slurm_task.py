@@ -15,6 +15,7 @@ from typing import Any, Final
 from plm_scaling.execution.local import run_tasks
 from plm_scaling.execution.slurm_endings import STARTED, WARNED
 from plm_scaling.execution.slurm_folder import Attempt, WorkFolder
+from plm_scaling.execution.spread import run_spread
 from plm_scaling.execution.task_server import invoke
 from plm_scaling.execution.tasks import STOPPED, Task, TaskEvent
 
@@ -64,14 +65,15 @@ def run_job(work: str, name: str, index: int, settings: dict[str, Any]) -> None:
         elif event.result is not None:
             folder.set_result(attempt, event.result)
 
-    tasks = [Task(a.key, f"{__name__}:run_logged", (str(folder.log(a)), a.target, a.args)) for a in attempts.values()]
+    shape: dict[str, int] = settings.get("shape") or {"nodes": 1}
+    tasks = [_task(folder, attempt, shape) for attempt in attempts.values()]
     try:
         results = run_tasks(
             tasks,
             workers=settings["workers"],
             on_event=on_event,
             threads=settings["threads"],
-            preload=settings["preload"],
+            preload=settings["preload"] if shape["nodes"] == 1 else (),
             grace_s=max(_GRACE_S, settings.get("warning_s", 0) - _MARGIN_S),
         )
     except _Stopped as stopped:
@@ -81,6 +83,14 @@ def run_job(work: str, name: str, index: int, settings: dict[str, Any]) -> None:
                 _start_again(facts)
         sys.exit(128 + stopped.number)
     sys.exit(0 if all(result.ok for result in results) else 1)
+
+
+def _task(folder: WorkFolder, attempt: Attempt, shape: dict[str, int]) -> Task:
+    """An attempt as a task of this job; one on several nodes goes by way of `run_spread`."""
+    log, target, args = folder.log(attempt), attempt.target, attempt.args
+    if shape["nodes"] > 1:
+        target, args = f"{run_spread.__module__}:run_spread", (target, args, str(log.parent), shape)
+    return Task(attempt.key, f"{__name__}:run_logged", (str(log), target, args))
 
 
 def _stop(number: int, frame: object) -> None:

@@ -32,7 +32,7 @@ attempt alone."""
 
 
 def run_one(run_dir: str) -> int:
-    """Carry out one run as a task of a pool; everything printed goes to the attempt's log.
+    """Carry out one run as a task of a pool, or as one of its processes; what the first prints is logged.
 
     Returns
     -------
@@ -40,7 +40,8 @@ def run_one(run_dir: str) -> int:
         says which.
     """
     try:
-        train(Path(run_dir), on_attempt=_redirect_to_log)
+        with World.from_environment() as world:
+            train(Path(run_dir), on_attempt=_redirect_to_log, world=world)
     except PlmScalingError as error:
         print(error, file=sys.stderr, flush=True)
         return error.exit_code

@@ -17,6 +17,11 @@ from plm_scaling.core.run import RunConfig
 from plm_scaling.core.run_folder import RunFolder
 from plm_scaling.core.run_order import RunOrder
 from plm_scaling.corpus.reader import Corpus
+from plm_scaling.execution.slurm_options import SlurmOptions
+from plm_scaling.sweeps.on_slurm import sweep_executor
+from plm_scaling.sweeps.plan import plan_sweep
+from plm_scaling.sweeps.plan_records import GridArm, SweepSpec
+from plm_scaling.sweeps.reconcile import run_plan
 from plm_scaling.training.loop import train
 
 pytestmark = [pytest.mark.slurm, pytest.mark.usefixtures("slurm_cluster")]
@@ -70,3 +75,35 @@ def test_two_nodes_end_where_one_process_does(tmp_path: Path) -> None:
     assert (record.world, record.attempts) == (2, 1)
     assert record.ledger == expected.ledger
     assert record.validation[0].per_token == pytest.approx(expected.validation[0].per_token, rel=1e-4)
+
+
+def test_a_run_of_a_plan_on_two_nodes(tmp_path: Path) -> None:
+    """A run is a job of two nodes, started by `srun torchrun`, and ends where one process does."""
+    rng = random.Random(0)
+    records = ("".join(rng.choices(STANDARD, k=rng.randrange(5, 60))) for _ in range(200))
+    (tmp_path / "a.fasta").write_text("".join(f">{k}\n{s}\n" for k, s in enumerate(records)))
+    prepare_corpus([SourceInput("a", (tmp_path / "a.fasta",))], tmp_path / "corpus", PrepSpec(val_share=0.1))
+    arm = GridArm(sizes=("1x8",), D=(1500,), objectives=("clm",))
+    spec = SweepSpec(
+        name="two",
+        corpus="c",
+        context=32,
+        batch_tokens=96,
+        validation_tokens=500,
+        dtype="fp32",
+        grid=(arm,),
+    )
+    plan = plan_sweep(spec, Corpus.open(tmp_path / "corpus")).model_copy(update={"corpus": "corpus"})
+    path, runs = plan.write(tmp_path / "plan.json"), tmp_path / "runs"
+    options = SlurmOptions(nodes=2, cpus=1, memory="3G", minutes=5)
+    executor = sweep_executor(runs, options, backoff_s=0.5, poll_s=0.2, lag_s=1.0)
+    outcome = run_plan(plan, path, runs, executor=executor, device="cpu")
+    assert outcome.all_complete, outcome
+    assert run_plan(plan, path, tmp_path / "alone", workers=2, device="cpu").all_complete
+    for run_id in outcome.complete:
+        record, expected = RunFolder(runs / run_id).record(), RunFolder(tmp_path / "alone" / run_id).record()
+        assert record is not None
+        assert expected is not None
+        assert (record.world, record.attempts, expected.world) == (2, 1, 1)
+        assert record.ledger == expected.ledger
+        assert record.validation[0].per_token == pytest.approx(expected.validation[0].per_token, rel=1e-4)
