@@ -14,10 +14,14 @@ __all__ = ["canonical_json", "sha256_file", "sha256_text", "write_atomic", "writ
 
 
 @contextmanager
-def writing_atomic(path: Path) -> Iterator[BinaryIO]:
+def writing_atomic(path: Path, *, durable: bool = True) -> Iterator[BinaryIO]:
     """Open a temporary file beside `path`; on success fsync it and rename it over `path`.
 
     If the body raises, the temporary file is removed and `path` is untouched.
+
+    Parameters
+    ----------
+    durable : False for what can be written again: readers still see the old or the new, but a power cut may take it.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     tmp = path.with_name(f".{path.name}.{os.getpid()}.tmp")
@@ -25,17 +29,19 @@ def writing_atomic(path: Path) -> Iterator[BinaryIO]:
         with tmp.open("wb") as handle:
             yield handle
             handle.flush()
-            os.fsync(handle.fileno())
+            if durable:
+                os.fsync(handle.fileno())
         tmp.replace(path)
     except BaseException:
         tmp.unlink(missing_ok=True)
         raise
-    _sync_folder(path.parent)
+    if durable:
+        _sync_folder(path.parent)
 
 
-def write_atomic(path: Path, data: bytes | str) -> None:
+def write_atomic(path: Path, data: bytes | str, *, durable: bool = True) -> None:
     """Write `data` to `path` so that a reader sees the old content or the new, never a part."""
-    with writing_atomic(path) as handle:
+    with writing_atomic(path, durable=durable) as handle:
         handle.write(data.encode() if isinstance(data, str) else data)
 
 

@@ -45,9 +45,9 @@ class Record(BaseModel):
         data = {"schema_version": self.SCHEMA_VERSION, **self._plain()}
         return json.dumps(data, indent=1, allow_nan=False) + "\n"
 
-    def write(self, path: Path) -> Path:
-        """Write as JSON, atomically; returns the path."""
-        write_atomic(path, self.to_json())
+    def write(self, path: Path, *, durable: bool = True) -> Path:
+        """Write as JSON, atomically; returns the path. Not durable: a power cut may take what can be written again."""
+        write_atomic(path, self.to_json(), durable=durable)
         return path
 
     @classmethod

@@ -230,7 +230,8 @@ def _write_order(
     # What no plan says (trackers, parallelism, ...) stays as it was written into the order.
     order = RunOrder.model_validate((old.model_dump() if old else {}) | planned)
     if order != old:
-        order.write(folder.order_path)
+        # Two waits for the disk per run are most of what starting a short one costs; the plan holds what is in here.
+        order.write(folder.order_path, durable=False)
 
 
 def _old_order(folder: RunFolder) -> RunOrder | None:

@@ -64,6 +64,9 @@ def test_content_reaches_the_disk_before_the_name_does(tmp_path: Path, monkeypat
     assert first.endswith(".tmp")
     assert after
     assert second == str(tmp_path)
+    seen.clear()
+    write_atomic(path, "y", durable=False)
+    assert (path.read_text(), seen) == ("y", [])
 
 
 def test_checksums_are_sha256(tmp_path: Path) -> None:
