@@ -14,12 +14,18 @@ from plm_scaling.core.run_table import RunRow, RunTable
 from plm_scaling.laws.interval import Interval
 from plm_scaling.laws.noise import PAIRED_SHARE, SAME_D, LossNoise
 
-__all__ = ["LrCorner", "explain_tuning", "lr_corners"]
+__all__ = ["SENTENCES", "LrCorner", "explain_tuning", "lr_corners"]
 
 Float = npt.NDArray[np.float64]
 
 _ROLE: Final = "lr_probe"
 _DRAWS: Final = 2000
+
+SENTENCES: Final[dict[str, str]] = {
+    "LR_EDGE": "At {count} of these corners the best rate tried is the first or the last of them: more may be lost.",
+    "LR_TWO_RATES": "At {count} of these corners only two rates were tried: what is lost is their difference.",
+    "LR_NO_NOISE": "At {count} of these corners nothing says how noisy a loss is: the interval has no width.",
+}
 
 
 class LrCorner(Record):
@@ -39,8 +45,7 @@ class LrCorner(Record):
     best_factor: float | None = None
     """Where that lowest loss lies; None where the losses do not tell."""
     flags: tuple[str, ...] = ()
-    """LR_EDGE: the best rate tried is the first or the last, so more may be lost. LR_TWO_RATES: no parabola, lost is
-    the difference between the rates tried. LR_NO_NOISE: nothing says how noisy a loss is, the interval has no width."""
+    """Keys of `SENTENCES`."""
 
 
 def lr_corners(
@@ -157,14 +162,14 @@ def _lost(x: Float, losses: Float) -> tuple[Float, Float]:
 
 
 def explain_tuning(corners: Sequence[LrCorner]) -> tuple[str, ...]:
-    """The sentence that states the part of an interval which tuning would add."""
+    """The part of an interval that tuning would add, and what is doubtful about it, in sentences."""
     if not corners:
         return ()
     worst = max(corners, key=lambda corner: corner.lost.value)
-    edges = sum("LR_EDGE" in corner.flags for corner in corners)
-    more = f" At {edges} of them the best rate tried is an end of those tried: more may be lost." if edges else ""
+    counts = {flag: sum(flag in corner.flags for corner in corners) for flag in SENTENCES}
     return (
         f"LOST_TO_TUNING: at {len(corners)} corners of the study the recipe's learning rate costs up to "
         f"{worst.lost.value:.4f} nats [{worst.lost.low:.4f}, {worst.lost.high:.4f}] "
-        f"(N = {worst.N:.3g}, D = {worst.D:.3g}); no other interval of this fit contains this part.{more}",
+        f"(N = {worst.N:.3g}, D = {worst.D:.3g}); no other interval of this fit contains this part.",
+        *(f"{flag}: {SENTENCES[flag].format(count=count)}" for flag, count in counts.items() if count),
     )

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 import plm_scaling.laws
-from plm_scaling.laws import doubts, repeat_doubts
+from plm_scaling.laws import doubts, repeat_doubts, tuning
 from plm_scaling.laws.doubts import SENTENCES, explain, explain_row, explain_rows
 from plm_scaling.laws.law_fit import IsoflopRow
 
@@ -53,7 +53,7 @@ def raised(path: Path) -> set[str]:
 
 
 def test_every_flag_of_a_fit_has_a_sentence() -> None:
-    told = {*SENTENCES, *doubts._ROW_SENTENCES, *repeat_doubts.SENTENCES}
+    told = {*SENTENCES, *doubts._ROW_SENTENCES, *repeat_doubts.SENTENCES, *tuning.SENTENCES}
     flags = {flag: path.name for path in behind_a_fit() for flag in raised(path)}
     assert len(flags) > 30
     assert {"SHAPE_AT_BOUND", "BATCH_AT_BOUND", "CURVE_CHOICE", "CUBIC_TOO_FEW_SIZES"} <= set(flags)

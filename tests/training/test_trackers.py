@@ -165,7 +165,10 @@ def test_a_resumed_run_has_every_point_once(
 ) -> None:
     pytest.importorskip("tensorboard")
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+    from tensorboard.summary.writer import event_file_writer
 
+    # Files of one process and second are told apart by this counter, and read in the order of their names: 10 before 9.
+    monkeypatch.setattr(event_file_writer, "_global_uid", event_file_writer.AtomicCounter(100))
     module = fake()
     keep = [resumed_from] if resumed_from else []
     folder = make_run(D=2000, order={"trackers": [tracker], "keep_steps": keep, "checkpoint_every_s": 1e6})
