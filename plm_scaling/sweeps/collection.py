@@ -140,17 +140,16 @@ class _Source:
         """Files of this name in complete runs, grouped by the columns they have: older releases wrote fewer."""
         groups: dict[tuple[str, ...], list[str]] = {}
         for run in self.runs:
-            path = run.folder.path / name
-            if not run.is_complete or str(path) in self.damaged:
+            path = f"{run.folder.path}/{name}"
+            if not run.has_ended or name not in run.names or path in self.damaged:
                 continue
             footer = _footer(path)
             if footer is None:
-                if path.exists():
-                    self.damaged[str(path)] = "not a Parquet file"
+                self.damaged[path] = "not a Parquet file"
                 continue
             # Thrift writes a name behind its length.
             key = tuple(column for column in columns if bytes([len(column)]) + column.encode() in footer)
-            groups.setdefault(key, []).append(str(path))
+            groups.setdefault(key, []).append(path)
         return list(groups.values())
 
     def leave_out(self, error: Exception) -> bool:
@@ -177,10 +176,10 @@ class _Source:
                 self.damaged[str(path)] = str(error).splitlines()[0]
 
 
-def _footer(path: Path) -> bytes | None:
+def _footer(path: str) -> bytes | None:
     """The footer of a Parquet file; None if it is not whole."""
     try:
-        with path.open("rb") as handle:
+        with open(path, "rb") as handle:
             size = handle.seek(0, 2)
             handle.seek(max(0, size - 8))
             end = handle.read(8)
@@ -251,7 +250,7 @@ def _unfinished(runs: Sequence[FoundRun]) -> pa.Table:
 
     tables = [_table([], METRIC_COLUMNS)]
     for run in runs:
-        if not run.is_complete:
+        if not run.has_ended:
             rows = _one_attempt(run) or _table(merged_metrics(run.folder), METRIC_COLUMNS)
             names = pa.array([run.run_id] * len(rows), pa.string())
             tables.append(rows.set_column(0, "run_id", names))

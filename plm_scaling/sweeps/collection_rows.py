@@ -6,9 +6,11 @@ Read as plain JSON, not as records: a query over hundreds of runs should not wai
 from __future__ import annotations
 
 import json
+import os
 import types
 import typing
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Final
 
@@ -54,17 +56,44 @@ LOSS_COLUMNS: Final[dict[str, str]] = {"run_id": "string", **_columns(Validation
 
 @dataclass(frozen=True)
 class FoundRun:
-    """A run's folder with what its files say; `damage` names one that cannot be read."""
+    """A run's folder and the names in it; its files are read when they are first asked for.
+
+    A query over metrics needs none of them, and reading 500 takes longer than the query.
+    """
 
     folder: RunFolder
-    record: dict[str, Any] | None
-    order: dict[str, Any] | None
-    damage: str = ""
+    names: frozenset[str]
 
     @property
     def run_id(self) -> str:
         """Name of the folder."""
         return self.folder.path.name
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether there is a record, which is written last."""
+        return "record.json" in self.names
+
+    @cached_property
+    def _read(self) -> tuple[dict[str, Any] | None, dict[str, Any] | None, str]:
+        record, damage = _json(self.folder.record_path)
+        order, harm = _json(self.folder.order_path) if record is None else (None, "")
+        return record, order, damage or harm
+
+    @property
+    def record(self) -> dict[str, Any] | None:
+        """The record, if it can be read."""
+        return self._read[0]
+
+    @property
+    def order(self) -> dict[str, Any] | None:
+        """The order of a run without a record, if it can be read."""
+        return self._read[1]
+
+    @property
+    def damage(self) -> str:
+        """Names a file that cannot be read, and says why."""
+        return self._read[2]
 
     @property
     def is_complete(self) -> bool:
@@ -75,13 +104,13 @@ class FoundRun:
 def find_runs(runs_dir: Path) -> list[FoundRun]:
     """Every run of a folder by id; what has neither run.json nor record.json is none."""
     found = []
-    for path in sorted(runs_dir.iterdir()):
-        if path.name.startswith("."):
+    for run_id in sorted(entry.name for entry in os.scandir(runs_dir) if entry.is_dir() and entry.name[:1] != "."):
+        try:
+            names = frozenset(os.listdir(runs_dir / run_id))
+        except FileNotFoundError:  # deleted in between
             continue
-        record, damage = _json(path / "record.json")
-        order, harm = _json(path / "run.json") if record is None else (None, "")
-        if record is not None or order is not None or damage or harm:
-            found.append(FoundRun(RunFolder(path), record, order, damage or harm))
+        if not names.isdisjoint(("run.json", "record.json")):
+            found.append(FoundRun(RunFolder(runs_dir / run_id), names))
     return found
 
 
