@@ -15,7 +15,14 @@ from plm_scaling.laws.law_fit import Interval
 from plm_scaling.laws.repeat_fit import RepeatFit
 from plm_scaling.laws.repeat_forms import base_form, make_repeat_rows, repeat_form
 
-__all__ = ["best_epochs", "max_useful_flops", "prediction_doubts", "repeat_loss", "repeat_loss_draws"]
+__all__ = [
+    "best_epochs",
+    "log_repeat_effect",
+    "max_useful_flops",
+    "prediction_doubts",
+    "repeat_loss",
+    "repeat_loss_draws",
+]
 
 _BEYOND: Final = 10.0
 """A turn beyond this many times the most epochs that were run is not claimed; sizes likewise."""
@@ -84,6 +91,16 @@ def repeat_loss_draws(
     """`repeat_loss` of every bootstrap draw at points [n], float64[B, n]; the estimate alone without draws."""
     n, d, u = (v.ravel() for v in np.broadcast_arrays(*(np.asarray(v, dtype=np.float64) for v in (N, D, U))))
     return _losses(fit, _theta_draws(fit), n, d, u, batch_tokens, shifted)
+
+
+def log_repeat_effect(fit: RepeatFit, N: FloatArray, D: FloatArray, U: FloatArray) -> FloatArray:
+    """Ln L(N, D, U) - ln L(N, D, D) at points [n], float64[1 + B, n]: the estimate's, then the draws'.
+
+    What repeating costs or turns, as a factor on the loss that any law of fresh data predicts.
+    """
+    theta = np.concatenate([_theta(fit), _theta_draws(fit)])
+    repeated, fresh = (_losses(fit, theta, N, D, unique, None, False) for unique in (U, D))
+    return np.asarray(np.log(repeated) - np.log(fresh))
 
 
 def best_epochs(fit: RepeatFit, N: float, U: float) -> Interval | None:
