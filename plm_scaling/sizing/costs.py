@@ -111,6 +111,7 @@ class Hardware(Record):
 
     watt_load: float = Field(default=0.9, gt=0, le=1)
     pue: float = Field(default=1.2, ge=1)
+    kg_co2_per_kwh: float = Field(default=0.35, ge=0)
     mfu_by_width: MfuByWidth
     gpus: dict[str, Gpu]
 

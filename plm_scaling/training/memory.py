@@ -8,15 +8,13 @@ from typing import Final
 
 import torch
 
-from plm_scaling.core.memory_estimate import training_bytes
+from plm_scaling.core.memory_estimate import GPU_MEMORY_SHARE, training_bytes
 from plm_scaling.core.run_order import RunOrder
 from plm_scaling.training.world import World
 
 __all__ = ["fitted", "fitting_order", "memory_advice", "peak_memory_bytes", "window_bytes"]
 
 _STATUS: Final = Path("/proc/self/status")
-_MEMORY_SHARE: Final = 0.7
-"""Of a GPU's memory that the estimate of a run may fill; what the allocator and compiled kernels take is not in it."""
 
 
 def peak_memory_bytes(device: torch.device) -> int | None:
@@ -53,7 +51,7 @@ def fitted(order: RunOrder, world: World, device: torch.device) -> RunOrder:
     if device.type != "cuda":
         return order
     memory = torch.cuda.get_device_properties(device).total_memory
-    return fitting_order(order, world.size, _MEMORY_SHARE * memory / order.runs_per_device)
+    return fitting_order(order, world.size, GPU_MEMORY_SHARE * memory / order.runs_per_device)
 
 
 def fitting_order(order: RunOrder, world_size: int, room: float) -> RunOrder:
