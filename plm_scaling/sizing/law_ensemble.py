@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from statistics import NormalDist
 from typing import Final, Literal
 
 import numpy as np
@@ -20,7 +21,15 @@ from plm_scaling.laws.repeat_fit import RepeatFit
 from plm_scaling.laws.surface import form_of, theta_draws, theta_of
 from plm_scaling.laws.zoo import PublishedLaw, find_law
 
-__all__ = ["LawEnsemble", "LawMember", "TokenDecay", "ensemble_of_fit", "ensemble_of_published", "text_decay"]
+__all__ = [
+    "LawEnsemble",
+    "LawMember",
+    "TokenDecay",
+    "ensemble_of_fit",
+    "ensemble_of_published",
+    "normal_quantiles",
+    "text_decay",
+]
 
 _LEAST_WEIGHT: Final = 0.02
 _DECAY_STRATA: Final = 16
@@ -126,16 +135,19 @@ class LawEnsemble:
         return float(np.exp(self.member_weights @ np.log(self.estimates(N, D, unique_tokens)[:, 0])))
 
     def thinned(self, draws: int) -> LawEnsemble:
-        """The same ensemble with at most `draws` draws of each member, evenly spaced."""
+        """The same ensemble with at most `draws` draws of each member and of the repeats, evenly spaced."""
 
         def thin(member: LawMember) -> LawMember:
             count = len(member.theta) - 1
             if count <= draws:
                 return member
-            kept = 1 + np.linspace(0, count - 1, draws).round().astype(np.intp)
-            return replace(member, theta=member.theta[np.concatenate([[0], kept])])
+            return replace(member, theta=member.theta[np.concatenate([[0], 1 + _spread(count, draws)])])
 
-        return replace(self, members=tuple(thin(member) for member in self.members))
+        repeats = self.repeats
+        if isinstance(repeats, RepeatFit) and len(repeats.draws) > draws:
+            kept = tuple(repeats.draws[k] for k in _spread(len(repeats.draws), draws))
+            repeats = repeats.model_copy(update={"draws": kept})
+        return replace(self, members=tuple(thin(member) for member in self.members), repeats=repeats)
 
     def _blocks(self, N: npt.ArrayLike, D: npt.ArrayLike, unique: npt.ArrayLike | None) -> list[FloatArray]:
         """Losses by member, float64[1 + K, n] each."""
@@ -150,25 +162,28 @@ class LawEnsemble:
         return [np.exp(member.log_losses(log_N, log_D) + _rows_of(effect, member)) for member in self.members]
 
 
+def _spread(count: int, kept: int) -> npt.NDArray[np.intp]:
+    """Indices of `kept` of `count` things, evenly spaced."""
+    return np.linspace(0, count - 1, kept).round().astype(np.intp)
+
+
 def _decayed(
     member: LawMember, decay: TokenDecay, log_N: FloatArray, log_D: FloatArray, log_U: FloatArray
 ) -> FloatArray:
     """Ln L of a member at tokens worth what `decay` says, its draws dealt out over the quantiles of R_D."""
     found = np.empty((len(member.theta), len(log_N)))
     found[:1] = member.log_losses(log_N, decay.log_worth(log_D, log_U, 0.0), slice(0, 1))
-    for stratum, z in enumerate(_normal_quantiles()):
+    for stratum, z in enumerate(normal_quantiles()):
         which = slice(1 + stratum, None, _DECAY_STRATA)
         if len(member.theta) > which.start:
             found[which] = member.log_losses(log_N, decay.log_worth(log_D, log_U, float(z)), which)
     return found
 
 
-def _normal_quantiles() -> FloatArray:
+def normal_quantiles() -> FloatArray:
     """Middle of each of the strata of a standard normal, in an order that any few draws spread over."""
-    from scipy.special import ndtri
-
     order = np.argsort(np.modf(np.arange(_DECAY_STRATA) * (math.sqrt(5.0) - 1.0) / 2.0)[0])
-    return np.asarray(ndtri((order + 0.5) / _DECAY_STRATA))
+    return np.array([NormalDist().inv_cdf((k + 0.5) / _DECAY_STRATA) for k in order])
 
 
 def _rows_of(effect: FloatArray, member: LawMember) -> FloatArray:
@@ -189,7 +204,10 @@ def text_decay() -> TokenDecay:
 
 
 def ensemble_of_fit(fit: LawFit, *, source: str = "", status: str = "own fit", draws: int = 2000) -> LawEnsemble:
-    """The forms of a fit with their weights and draws; the text law of repeats where the fit has none of its own.
+    """The forms of a fit with their weights and draws; the text law of repeats where the fit identifies none.
+
+    A form that has no lowest loss at a fixed compute, or that turns upwards beyond its runs because it is a quadratic,
+    is left out where others are there: it says nothing about sizes that were not run.
 
     Parameters
     ----------
@@ -205,7 +223,9 @@ def ensemble_of_fit(fit: LawFit, *, source: str = "", status: str = "own fit", d
             f"this {fit.objective.upper()} fit predicts no losses", why=reason, hint="add sizes and budgets"
         )
     held = [(score.surface, score.weight) for score in fit.forms if score.surface and score.weight >= _LEAST_WEIGHT]
+    held = [(surface, weight) for surface, weight in held if form_of(surface).inner is not None] or held
     total = sum(weight for _, weight in held)
+    own_repeats = fit.repeats if fit.repeats and fit.repeats.form != "none" else None
     shares = [(surface, weight / total) for surface, weight in held] if total > 0 else [(fit.surface, 1.0)]
     return LawEnsemble(
         objective=fit.objective,
@@ -215,9 +235,9 @@ def ensemble_of_fit(fit: LawFit, *, source: str = "", status: str = "own fit", d
         range_C=fit.surface.range_C_6nd or fit.range_C,
         noise_sd=fit.surface.residual_sd or fit.surface.rms_relative_error,
         drift_sd=extrapolation_sd(fit),
-        repeats=fit.repeats or text_decay(),
+        repeats=own_repeats or text_decay(),
         validation_id=fit.validation_id,
-        flags=() if fit.repeats else ("TEXT_REPEATS",),
+        flags=() if own_repeats else ("TEXT_REPEATS",),
     ).thinned(draws)
 
 
