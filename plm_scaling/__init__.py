@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from plm_scaling.api import (
+        audit,
         check_overlap,
         collect,
         demo,
@@ -48,6 +49,7 @@ __all__ = [
     "PlmScalingError",
     "RunTable",
     "__version__",
+    "audit",
     "check_overlap",
     "collect",
     "demo",

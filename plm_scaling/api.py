@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from plm_scaling.api_audit import audit
 from plm_scaling.api_laws import laws_check, laws_compare, laws_list, laws_show
 from plm_scaling.api_plan import plan
 from plm_scaling.api_runs import runs_export, runs_sql, runs_table, status, status_isoflop, watch
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
     from plm_scaling.transfers.transfer_fit import TransferFit
 
 __all__ = [
+    "audit",
     "check_overlap",
     "collect",
     "demo",

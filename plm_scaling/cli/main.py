@@ -19,6 +19,7 @@ _OF_THE_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO)
 
 VERBS = {
     "size": "What should I train with this budget? Answered from published laws, no runs needed.",
+    "audit": "Is a model too large for what its training cost? ESM-2, ProGen2, the study's, or yours.",
     "demo": "The whole path on a simulated corpus in minutes on a CPU; ends with report.html.",
     "prep": "FASTA files to a prepared corpus: tokenise, de-duplicate, split, count.",
     "plan": "A sweep as a table (N, D, epochs, FLOPs) before anything is spent.",
