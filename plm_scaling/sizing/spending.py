@@ -1,0 +1,364 @@
+"""What a sum of money buys at best: size, tokens, epochs, and unique tokens from several priced sources. numpy only.
+
+Losses are those of a weighted ensemble of laws; the best spending has the lowest mean loss over its draws, which is
+also the one with the least mean regret. Every token is visited equally often, whichever source it is of.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from functools import cached_property
+from statistics import NormalDist
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+
+from plm_scaling.core.errors import ConfigError, RefusedError
+from plm_scaling.laws.interval import Interval
+from plm_scaling.laws.repeat_fit import RepeatFit
+from plm_scaling.sizing.descent import lowest_point
+from plm_scaling.sizing.law_ensemble import LawEnsemble, TokenDecay, normal_quantiles
+from plm_scaling.sizing.token_source import TokenSource, rho_strata
+from plm_scaling.sizing.training_price import TrainingPrice
+
+__all__ = [
+    "Allocation",
+    "Spending",
+    "allocation_at",
+    "best_allocation",
+    "can_turn",
+    "loss_interval",
+    "normal_strata",
+    "quantile_interval",
+    "search_ensemble",
+]
+
+FloatArray = npt.NDArray[np.float64]
+
+_SEARCH_DRAWS: Final = 8
+_LEAST_COMPUTE: Final = 1e-3
+"""Share of the money that data never takes: without compute there is no model."""
+_LOG_N: Final = (math.log(1e4), math.log(1e13))
+_GRID: Final = 91
+_LEAST_USED: Final = 1e-6
+_LEAST_WORTH: Final = 1e-3
+"""A distinct token is never worth less than so much of a fresh one of the target: a law takes no other tokens."""
+_FEW_STRATA: Final = 5
+_NOISE_STRATA: Final = 9
+LEVEL: Final = 0.8
+
+
+@dataclass(frozen=True)
+class Spending:
+    """A budget and what it may be spent on."""
+
+    ensemble: LawEnsemble
+    price: TrainingPrice
+    usd: float
+    unique_tokens: float | None = None
+    """Unique tokens of the target at hand, free; None: as many as are trained on."""
+    sources: tuple[TokenSource, ...] = ()
+    """More unique tokens; they matter only where `unique_tokens` is a number."""
+    N: float | None = None
+    """Size, where it is settled."""
+    spend_all: bool = False
+    """Train as long as the money lasts, even where that makes the model worse."""
+
+    def __post_init__(self) -> None:
+        for name in ("usd", "unique_tokens", "N"):
+            value = getattr(self, name)
+            if value is not None and not (math.isfinite(value) and value > 0):
+                raise ConfigError(f"{name} must be a positive number", why=f"got {value!r}")
+
+    @cached_property
+    def laws(self) -> LawEnsemble:
+        """The ensemble, with enough draws for what is known of repeats; losses and weights here are of its draws."""
+        return _with_strata(self.ensemble)
+
+    @property
+    def bought(self) -> tuple[TokenSource, ...]:
+        """The sources that can matter."""
+        return self.sources if self.unique_tokens is not None else ()
+
+
+@dataclass(frozen=True)
+class Allocation:
+    """One way to spend the money, with its losses by every draw."""
+
+    N: float
+    D: float
+    """Tokens trained on, repeats and all sources included."""
+    unique_tokens: float | None
+    """Distinct tokens, of all sources."""
+    taken: tuple[float, ...]
+    """Unique tokens from each source."""
+    worth_tokens: float | None
+    """What the distinct tokens are worth in fresh tokens of the target, by the rates' estimates."""
+    usd_compute: float
+    usd_data: float
+    gpu_hours: float
+    used: float
+    """Share of the money for compute that is spent; below 1: training longer would make the model worse."""
+    losses: FloatArray
+    """Nats per token by draw of the ensemble and stratum of the sources' rates, float64[K, S]."""
+    loss: float
+    """By the estimates, nats per token."""
+
+    @property
+    def epochs(self) -> float | None:
+        """Visits of every distinct token."""
+        return None if self.unique_tokens is None else self.D / self.unique_tokens
+
+    @property
+    def C(self) -> float:
+        """6 N D."""
+        return 6.0 * self.N * self.D
+
+    @property
+    def usd(self) -> float:
+        """All that is spent."""
+        return self.usd_compute + self.usd_data
+
+
+def can_turn(ensemble: LawEnsemble) -> bool:
+    """Whether repeats can make the loss rise, so that the last of the money may be better kept."""
+    return isinstance(ensemble.repeats, RepeatFit) and ensemble.repeats.form == "penalty"
+
+
+def _with_strata(ensemble: LawEnsemble) -> LawEnsemble:
+    """Laws that state no draws of their own, copied often enough to hold every quantile of R_D."""
+    if not isinstance(ensemble.repeats, TokenDecay) or ensemble.repeats.log_sd == 0:
+        return ensemble
+    members = (
+        replace(m, theta=m.theta[np.zeros(1 + len(normal_quantiles()), dtype=np.intp)]) if len(m.theta) == 2 else m
+        for m in ensemble.members
+    )
+    return replace(ensemble, members=tuple(members))
+
+
+def search_ensemble(ensemble: LawEnsemble, draws: int = _SEARCH_DRAWS) -> LawEnsemble:
+    """A few draws of every form and of the law of repeats: enough to find where the mean loss is lowest."""
+    few = ensemble.thinned(draws)
+    repeats = few.repeats
+    if isinstance(repeats, RepeatFit) and len(repeats.draws) > draws:
+        kept = np.linspace(0, len(repeats.draws) - 1, draws).round().astype(int)
+        few = replace(few, repeats=repeats.model_copy(update={"draws": tuple(repeats.draws[k] for k in kept)}))
+    return few
+
+
+def best_allocation(spending: Spending) -> Allocation:
+    """The spending with the lowest mean loss over draws x forms x exchange rates.
+
+    A grid over size and money for data, then a compass search; the draws are thinned for the search alone.
+
+    Raises
+    ------
+    RefusedError : the laws give no finite loss anywhere.
+
+    **Source:** Hoffmann et al. 2022, section 3 (loss at a budget); Muennighoff et al. 2023, section 3.1 (unique
+    tokens as a resource of their own).
+    """
+    search = _Search(spending, search_ensemble(spending.laws))
+    starts = search.starts()
+    values = search.means(starts)
+    if not np.any(np.isfinite(values)):
+        raise RefusedError("the laws give no loss for this budget", why="none of the sizes has a finite one")
+    order = np.argsort(np.where(np.isfinite(values), values, np.inf), kind="stable")[: 2 if search.m else 1]
+    low, high, step = search.box()
+    ends = [lowest_point(search.means, starts[k], low, high, step) for k in order]
+    best = min(ends, key=lambda end: end[1])[0]
+    return search.allocation(best)
+
+
+def allocation_at(spending: Spending, N: float, D: float, taken: tuple[float, ...] = ()) -> Allocation:
+    """A spending of the user's own choice, whatever it costs: N parameters, D tokens, unique tokens of each source."""
+    sources = spending.bought
+    if len(taken) not in (0, len(sources)):
+        raise ConfigError(f"{len(taken)} amounts for {len(sources)} sources of tokens")
+    u = np.array(taken or (0.0,) * len(sources))
+    usd_data = float(sum(source.usd_per_token * amount for source, amount in zip(sources, u, strict=True)))
+    usd_compute = D * float(spending.price.usd(N))
+    left = spending.usd - usd_data
+    used = usd_compute / left if left > 0 else math.inf
+    return _allocation(spending, N, D, u, usd_compute, usd_data, min(used, 1.0))
+
+
+@dataclass(frozen=True)
+class _Search:
+    """Points are (ln N, root of the share of the money left that goes to each source..., ln of the compute used)."""
+
+    spending: Spending
+    few: LawEnsemble
+
+    @property
+    def m(self) -> int:
+        return len(self.spending.bought)
+
+    @property
+    def turns(self) -> bool:
+        return can_turn(self.few) and self.spending.unique_tokens is not None and not self.spending.spend_all
+
+    def box(self) -> tuple[FloatArray, FloatArray, FloatArray]:
+        N = self.spending.N
+        low_N, high_N = _LOG_N if N is None else (math.log(N), math.log(N))
+        used = ((math.log(_LEAST_USED), 0.0, 0.3),) if self.turns else ()
+        rows = ((low_N, high_N, 0.2), *(((0.0, 1.0, 0.1),) * self.m), *used)
+        low, high, step = (np.array(column) for column in zip(*rows, strict=True))
+        return low, high, step
+
+    def starts(self) -> FloatArray:
+        N = self.spending.N
+        sizes = np.linspace(*_LOG_N, _GRID) if N is None else np.array([math.log(N)])
+        shares = np.array([0.0, 0.03, 0.1, 0.2, 0.35, 0.5, 0.7, 0.85, 1.0] if self.m <= 1 else [0.0, 0.15, 0.5, 1.0])
+        if self.m > 2:
+            shares = np.array([0.0, 0.5])
+        used = -np.linspace(0.0, 8.0, 17) if self.turns else np.zeros(1)
+        columns = (sizes, *((shares,) * self.m), *((used,) if self.turns else ()))
+        return np.stack([axis.ravel() for axis in np.meshgrid(*columns, indexing="ij")], axis=1)
+
+    def decode(self, points: FloatArray) -> tuple[FloatArray, FloatArray, FloatArray, FloatArray]:
+        """N, D, unique tokens of each source [n, m], and money for compute [n]."""
+        spending = self.spending
+        N, left = np.exp(points[:, 0]), np.full(len(points), spending.usd)
+        taken = np.zeros((len(points), self.m))
+        for k, source in enumerate(spending.bought):
+            share = points[:, 1 + k] ** 2
+            if source.usd_per_token == 0:
+                most = np.minimum(source.tokens, left / spending.price.usd(N))
+            else:
+                spare = np.maximum(left - _LEAST_COMPUTE * spending.usd, 0.0)
+                most = np.minimum(spare / source.usd_per_token, source.tokens)
+            taken[:, k] = share * most
+            left = left - taken[:, k] * source.usd_per_token
+        used = np.exp(points[:, -1]) if self.turns else 1.0
+        return N, left * used / spending.price.usd(N), taken, left
+
+    def means(self, points: FloatArray) -> FloatArray:
+        """Mean loss float64[n]; inf where there is none."""
+        N, D, taken, _ = self.decode(points)
+        repeats = self.few.repeats
+        if isinstance(repeats, TokenDecay) and self.spending.unique_tokens is not None:
+            found = _decayed_losses(self.spending, self.few, repeats, N, D, taken)
+        else:
+            found = _losses(self.spending, self.few, N, D, taken, _FEW_STRATA)
+        mean = np.tensordot(self.few.draw_weights, found, 1).mean(axis=-1)
+        return np.where(np.isfinite(mean), mean, np.inf)
+
+    def allocation(self, point: FloatArray) -> Allocation:
+        N, D, taken, left = self.decode(point[None])
+        used = float(np.exp(point[-1])) if self.turns else 1.0
+        usd_compute = float(left[0]) * used
+        return _allocation(
+            self.spending, float(N[0]), float(D[0]), taken[0], usd_compute, self.spending.usd - float(left[0]), used
+        )
+
+
+def _losses(
+    spending: Spending, ensemble: LawEnsemble, N: FloatArray, D: FloatArray, taken: FloatArray, strata: int = 8
+) -> FloatArray:
+    """Losses float64[K, n, S] of n spendings."""
+    with np.errstate(over="ignore", under="ignore", invalid="ignore", divide="ignore"):
+        if spending.unique_tokens is None:
+            return ensemble.losses(N, D)[:, :, None]
+        tokens, worth = _target_tokens(spending, D, taken, strata)
+        points = np.broadcast_arrays(N[:, None], tokens, worth)
+        found = ensemble.losses(*(axis.ravel() for axis in points))
+        return found.reshape(len(found), *points[0].shape)
+
+
+def _decayed_losses(
+    spending: Spending, few: LawEnsemble, decay: TokenDecay, N: FloatArray, D: FloatArray, taken: FloatArray
+) -> FloatArray:
+    """`_losses` with every draw at every quantile of R_D: one call for each form, where there are few draws."""
+    tokens, worth = (np.log(v)[..., None] for v in _target_tokens(spending, D, taken, _FEW_STRATA))
+    z = normal_strata(_FEW_STRATA)
+    fresh = np.concatenate([decay.log_worth(tokens, worth, float(quantile)) for quantile in z], axis=-1)
+    points = np.broadcast_arrays(N[:, None, None], np.exp(fresh))
+    with np.errstate(over="ignore", under="ignore", invalid="ignore", divide="ignore"):
+        found = replace(few, repeats=None).losses(*(axis.ravel() for axis in points))
+    return found.reshape(len(found), len(N), -1)
+
+
+def _target_tokens(spending: Spending, D: FloatArray, taken: FloatArray, strata: int) -> tuple[FloatArray, FloatArray]:
+    """Tokens trained on and distinct ones in fresh tokens of the target, float64[n, S] each.
+
+    All D tokens are spread evenly over the distinct ones, so that D counts by what a distinct token is worth.
+    """
+    unique, sources = spending.unique_tokens, spending.bought
+    assert unique is not None
+    raw = unique + taken.sum(axis=1)
+    worth = np.stack([_worth(unique, sources, taken, z) for z in rho_strata(sources, strata)], axis=1)
+    worth = np.maximum(worth, _LEAST_WORTH * raw[:, None])
+    return D[:, None] * worth / raw[:, None], worth
+
+
+def _worth(unique: float, sources: tuple[TokenSource, ...], taken: FloatArray, z: FloatArray) -> FloatArray:
+    """Fresh target tokens that the distinct tokens are worth, float64[n]."""
+    worth = np.full(len(taken), unique)
+    for k, source in enumerate(sources):
+        worth = worth + source.worth(taken[:, k], float(z[k]))
+    return worth
+
+
+def _allocation(
+    spending: Spending, N: float, D: float, taken: FloatArray, usd_compute: float, usd_data: float, used: float
+) -> Allocation:
+    ensemble, sources = spending.laws, spending.bought
+    losses = _losses(spending, ensemble, np.array([N]), np.array([D]), taken[None])[:, 0, :]
+    raw = worth = None
+    tokens = D
+    if spending.unique_tokens is not None:
+        raw = spending.unique_tokens + float(taken.sum())
+        worth = float(_worth(spending.unique_tokens, sources, taken[None], np.zeros(len(sources)))[0])
+        worth = max(worth, _LEAST_WORTH * raw)
+        tokens = D * worth / raw
+    return Allocation(
+        N=N,
+        D=D,
+        unique_tokens=raw,
+        taken=tuple(taken.tolist()),
+        worth_tokens=worth,
+        usd_compute=usd_compute,
+        usd_data=usd_data,
+        gpu_hours=D * float(spending.price.hours(N)),
+        used=used,
+        losses=losses,
+        loss=ensemble.loss(N, tokens, worth),
+    )
+
+
+def quantile_interval(
+    values: FloatArray, weights: FloatArray, value: float | None = None, level: float = LEVEL
+) -> Interval:
+    """Central interval of weighted values float64[k] or [k, S] (weights [k]); `value` or else their mean."""
+    spread = np.broadcast_to(values.T, (*values.shape[1:], len(weights))).reshape(-1, len(weights))
+    w = np.tile(weights, len(spread)) / len(spread)
+    flat = spread.ravel()
+    order = np.argsort(flat, kind="stable")
+    # Midpoints of the cumulated weights: a single draw is its own interval.
+    share = np.cumsum(w[order]) - 0.5 * w[order]
+    low, high = np.interp([0.5 - 0.5 * level, 0.5 + 0.5 * level], share, flat[order])
+    centre = float(w @ flat) if value is None else value
+    return Interval(value=centre, low=min(float(low), centre), high=max(float(high), centre), level=level)
+
+
+def loss_interval(spending: Spending, found: Allocation, level: float = LEVEL) -> Interval:
+    """Interval of the loss that one run would have: draws, forms, exchange rates, noise of a run, and extrapolation.
+
+    **Source:** law of total variance; the extrapolation term grows with the root of the decades beyond the runs.
+    """
+    ensemble, decades = spending.laws, 0.0
+    if ensemble.range_C is not None:
+        decades = max(0.0, math.log10(found.C / ensemble.range_C[1]))
+    sd = math.hypot(ensemble.noise_sd, ensemble.drift_sd * math.sqrt(decades))
+    z = normal_strata(_NOISE_STRATA)
+    spread = found.losses[:, :, None] * np.exp(sd * z)
+    flat = spread.reshape(len(found.losses), -1)
+    return quantile_interval(flat, ensemble.draw_weights, found.loss, level)
+
+
+def normal_strata(count: int) -> FloatArray:
+    """Middles of equally likely parts of a standard normal, float64[count]."""
+    return np.array([NormalDist().inv_cdf((k + 0.5) / count) for k in range(count)])
