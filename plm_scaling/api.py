@@ -14,6 +14,7 @@ from plm_scaling.api_audit import audit
 from plm_scaling.api_laws import laws_check, laws_compare, laws_list, laws_show
 from plm_scaling.api_plan import plan
 from plm_scaling.api_runs import runs_export, runs_sql, runs_table, status, status_isoflop, watch
+from plm_scaling.api_sizing import size_check
 from plm_scaling.core.errors import ConfigError
 from plm_scaling.core.run_table import RunTable
 
@@ -64,6 +65,7 @@ __all__ = [
     "runs_table",
     "simulate",
     "size",
+    "size_check",
     "statistics",
     "status",
     "status_isoflop",

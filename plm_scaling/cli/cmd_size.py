@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import click
 
 from plm_scaling.cli.render import OutputFormat, emit, next_command, say, warn
@@ -27,10 +29,18 @@ def _quantity(ctx: click.Context, param: click.Parameter, value: str | None) -> 
 @click.option("--unique-tokens", callback=_quantity, help="Distinct training tokens you have, e.g. 15e9.")
 @click.option("--mfu", type=click.FloatRange(0, 1, min_open=True), help="Model FLOP utilisation, if you measured it.")
 @click.option("--usd-per-gpu-hour", callback=_quantity, help="Your price, instead of the table's low, mid and high.")
-@click.option("--objective", type=click.Choice(["clm", "mlm"]), required=True)
+@click.option("--objective", type=click.Choice(["clm", "mlm"]), help="What the model is trained for; needed.")
 @click.option("--force", is_flag=True, help="Answer even far outside the range of every law.")
+@click.option(
+    "--check",
+    type=click.Path(path_type=Path, exists=True, dir_okay=False),
+    metavar="EXAMPLES",
+    help="Hold the engine against a file of worked examples instead; exit code 1 if a number differs.",
+)
 @OutputFormat
+@click.pass_context
 def command(
+    ctx: click.Context,
     gpu_hours: float | None,
     usd: float | None,
     flops: float | None,
@@ -39,16 +49,23 @@ def command(
     unique_tokens: float | None,
     mfu: float | None,
     usd_per_gpu_hour: float | None,
-    objective: str,
+    objective: str | None,
     force: bool,
+    check: Path | None,
     output: str,
-) -> None:
+) -> int:
     """Model size, tokens, epochs and cost for a budget, from published laws.
 
     Give exactly one of --gpu-hours, --usd and --flops.
     """
     from plm_scaling import api
 
+    if check is not None:
+        from plm_scaling.cli.check_screen import run_check
+
+        return run_check(ctx, check, output)
+    if objective is None:
+        raise click.MissingParameter(ctx=ctx, param=next(p for p in ctx.command.params if p.name == "objective"))
     answer = api.size(
         objective=objective,
         gpu_hours=gpu_hours,
@@ -68,7 +85,7 @@ def command(
         for warning in answer.warnings:
             warn(warning)
         next_command("plm-scaling demo   # then measure your own law before you spend the budget")
-        return
+        return 0
     rows = [
         {"law": a.law_id, "status": a.status, "N": a.N, "D": a.D, "loss": a.loss, "decades": a.extrapolation_decades}
         for a in answer.answers
@@ -76,3 +93,4 @@ def command(
     emit(output, rows=rows, value=answer)
     if output == "csv":
         say(f"recommended: N {format_count(answer.N)}, D {format_count(answer.D)}")
+    return 0

@@ -13,7 +13,16 @@ from pydantic import Field, model_validator
 from plm_scaling.core.alphabet import VOCAB_SIZE
 from plm_scaling.core.records import Record
 
-__all__ = ["PROGEN2_VOCAB", "Architecture", "ModelShape", "head_dim_for"]
+__all__ = [
+    "PROGEN2_VOCAB",
+    "Architecture",
+    "ModelShape",
+    "block_parameters_of",
+    "contact_parameters_of",
+    "head_dim_for",
+    "head_flops_of",
+    "outside_parameters_of",
+]
 
 Architecture = Literal["plm", "esm2", "progen2"]
 
@@ -37,6 +46,34 @@ def head_dim_for(d_model: int) -> int:
         if d_model % head_dim == 0:
             return head_dim
     raise ValueError(f"d_model {d_model} is odd: rotary positions turn pairs of features")
+
+
+def block_parameters_of(architecture: Architecture, d_model: int, d_ffn: int) -> int:
+    """Parameters of one block, norms and biases included; see `ModelShape.N`."""
+    D, F = d_model, d_ffn
+    extra = {"plm": 2 * D, "esm2": 4 * D + F + D + 4 * D, "progen2": F + D + 2 * D}[architecture]
+    return 4 * D * D + 2 * D * F + extra
+
+
+def outside_parameters_of(architecture: Architecture, d_model: int, vocab: int) -> int:
+    """Parameters outside the blocks, without ESM-2's contact head; see `ModelShape.N_total`."""
+    D, V = d_model, vocab
+    return {
+        "plm": 2 * V * D + D,  # embedding, head, final norm gain
+        "esm2": V * D + 2 * D + (D * D + D + 2 * D + V),  # tied head: dense, norm, bias
+        "progen2": 2 * V * D + V + 2 * D,
+    }[architecture]
+
+
+def contact_parameters_of(n_layers: int, n_heads: int) -> int:
+    """Parameters of ESM-2's contact head: a weight for every attention map, and a bias. **Source:** Rao et al. 2021."""
+    return n_layers * n_heads + 1
+
+
+def head_flops_of(architecture: Architecture, d_model: int, vocab: int) -> int:
+    """Forward FLOPs of the output head at one position."""
+    dense = 2 * d_model**2 if architecture == "esm2" else 0
+    return dense + 2 * d_model * vocab
 
 
 class ModelShape(Record):
@@ -92,27 +129,17 @@ class ModelShape(Record):
         **Source:** the layers of Lin et al. 2023 (ESM-2, biases everywhere, two norms) and Nijkamp et al. 2023
         (ProGen2, biases in the feed-forward part only, one norm); `plm` has two norm gains and no biases.
         """
-        D, F = self.d_model, self.ffn
-        matrices = 4 * D * D + 2 * D * F
-        extra = {"plm": 2 * D, "esm2": 4 * D + F + D + 4 * D, "progen2": F + D + 2 * D}[self.architecture]
-        return self.n_layers * (matrices + extra)
+        return self.n_layers * block_parameters_of(self.architecture, self.d_model, self.ffn)
 
     @property
     def N_total(self) -> int:
         """All parameters but those of ESM-2's contact head, which is no part of the language model."""
-        D, V = self.d_model, self.vocab
-        around = {
-            "plm": 2 * V * D + D,  # embedding, head, final norm gain
-            "esm2": V * D + 2 * D + (D * D + D + 2 * D + V),  # tied head: dense, norm, bias
-            "progen2": 2 * V * D + V + 2 * D,
-        }[self.architecture]
-        return self.N + around
+        return self.N + outside_parameters_of(self.architecture, self.d_model, self.vocab)
 
     @property
     def head_flops(self) -> float:
         """Forward FLOPs of the output head at one position."""
-        dense = 2.0 * self.d_model**2 if self.architecture == "esm2" else 0.0
-        return dense + 2.0 * self.d_model * self.vocab
+        return float(head_flops_of(self.architecture, self.d_model, self.vocab))
 
     def training_flops(
         self, *, positions: float, sum_length_squared: float, head_positions: float | None = None

@@ -13,7 +13,7 @@ from pydantic import Field, field_validator, model_validator
 
 from plm_scaling.core.errors import ConfigError, did_you_mean
 from plm_scaling.core.records import Record
-from plm_scaling.laws.zoo_forms import ZOO_FORMS, PublishedForm, ZooForm, lowest_over_sizes
+from plm_scaling.laws.zoo_forms import ZOO_FORMS, PublishedForm, ZooForm, two_powers
 
 __all__ = ["PublishedForm", "PublishedLaw", "PublishedStatus", "ZooCheck", "all_laws", "find_law", "load_zoo"]
 
@@ -114,13 +114,12 @@ class PublishedLaw(Record):
         """
         if not (math.isfinite(C) and C > 0):
             raise ConfigError(f"a compute budget must be a positive number of FLOPs, got {C!r}")
-        best, loss = self.form_of.optimum, self.form_of.loss
+        best = self.form_of.optimum
         if best is None:
             raise ConfigError(f"{self.id} does not say which size is best for a budget", why=self.form_of.formula)
-        if unique_tokens is None or loss is None or self.form != "repeats":
+        if unique_tokens is None or self.form != "repeats":
             return best(self.params, C)
-        N = lowest_over_sizes(lambda n: loss(self.params, n, C / (6.0 * n), unique_tokens))
-        return N, C / (6.0 * N)
+        return two_powers(self.params).repeated_optimum(C, unique_tokens)
 
     def loss(self, N: float, D: float, unique_tokens: float | None = None) -> float | None:
         """Loss in nats per token of N parameters after D tokens; None for a law that states no loss of N and D.

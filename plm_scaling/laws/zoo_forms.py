@@ -7,7 +7,17 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Final, Literal
 
-__all__ = ["ZOO_FORMS", "Params", "PublishedForm", "ZooForm", "lowest_over_sizes"]
+from plm_scaling.laws.two_powers import TwoPowers
+
+__all__ = [
+    "ZOO_FORMS",
+    "Params",
+    "PublishedForm",
+    "ZooForm",
+    "distilled_loss",
+    "lowest_over_sizes",
+    "two_powers",
+]
 
 PublishedForm = Literal[
     "power_frontier",
@@ -57,31 +67,25 @@ def lowest_over_sizes(loss: Callable[[float], float]) -> float:
     return math.exp(0.5 * (low + high))
 
 
+# ---- sums of two powers: chinchilla, gamma, repeats ----------------------------------------------------------------
+
+
 def _ln(p: Params, name: str) -> float:
     return p[f"log_{name}"] if f"log_{name}" in p else math.log(p[name])
 
 
-def _floor(p: Params) -> float:
-    return math.exp(p["log_E"]) if "log_E" in p else p["E"]
-
-
-# ---- sums of two powers: chinchilla, gamma, repeats ----------------------------------------------------------------
-
-
-def _powers_optimum(p: Params, C: float) -> tuple[float, float]:
-    """The minimum of A N^-alpha + B D^-beta on 6 N D = C; E and an outer exponent drop out.
-
-    **Source:** Hoffmann et al. 2022, eq. 4.
-    """
-    log_ND = math.log(C / 6.0)
-    log_N = _log_gain(p) + log_ND * p["beta"] / (p["alpha"] + p["beta"])
-    return math.exp(log_N), math.exp(log_ND - log_N)
-
-
-def _log_gain(p: Params) -> float:
-    """The logarithm of G = (alpha A / (beta B))^(1/(alpha+beta))."""
-    ratio = _ln(p, "A") + math.log(p["alpha"]) - _ln(p, "B") - math.log(p["beta"])
-    return ratio / (p["alpha"] + p["beta"])
+def two_powers(p: Params) -> TwoPowers:
+    """The law of two powers that these coefficients state; gamma 1 and repeats as good as new unless stated."""
+    return TwoPowers(
+        E=math.exp(p["log_E"]) if "log_E" in p else p["E"],
+        log_A=_ln(p, "A"),
+        log_B=_ln(p, "B"),
+        alpha=p["alpha"],
+        beta=p["beta"],
+        gamma=p.get("gamma", 1.0),
+        R_D=p.get("R_D", math.inf),
+        R_N=p.get("R_N", math.inf),
+    )
 
 
 def _powers_exponents(p: Params) -> Exponents:
@@ -90,29 +94,9 @@ def _powers_exponents(p: Params) -> Exponents:
 
 
 def _powers_loss(p: Params, N: float, D: float, unique: float | None) -> float:
-    """E + (A N^-alpha + B D^-beta)^gamma, gamma 1 if not stated. **Source:** Hoffmann et al. 2022, eq. 2."""
-    del unique
-    reducible = math.exp(_ln(p, "A") - p["alpha"] * math.log(N)) + math.exp(_ln(p, "B") - p["beta"] * math.log(D))
-    return float(_floor(p) + reducible ** p.get("gamma", 1.0))
-
-
-def _repeats_loss(p: Params, N: float, D: float, unique: float | None) -> float:
-    """The sum of two powers at effective N and D; without `unique` every token counts as new.
-
-    **Source:** Muennighoff et al. 2023, eq. 5-6.
-    """
-    if unique is not None:
-        U = min(unique, D)
-        # Parameters beyond the best size for U tokens are in excess: N* = G (C/6)^(b/(a+b)) at D* = U.
-        best = math.exp(_log_gain(p) * (1.0 + p["beta"] / p["alpha"]) + math.log(U) * p["beta"] / p["alpha"])
-        N, D = _decayed(N, min(N, best), p["R_N"]), _decayed(D, U, p["R_D"])
-    return _powers_loss(p, N, D, None)
-
-
-def _decayed(total: float, unique: float, decay: float) -> float:
-    """U + U R* (1 - exp(-R / R*)) with R = total/U - 1 repeats. **Source:** Muennighoff et al. 2023, eq. 5."""
-    repeats = max(total / unique - 1.0, 0.0)
-    return unique + unique * decay * -math.expm1(-repeats / decay)
+    """At effective N and D where repeats are counted; without `unique` every token counts as new."""
+    law = two_powers(p)
+    return law.loss(N, D) if unique is None or "R_D" not in p else law.repeated_loss(N, D, unique)
 
 
 # ---- the other laws of N and D -------------------------------------------------------------------------------------
@@ -172,17 +156,21 @@ def _transfer(p: Params, given: Params) -> dict[str, float]:
     return {"D_t": p["k"] * given["D_f"] ** p["a"] * given["N"] ** p["b"]}
 
 
-def _distillation(p: Params, given: Params) -> dict[str, float]:
-    """Loss of a student of N parameters distilled on D tokens from a teacher of loss `loss_teacher`.
+def distilled_loss(p: Params, N: float, D: float, teacher: float, alone: float) -> float:
+    """Loss of a student of N parameters distilled on D tokens from a teacher of loss `teacher`.
 
-    `loss_alone` is what the student would reach on the same tokens without a teacher.
+    `alone` is what the student would reach on the same tokens without a teacher.
 
     **Source:** Busbridge et al. 2025, eq. 8.
     """
-    teacher, alone = given["loss_teacher"], given["loss_alone"]
-    capacity = (1.0 + (teacher / (alone * p["d_1"])) ** (1.0 / p["f_1"])) ** (-p["c_1"] * p["f_1"])
-    student = (p["A"] * given["N"] ** -p["alpha"] + p["B"] * given["D"] ** -p["beta"]) ** p["gamma"]
-    return {"loss": teacher + teacher ** -p["c_0"] * capacity * student}
+    lead = (math.log(teacher) - math.log(alone) - math.log(p["d_1"])) / p["f_1"]
+    capacity = -p["c_1"] * p["f_1"] * (max(lead, 0.0) + math.log1p(math.exp(-abs(lead))))
+    student = p["gamma"] * two_powers({**p, "E": 0.0}).log_reducible(math.log(N), math.log(D))
+    return teacher + math.exp(-p["c_0"] * math.log(teacher) + capacity + student)
+
+
+def _distillation(p: Params, given: Params) -> dict[str, float]:
+    return {"loss": distilled_loss(p, given["N"], given["D"], given["loss_teacher"], given["loss_alone"])}
 
 
 def _lr_batch(p: Params, given: Params) -> dict[str, float]:
@@ -217,14 +205,14 @@ ZOO_FORMS: Final[dict[PublishedForm, ZooForm]] = {
     "chinchilla": ZooForm(
         "L = E + A N^-alpha + B D^-beta",
         _names(*_POWERS),
-        optimum=_powers_optimum,
+        optimum=lambda p, C: two_powers(p).optimum(C),
         loss=_powers_loss,
         exponents=_powers_exponents,
     ),
     "gamma": ZooForm(
         "L = E + (A N^-alpha + B D^-beta)^gamma",
         _names(*(f"{names} gamma" for names in _POWERS)),
-        optimum=_powers_optimum,
+        optimum=lambda p, C: two_powers(p).optimum(C),
         loss=_powers_loss,
         exponents=_powers_exponents,
     ),
@@ -238,8 +226,8 @@ ZOO_FORMS: Final[dict[PublishedForm, ZooForm]] = {
     "repeats": ZooForm(
         "L = E + A N'^-alpha + B D'^-beta; D' = U + U R_D (1 - exp(-(D/U - 1)/R_D)), N' alike from the best N for U",
         _names(*(f"{names} R_D R_N" for names in _POWERS)),
-        optimum=_powers_optimum,
-        loss=_repeats_loss,
+        optimum=lambda p, C: two_powers(p).optimum(C),
+        loss=_powers_loss,
         exponents=_powers_exponents,
     ),
     "loss_compute": ZooForm(
@@ -251,7 +239,7 @@ ZOO_FORMS: Final[dict[PublishedForm, ZooForm]] = {
     "transfer": ZooForm("D_t = k D_f^a N^b", _names("k a b"), rule=_transfer),
     "distillation": ZooForm(
         "L = L_T + L_T^-c_0 (1 + (L_T / (L_S d_1))^(1/f_1))^(-c_1 f_1) (A N^-alpha + B D^-beta)^gamma",
-        _names("A B alpha beta gamma c_0 c_1 f_1 d_1"),
+        _names(*(f"{names} alpha beta gamma c_0 c_1 f_1 d_1" for names in ("A B", "log_A log_B"))),
         rule=_distillation,
     ),
     "lr_batch": ZooForm(

@@ -14,7 +14,6 @@ from plm_scaling.laws.fit import interval_of
 from plm_scaling.laws.law_fit import Interval, IsoflopFit, LawFit, SurfaceFit
 from plm_scaling.laws.surface import form_of, surface_loss, surface_optimum
 from plm_scaling.laws.zoo import PublishedLaw
-from plm_scaling.laws.zoo_forms import lowest_over_sizes
 from plm_scaling.sizing.costs import exact_over_6nd
 from plm_scaling.sizing.recommendation import LawAnswer, LawRole
 
@@ -108,7 +107,7 @@ def published_sizing_law(law: PublishedLaw, unique_tokens: float | None = None) 
         return lambda n: _stated(loss(n, C / (6.0 * n)))
 
     def optimum(C: float) -> float:
-        return lowest_over_sizes(at_budget(C)) if values_repeats else law.optimum(C)[0]
+        return law.optimum(C, unique_tokens)[0]
 
     def band(C: float) -> Band | None:
         N = optimum(C)

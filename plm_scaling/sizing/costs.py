@@ -14,6 +14,7 @@ from plm_scaling.core.configs import find_config
 from plm_scaling.core.errors import ConfigError, did_you_mean
 from plm_scaling.core.records import Record
 from plm_scaling.sizing.shapes import HEAD_WIDTH, Shape, typical_width, width_per_layer
+from plm_scaling.sizing.training_bill import energy_kwh
 
 __all__ = [
     "ATTENDED_TOKENS",
@@ -251,5 +252,5 @@ def bill_for(gpu_hours: float, gpu: Gpu, hardware: Hardware, *, usd_per_gpu_hour
         usd_low=gpu_hours * low,
         usd_mid=gpu_hours * mid,
         usd_high=gpu_hours * high,
-        energy_kwh=gpu_hours * gpu.watts / 1000.0 * hardware.watt_load * hardware.pue,
+        energy_kwh=energy_kwh(gpu_hours, gpu.watts, hardware.watt_load, hardware.pue),
     )

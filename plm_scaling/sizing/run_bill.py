@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import Final
 
 from plm_scaling.core.architecture import ModelShape
@@ -21,6 +20,7 @@ from plm_scaling.sizing.costs import (
 )
 from plm_scaling.sizing.memory_plan import MemoryPlan, plan_memory
 from plm_scaling.sizing.shapes import nearest_shape
+from plm_scaling.sizing.training_bill import queue_segments
 
 __all__ = ["SEGMENT_OVERHEAD", "RunBill", "bill_line", "run_bill", "slurm_segments"]
 
@@ -84,7 +84,7 @@ def slurm_segments(wall_hours: float, limit_hours: float | None, overhead: float
         )
     if limit_hours is None:
         return 1
-    return max(1, math.ceil(wall_hours / (limit_hours * (1.0 - overhead))))
+    return max(1, queue_segments(wall_hours, limit_hours, overhead))
 
 
 def run_bill(

@@ -9,6 +9,7 @@ from typing import Final
 
 from plm_scaling.core.run import Objective
 from plm_scaling.core.units import format_count
+from plm_scaling.laws.repeat_worth import worth
 from plm_scaling.sizing.recommendation import Alternative
 
 __all__ = [
@@ -70,9 +71,7 @@ def effective_tokens_of(D: float, unique_tokens: float, R_D: float = _R_D) -> fl
 
     **Source:** Muennighoff et al. 2023, eq. 5.
     """
-    if unique_tokens >= D:
-        return D
-    return unique_tokens * (1.0 - R_D * math.expm1(-(D / unique_tokens - 1.0) / R_D))
+    return worth(D, unique_tokens, R_D)
 
 
 def _gaps_sentence(objective: Objective) -> str:
