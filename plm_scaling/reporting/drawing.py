@@ -168,12 +168,13 @@ def _inline(svg: str, name: str, label: str) -> str:
     """Body of an SVG document made fit for a page: no prologue, few ids, page colours, page font, short numbers."""
     svg = svg[svg.index("<svg") :]
     svg = re.sub(r"<metadata>.*?</metadata>|<!--.*?-->", "", svg, flags=re.DOTALL)
-    svg = re.sub(r"<svg [^>]*?viewBox=\"([^\"]*)\"[^>]*>", _opening(label), svg, count=1, flags=re.DOTALL)
     svg = svg.replace("xlink:href", "href")
     used = set(re.findall(r"(?:url\(#|href=\"#)([^)\"]+)", svg))
     svg = re.sub(r' id="([^"]+)"', lambda m: f' id="{name}-{m[1]}"' if m[1] in used else "", svg)
     svg = re.sub(r"(url\(#|href=\"#)", lambda m: f"{m[1]}{name}-", svg)
     svg = re.sub(r"<[^>]*>", lambda m: _shortened(m[0]), svg)
+    # The label comes after: its numbers are words.
+    svg = re.sub(r"<svg [^>]*?viewBox=\"([^\"]*)\"[^>]*>", _opening(label), svg, count=1, flags=re.DOTALL)
     svg = re.sub(r"(font: (?:[a-z]+ )*[\d.]+px) [^;\"]+", r"\1 var(--sans)", svg)
     svg = re.sub(r"font-family: [^;\"]+", "font-family: var(--sans)", svg)
     for key, color in COLORS.items():

@@ -98,7 +98,7 @@ def test_torch_is_a_leaf() -> None:
         "laws": "plm_scaling.sizing.law_table, plm_scaling.laws.zoo_checks",
         "transfer": "plm_scaling.transfers.tokens",
         "size": "plm_scaling.sizing.recommend",
-        "audit": "plm_scaling.sizing.audit, plm_scaling.sizing.trained_models",
+        "audit": "plm_scaling.sizing.audit, plm_scaling.sizing.downstream",
         "report": "plm_scaling.reporting.page",
         "status": "plm_scaling.sweeps.status",
     }

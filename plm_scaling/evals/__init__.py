@@ -1,0 +1,1 @@
+"""Downstream scores: what others have published of public models. No torch."""

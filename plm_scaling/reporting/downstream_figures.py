@@ -1,0 +1,118 @@
+"""Pictures of what public models score against their size, with the floors that every size has to beat."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Final
+
+from markupsafe import Markup
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from plm_scaling.reporting.drawing import COLORS, KINDS, count_axis, draw_panel, note, write_picture
+from plm_scaling.sizing.downstream_records import DownstreamView, Floor, Score
+
+__all__ = ["draw_downstream", "floors_shown", "write_downstream_figure"]
+
+_STYLES: Final = (*KINDS, ("#6a3d9a", "X"))
+_SUSPECT: Final = (COLORS["muted"], "o")
+_HEIGHT: Final = 4.2
+
+
+def draw_downstream(view: DownstreamView) -> Markup:
+    """One group as inline SVG: every family a line from its smallest to its largest model, floors across."""
+
+    def draw(axes: Axes) -> None:
+        styles = _styles([view])
+        _draw_view(axes, view, styles)
+        if isinstance(axes.figure, Figure):
+            axes.figure.legend(handles=_handles(styles), loc="outside lower center", ncols=3)
+
+    return draw_panel(f"downstream-{view.group}", view.answer, draw, height=_HEIGHT)
+
+
+def write_downstream_figure(views: Sequence[DownstreamView], path: Path) -> Path:
+    """Several groups beside each other as a file (.svg, .png or .pdf)."""
+    styles = _styles(views)
+
+    def draw(figure: Figure) -> None:
+        panels = figure.subplots(1, len(views), squeeze=False)[0]
+        for axes, view in zip(panels, views, strict=True):
+            _draw_view(axes, view, styles)
+        figure.legend(handles=_handles(styles), loc="outside lower center", ncols=min(len(styles), 8))
+
+    label = " ".join(view.answer for view in views)
+    return write_picture(path, draw, size=(max(4.8 * len(views), 4.8), 4.6), label=label)
+
+
+def floors_shown(view: DownstreamView) -> tuple[Floor, ...]:
+    """The best floor of each kind on the same assays, best first."""
+    shown: dict[str, Floor] = {}
+    for floor in view.floors:
+        if not floor.split:
+            shown.setdefault(floor.kind, floor)
+    return tuple(shown.values())
+
+
+def _styles(views: Sequence[DownstreamView]) -> dict[str, tuple[str, str]]:
+    """Colour and marker of every family; those that do not count are grey."""
+    families = {score.family: score.suspect for view in views for score in view.scores}
+    counted = [name for name, suspect in families.items() if not suspect]
+    styles = {name: _STYLES[k % len(_STYLES)] for k, name in enumerate(counted)}
+    return {name: styles.get(name, _SUSPECT) for name in families}
+
+
+def _draw_view(axes: Axes, view: DownstreamView, styles: dict[str, tuple[str, str]]) -> None:
+    floors = floors_shown(view)
+    values = [score.value for score in view.scores] + [floor.value for floor in floors]
+    sizes = [score.N for score in view.scores]
+    count_axis(axes, "x", sizes, "Parameters N", most=5)
+    room = 0.07 * (max(values) - min(values))
+    axes.set_ylim(min(values) - room, max(values) + room)
+    axes.set_ylabel(view.metric)
+    axes.set_title(view.title)
+    for floor in floors:
+        axes.axhline(floor.value, color=COLORS["ink"], lw=0.9, ls=(0, (4, 2)), zorder=1)
+    for height, names in _labels(floors, axes):
+        note(axes, names, axes.get_xlim()[0], height, offset=(4, 5), fontsize=7.5, color=COLORS["ink"])
+    for family, style in styles.items():
+        _draw_family(axes, [score for score in view.scores if score.family == family], *style)
+
+
+def _labels(floors: Sequence[Floor], axes: Axes) -> list[tuple[float, str]]:
+    """Names above their lines; lines too near each other for a name between them share one, the highest first."""
+    low, high = axes.get_ylim()
+    step = 0.06 * (high - low)
+    labels: list[tuple[float, str]] = []
+    below = float("inf")
+    for floor in sorted(floors, key=lambda floor: -floor.value):
+        if below - floor.value < step:
+            labels[-1] = (labels[-1][0], f"{labels[-1][1]}, {floor.name}")
+        else:
+            labels.append((floor.value, floor.name))
+        below = floor.value
+    return labels
+
+
+def _draw_family(axes: Axes, scores: Sequence[Score], color: str, marker: str) -> None:
+    if not scores:
+        return
+    suspect = scores[0].suspect
+    how: dict[str, Any] = {"ls": (0, (1, 1.5)), "mfc": COLORS["card"]} if suspect else {}
+    for score in scores:
+        if score.low is not None and score.high is not None and not suspect:
+            axes.plot([score.N, score.N], [score.low, score.high], color=color, lw=0.8, alpha=0.35, zorder=2)
+    N, values = [score.N for score in scores], [score.value for score in scores]
+    axes.plot(N, values, color=color, marker=marker, ms=5, lw=1.4, zorder=3, **how)
+
+
+def _handles(styles: dict[str, tuple[str, str]]) -> list[Line2D]:
+    drawn: list[Line2D] = []
+    for family, (color, marker) in styles.items():
+        suspect = (color, marker) == _SUSPECT
+        how: dict[str, Any] = {"ls": (0, (1, 1.5)), "mfc": COLORS["card"]} if suspect else {}
+        label = f"{family} (scoring suspect)" if suspect else family
+        drawn.append(Line2D([], [], color=color, marker=marker, ms=5, lw=1.4, label=label, **how))
+    return drawn
