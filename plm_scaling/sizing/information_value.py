@@ -10,6 +10,7 @@ import numpy.typing as npt
 __all__ = ["Beliefs", "ObservationError"]
 
 FloatArray = npt.NDArray[np.float64]
+IndexArray = npt.NDArray[np.intp]
 
 
 @dataclass(frozen=True)
@@ -81,10 +82,26 @@ class Beliefs:
         """
         if predicted.shape[1] == 0:
             return 0.0, 0.0
+        truth, chosen = self.decisions(predicted, error, outcomes=outcomes, seed=seed)
+        gains = self.losses[truth, self.choice] - self.losses[truth, chosen]
+        value = min(max(float(gains.mean()), 0.0), self.perfect)
+        return value, float(gains.std(ddof=1) / np.sqrt(outcomes))
+
+    def decisions(
+        self, predicted: FloatArray, error: ObservationError, *, outcomes: int = 256, seed: int = 0
+    ) -> tuple[IndexArray, IndexArray]:
+        """The draw that is true in each outcome, and the decision taken after its runs were seen, [outcomes] each.
+
+        Parameters
+        ----------
+        predicted : ln losses of the runs by every draw, float64[K, J].
+        """
         rng = np.random.default_rng(seed)
         # Systematic resampling: every draw stands for the truth as often as it weighs.
         at = (np.arange(outcomes) + rng.random()) / outcomes
         truth = np.minimum(np.searchsorted(np.cumsum(self.weights), at), len(self.weights) - 1)
+        if len(self.weights) == 1 or predicted.shape[1] == 0:
+            return truth, np.full(outcomes, self.choice)
         noise = rng.standard_normal((outcomes, predicted.shape[1]))
         z = error.whitened(predicted)
         seen = z[truth] + noise
@@ -92,7 +109,4 @@ class Beliefs:
         log_w = np.log(np.maximum(self.weights, 1e-300)) - 0.5 * squares
         log_w[np.arange(outcomes), truth] = -np.inf
         likely = np.exp(log_w - log_w.max(axis=1, keepdims=True))
-        chosen = (likely @ self.losses).argmin(axis=1)
-        gains = self.losses[truth, self.choice] - self.losses[truth, chosen]
-        value = min(max(float(gains.mean()), 0.0), self.perfect)
-        return value, float(gains.std(ddof=1) / np.sqrt(outcomes))
+        return truth, (likely @ self.losses).argmin(axis=1)
