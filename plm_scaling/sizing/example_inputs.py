@@ -22,7 +22,8 @@ _OWN: Final[Mapping[str, Mapping[str, str]]] = {
     "muennighoff": {"R_D_star": "R_D", "R_N_star": "R_N"},
 }
 """Coefficients of each form beside E, A, B, alpha, beta: name in an example -> name in `zoo_forms`."""
-_DISTILLATION: Final = {"gamma": "gamma", "c0": "c_0", "c1": "c_1", "f1": "f_1", "d1": "d_1"}
+_DISTILLATION: Final = {"gamma": "gamma", "f1": "f_1", "d1": "d_1"}
+_DISTILLATION_FROM_ZERO: Final = {"c0": "c_0", "c1": "c_1"}
 
 
 class Inputs:
@@ -130,7 +131,8 @@ class Inputs:
     def distillation(self, key: str) -> Params:
         """The coefficients of a distillation law under a key; raises as `law`."""
         inner = self.within(key)
-        return {**inner._powers(), **inner._positives(_DISTILLATION)}
+        powers = {ours: inner.not_negative(theirs) for theirs, ours in _DISTILLATION_FROM_ZERO.items()}
+        return {**inner._powers(), **inner._positives(_DISTILLATION), **powers}
 
     def _law(self, forms: Sequence[str]) -> TwoPowers:
         form = self.given("form")
