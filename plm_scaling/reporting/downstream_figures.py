@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 from markupsafe import Markup
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from plm_scaling.reporting.drawing import COLORS, KINDS, count_axis, draw_panel, note, write_picture
+from plm_scaling.reporting.drawing import COLORS, KINDS, count_axis, draw_panel, flops_axis, note, write_picture
 from plm_scaling.sizing.downstream_records import DownstreamView, Floor, Score
 
 __all__ = ["draw_downstream", "floors_shown", "write_downstream_figure"]
@@ -21,26 +21,35 @@ _SUSPECT: Final = (COLORS["muted"], "o")
 _HEIGHT: Final = 4.2
 
 
-def draw_downstream(view: DownstreamView) -> Markup:
-    """One group as inline SVG: every family a line from its smallest to its largest model, floors across."""
+Against = Literal["N", "D", "C"]
+_AXES: Final[dict[str, str]] = {"N": "Parameters N", "D": "Training tokens D", "C": "Training compute 6 N D, FLOPs"}
+
+
+def draw_downstream(view: DownstreamView, *, against: Against = "N") -> Markup:
+    """One group as inline SVG: every family a line from its smallest to its largest model, floors across.
+
+    Parameters
+    ----------
+    against : parameters, or training tokens or FLOPs, of which only some models' are known.
+    """
 
     def draw(axes: Axes) -> None:
-        styles = _styles([view])
-        _draw_view(axes, view, styles)
+        styles = _styles([view], against)
+        _draw_view(axes, view, styles, against)
         if isinstance(axes.figure, Figure):
             axes.figure.legend(handles=_handles(styles), loc="outside lower center", ncols=3)
 
-    return draw_panel(f"downstream-{view.group}", view.answer, draw, height=_HEIGHT)
+    return draw_panel(f"downstream-{view.group}-{against}", view.answer, draw, height=_HEIGHT)
 
 
-def write_downstream_figure(views: Sequence[DownstreamView], path: Path) -> Path:
+def write_downstream_figure(views: Sequence[DownstreamView], path: Path, *, against: Against = "N") -> Path:
     """Several groups beside each other as a file (.svg, .png or .pdf)."""
-    styles = _styles(views)
+    styles = _styles(views, against)
 
     def draw(figure: Figure) -> None:
         panels = figure.subplots(1, len(views), squeeze=False)[0]
         for axes, view in zip(panels, views, strict=True):
-            _draw_view(axes, view, styles)
+            _draw_view(axes, view, styles, against)
         figure.legend(handles=_handles(styles), loc="outside lower center", ncols=min(len(styles), 8))
 
     label = " ".join(view.answer for view in views)
@@ -56,19 +65,28 @@ def floors_shown(view: DownstreamView) -> tuple[Floor, ...]:
     return tuple(shown.values())
 
 
-def _styles(views: Sequence[DownstreamView]) -> dict[str, tuple[str, str]]:
-    """Colour and marker of every family; those that do not count are grey."""
-    families = {score.family: score.suspect for view in views for score in view.scores}
+def _at(score: Score, against: Against) -> float | None:
+    return {"N": score.N, "D": score.D, "C": score.C}[against]
+
+
+def _styles(views: Sequence[DownstreamView], against: Against) -> dict[str, tuple[str, str]]:
+    """Colour and marker of every family that is drawn; those that do not count are grey."""
+    scores = [score for view in views for score in view.scores if _at(score, against) is not None]
+    families = {score.family: score.suspect for score in scores}
     counted = [name for name, suspect in families.items() if not suspect]
     styles = {name: _STYLES[k % len(_STYLES)] for k, name in enumerate(counted)}
     return {name: styles.get(name, _SUSPECT) for name in families}
 
 
-def _draw_view(axes: Axes, view: DownstreamView, styles: dict[str, tuple[str, str]]) -> None:
+def _draw_view(axes: Axes, view: DownstreamView, styles: dict[str, tuple[str, str]], against: Against) -> None:
     floors = floors_shown(view)
-    values = [score.value for score in view.scores] + [floor.value for floor in floors]
-    sizes = [score.N for score in view.scores]
-    count_axis(axes, "x", sizes, "Parameters N", most=5)
+    known = [(x, score) for score in view.scores if (x := _at(score, against)) is not None]
+    values = [score.value for _, score in known] + [floor.value for floor in floors]
+    axis = [x for x, _ in known]
+    if against == "C":
+        flops_axis(axes, axis, _AXES[against], most=5)
+    else:
+        count_axis(axes, "x", axis, _AXES[against], most=5)
     room = 0.07 * (max(values) - min(values))
     axes.set_ylim(min(values) - room, max(values) + room)
     axes.set_ylabel(view.metric)
@@ -78,7 +96,7 @@ def _draw_view(axes: Axes, view: DownstreamView, styles: dict[str, tuple[str, st
     for height, names in _labels(floors, axes):
         note(axes, names, axes.get_xlim()[0], height, offset=(4, 5), fontsize=7.5, color=COLORS["ink"])
     for family, style in styles.items():
-        _draw_family(axes, [score for score in view.scores if score.family == family], *style)
+        _draw_family(axes, [(x, score) for x, score in known if score.family == family], *style)
 
 
 def _labels(floors: Sequence[Floor], axes: Axes) -> list[tuple[float, str]]:
@@ -96,16 +114,16 @@ def _labels(floors: Sequence[Floor], axes: Axes) -> list[tuple[float, str]]:
     return labels
 
 
-def _draw_family(axes: Axes, scores: Sequence[Score], color: str, marker: str) -> None:
+def _draw_family(axes: Axes, scores: Sequence[tuple[float, Score]], color: str, marker: str) -> None:
     if not scores:
         return
-    suspect = scores[0].suspect
+    suspect = scores[0][1].suspect
     how: dict[str, Any] = {"ls": (0, (1, 1.5)), "mfc": COLORS["card"]} if suspect else {}
-    for score in scores:
+    for x, score in scores:
         if score.low is not None and score.high is not None and not suspect:
-            axes.plot([score.N, score.N], [score.low, score.high], color=color, lw=0.8, alpha=0.35, zorder=2)
-    N, values = [score.N for score in scores], [score.value for score in scores]
-    axes.plot(N, values, color=color, marker=marker, ms=5, lw=1.4, zorder=3, **how)
+            axes.plot([x, x], [score.low, score.high], color=color, lw=0.8, alpha=0.35, zorder=2)
+    values = [score.value for _, score in scores]
+    axes.plot([x for x, _ in scores], values, color=color, marker=marker, ms=5, lw=1.4, zorder=3, **how)
 
 
 def _handles(styles: dict[str, tuple[str, str]]) -> list[Line2D]:

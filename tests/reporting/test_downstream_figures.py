@@ -29,6 +29,13 @@ def test_a_panel_says_in_words_what_it_shows(views: list[DownstreamView]) -> Non
             assert word in text
 
 
+def test_compute_of_the_models_that_state_it(views: list[DownstreamView]) -> None:
+    text = " ".join(ElementTree.fromstring(str(draw_downstream(views[0], against="C"))).itertext())
+    assert "Training compute" in text
+    assert "ESM-2" in text
+    assert "RITA" not in text  # no tokens known
+
+
 def test_one_floor_of_each_kind_the_best(views: list[DownstreamView]) -> None:
     virus, capsid, contacts = views
     assert [floor.name for floor in floors_shown(virus)] == ["ESCOTT", "VenusREM", "PoET 200M", "site-independent"]

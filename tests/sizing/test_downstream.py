@@ -11,9 +11,10 @@ from hypothesis import strategies as st
 
 from plm_scaling.core.errors import ConfigError, RefusedError
 from plm_scaling.evals.baselines import Baseline
-from plm_scaling.sizing import downstream
-from plm_scaling.sizing.downstream import GROUPS, downstream_view, loss_map, size_effect, size_trend
+from plm_scaling.sizing import loss_to_score
+from plm_scaling.sizing.downstream import GROUPS, downstream_view, loss_map
 from plm_scaling.sizing.downstream_records import DownstreamView
+from plm_scaling.sizing.size_trends import size_effect, size_trend
 
 SIZES = np.array([1e7, 3e7, 1e8, 6e8, 3e9, 1.5e10])
 
@@ -225,7 +226,7 @@ def test_a_map_is_found_where_there_is_one(monkeypatch: pytest.MonkeyPatch) -> N
             )
         return tuple(made)
 
-    monkeypatch.setattr(downstream, "find_baselines", planted)
+    monkeypatch.setattr(loss_to_score, "find_baselines", planted)
     found = loss_map("fitness", "mlm")
     assert found.slope == pytest.approx(0.2, rel=1e-6)
     assert found.low == pytest.approx(0.2, rel=1e-4)
