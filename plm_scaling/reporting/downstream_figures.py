@@ -70,12 +70,12 @@ def _at(score: Score, against: Against) -> float | None:
 
 
 def _styles(views: Sequence[DownstreamView], against: Against) -> dict[str, tuple[str, str]]:
-    """Colour and marker of every family that is drawn; those that do not count are grey."""
-    scores = [score for view in views for score in view.scores if _at(score, against) is not None]
-    families = {score.family: score.suspect for score in scores}
-    counted = [name for name, suspect in families.items() if not suspect]
+    """Colour and marker of every family that is drawn, whatever the axis; those that do not count are grey."""
+    scores = [score for view in views for score in view.scores]
+    counted = list(dict.fromkeys(score.family for score in scores if not score.suspect))
     styles = {name: _STYLES[k % len(_STYLES)] for k, name in enumerate(counted)}
-    return {name: styles.get(name, _SUSPECT) for name in families}
+    drawn = dict.fromkeys(score.family for score in scores if _at(score, against) is not None)
+    return {name: styles.get(name, _SUSPECT) for name in drawn}
 
 
 def _draw_view(axes: Axes, view: DownstreamView, styles: dict[str, tuple[str, str]], against: Against) -> None:
