@@ -243,7 +243,7 @@ def ensemble_of_fit(fit: LawFit, *, source: str = "", status: str = "own fit", d
 
 def _member(surface: SurfaceFit, weight: float) -> LawMember:
     return LawMember(
-        name=surface.form,
+        name=surface.form if surface.plateau is None else f"{surface.form}, L0 = {surface.plateau:.4g}",
         weight=weight,
         form=form_of(surface),
         theta=np.concatenate([theta_of(surface), theta_draws(surface)]),
