@@ -6,13 +6,13 @@ import json
 import math
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 from plm_scaling.core.errors import ConfigError
 from plm_scaling.core.records import Record
 from plm_scaling.sizing.example_kinds import Answer, answer_example
 
-__all__ = ["CaseOutcome", "Difference", "ExamplesReport", "answer_example", "check_examples"]
+__all__ = ["Answerer", "CaseOutcome", "Difference", "ExamplesReport", "answer_example", "check_examples"]
 
 _NEAR_ZERO: Final = 1e-6
 """A regret or a share of 1 also passes within this, whatever its size."""
@@ -60,12 +60,21 @@ class ExamplesReport(Record):
         return all(case.passed for case in self.cases)
 
 
-def check_examples(path: Path | str) -> ExamplesReport:
+class Answerer(Protocol):
+    """Whatever answers one case of a kind: this engine, or another to be held against the same examples."""
+
+    def __call__(self, kind: str, inputs: Mapping[str, Any], *, where: str = "") -> Answer:
+        """Answers by key."""
+        ...
+
+
+def check_examples(path: Path | str, answer: Answerer = answer_example) -> ExamplesReport:
     """The engine's answers to a file of worked examples beside those it wants.
 
     The inputs of case i are `input` without `cases`, updated with `input.cases[i]`; its answer is `expected.cases[i]`.
     A number passes if |got - want| <= rel_tol |want|; under keys that begin with regret_ or end in _fraction also
-    within 1e-6; lists are compared element by element. Answers that are not asked for are not looked at.
+    within 1e-6; lists are compared element by element. Answers that are not asked for are not looked at. `answer` is
+    asked once for every case, in the file's order.
 
     Raises
     ------
@@ -76,7 +85,7 @@ def check_examples(path: Path | str) -> ExamplesReport:
     for number, example in enumerate(_list(_read(Path(path)), "examples", where), start=1):
         if not isinstance(example, Mapping):
             raise ConfigError(f"example {number} must be an object", where=where, why=f"got {example!r:.80}")
-        cases += _outcomes(example, f"{where}: {example.get('id', f'example {number}')}")
+        cases += _outcomes(example, f"{where}: {example.get('id', f'example {number}')}", answer)
     return ExamplesReport(file=where, cases=tuple(cases))
 
 
@@ -92,7 +101,7 @@ def _read(path: Path) -> Mapping[str, Any]:
     return data
 
 
-def _outcomes(example: Mapping[str, Any], where: str) -> Iterator[CaseOutcome]:
+def _outcomes(example: Mapping[str, Any], where: str, answer: Answerer) -> Iterator[CaseOutcome]:
     kind, rel_tol = _get(example, "kind", where), _get(example, "rel_tol", where)
     if not _is_number(rel_tol) or rel_tol < 0:
         raise ConfigError("rel_tol must be a number of at least 0", where=where, why=f"got {rel_tol!r:.80}")
@@ -105,7 +114,7 @@ def _outcomes(example: Mapping[str, Any], where: str) -> Iterator[CaseOutcome]:
         case = f"{where}, case {number}"
         if not isinstance(one, Mapping) or not isinstance(want, Mapping):
             raise ConfigError("a case of input and of expected answers must be an object", where=case)
-        got = answer_example(kind, {**common, **one}, where=case)
+        got = answer(kind, {**common, **one}, where=case)
         compared = list(_compared(got, want, float(rel_tol), case))
         yield CaseOutcome(
             example=where.rpartition(": ")[2],

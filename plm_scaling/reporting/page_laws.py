@@ -1,0 +1,143 @@
+"""Laws as the sizing page holds them: plain JSON of forms, draws, weights, repeats and where they come from."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any, Final
+
+import numpy as np
+
+from plm_scaling.core.errors import ConfigError
+from plm_scaling.laws.repeat_fit import RepeatFit
+from plm_scaling.laws.zoo import PublishedLaw
+from plm_scaling.sizing.law_ensemble import LawEnsemble, LawMember, TokenDecay, normal_quantiles
+
+__all__ = ["PAGE_DRAWS", "page_laws"]
+
+PAGE_DRAWS: Final = 200
+"""Most draws of an ensemble on a page, all its forms together."""
+_DIGITS: Final = 11
+"""Significant digits of a coefficient: N_opt then keeps nine."""
+
+Json = dict[str, Any]
+
+
+def page_laws(ensemble: LawEnsemble | None, frontiers: Sequence[PublishedLaw] = (), *, draws: int = PAGE_DRAWS) -> Json:
+    """One objective's laws as JSON: the estimate of every form as its first row, then its thinned draws.
+
+    Parameters
+    ----------
+    ensemble : laws that state a loss; None where only frontiers are known.
+    frontiers : power laws N = k_N C^a_N of the same objective, shown beside; without an ensemble the first gives N.
+    draws : most draws, all forms together.
+
+    Raises
+    ------
+    ConfigError : neither an ensemble nor a frontier, or laws of another objective among them.
+    """
+    stated = [law for law in frontiers if law.form == "power_frontier" and "k_N" in law.params]
+    if ensemble is None:
+        if not stated:
+            raise ConfigError("a page needs a law that says which size a budget asks for", hint="--laws zoo:cheng-clm")
+        return _frontier_page(stated)
+    thin = ensemble.thinned(max(1, draws // len(ensemble.members)))
+    if wrong := [law.id for law in stated if law.objective != thin.objective]:
+        raise ConfigError(f"{wrong[0]} is no law of {thin.objective.upper()}")
+    most = max(len(member.theta) - 1 for member in thin.members)
+    return {
+        "objective": thin.objective,
+        "source": thin.source,
+        "status": thin.status,
+        "range_C": thin.range_C,
+        "noise_sd": thin.noise_sd,
+        "drift_sd": thin.drift_sd,
+        "flags": list(thin.flags),
+        "validation_id": thin.validation_id,
+        "members": [_member(member) for member in thin.members],
+        "repeats": _repeats(thin.repeats, most),
+        "frontiers": [_frontier(law) for law in stated],
+    }
+
+
+def _frontier_page(laws: Sequence[PublishedLaw]) -> Json:
+    first = laws[0]
+    return {
+        "objective": first.objective,
+        "source": first.source,
+        "status": first.status,
+        "range_C": first.range_C,
+        "noise_sd": 0.0,
+        "drift_sd": 0.0,
+        "flags": ["NO_LOSS", *(("TEXT_LAW",) if first.objective == "text" else ())],
+        "validation_id": None,
+        "members": [],
+        "repeats": None,
+        "frontiers": [_frontier(law) for law in laws],
+    }
+
+
+def _frontier(law: PublishedLaw) -> Json:
+    return {
+        "name": law.id,
+        "k_N": law.params["k_N"],
+        "a_N": law.params["a_N"],
+        "source": law.source,
+        "status": law.status,
+    }
+
+
+def _member(member: LawMember) -> Json:
+    natural = member.form.natural(member.theta)
+    known = len(natural) == 2 and bool(np.array_equal(natural[0], natural[1]))
+    return {
+        "name": member.name,
+        "form": member.form.name,
+        "equation": member.form.equation,
+        "weight": member.weight,
+        "plateau": member.form.plateau,
+        "N0": _short(math.exp(member.log_N0)),
+        "D0": _short(math.exp(member.log_D0)),
+        "batch_tokens": _short(math.exp(member.log_batch)),
+        "parameters": list(member.form.names),
+        # A law without draws is its own only draw.
+        "draws": [[_short(value) for value in row] for row in (natural[:1] if known else natural)],
+    }
+
+
+def _repeats(repeats: RepeatFit | TokenDecay | None, draws: int) -> Json | None:
+    """What repeated tokens are worth. A fitted law's draws are dealt out in turn, so that the first ones are enough."""
+    if repeats is None:
+        return None
+    if isinstance(repeats, TokenDecay):
+        strata = repeats.R_D * np.exp(normal_quantiles() * repeats.log_sd)
+        return {
+            "kind": "tokens",
+            "R_D": repeats.R_D,
+            "strata": [_short(value) for value in strata],
+            "source": repeats.source,
+            "status": repeats.status,
+        }
+    estimate = [interval.value for interval in repeats.parameters.values()]
+    return {
+        "kind": repeats.form,
+        "base": repeats.base,
+        "plateau": repeats.plateau,
+        "N0": repeats.N0,
+        "D0": repeats.D0,
+        "R0": repeats.R0,
+        "ratio0": repeats.ratio0,
+        "batch_tokens": repeats.batch_typical,
+        "parameters": list(repeats.parameters),
+        "draws": [[_short(value) for value in row] for row in (estimate, *repeats.draws[:draws])],
+        "range_epochs": repeats.range_epochs,
+        "flags": list(repeats.flags),
+        "source": f"own fit of {repeats.n_runs} runs, {repeats.n_repeated} of them repeated",
+        "status": "own fit",
+    }
+
+
+def _short(value: float) -> float:
+    """A number of few digits that JSON can hold: what is infinite stands for a limit no run comes near."""
+    bounded = min(max(float(value), -1e300), 1e300)
+    return float(f"{bounded:.{_DIGITS}g}")

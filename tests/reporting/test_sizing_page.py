@@ -1,0 +1,50 @@
+"""The sizing page as a file: small, offline, whole; and what no page can be made of."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from plm_scaling.core.errors import ConfigError, RecordError
+from plm_scaling.laws.zoo import find_law
+from plm_scaling.reporting import page_examples
+from plm_scaling.reporting.page_examples import check_page
+from plm_scaling.reporting.page_laws import page_laws
+from plm_scaling.reporting.sizing_page import PageQuestion, render_sizing_page
+from tests.reporting.page_kit import EXAMPLES, FORMS, ensemble, needs_node, repeat_fit
+
+
+def test_the_page_is_small_and_asks_for_nothing_from_elsewhere() -> None:
+    """Two objectives of 2,000 draws, thinned; a source that would end a script; no address but that of SVG."""
+    laws = [ensemble(FORMS[:4], repeats=repeat_fit("decay", draws=900), draws=500, objective=o) for o in ("clm", "mlm")]
+    entries = [page_laws(one) for one in laws]
+    assert all(sum(len(m["draws"]) - 1 for m in entry["members"]) <= 200 for entry in entries)
+    html = render_sizing_page([{**entry, "source": "</script><b>&amp;"} for entry in entries])
+    assert len(html.encode()) < 200_000
+    assert set(re.findall(r"https?://[^\s\"'`]+", html)) == {"http://www.w3.org/2000/svg"}
+    assert "</script><b>" not in html
+    assert len(re.findall(r"<script", html)) == len(re.findall(r"</script>", html)) == 5
+
+
+def test_pages_that_cannot_be_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    entry = page_laws(ensemble(FORMS[:1]))
+    with pytest.raises(ConfigError, match="each objective once"):
+        render_sizing_page([entry, entry])
+    with pytest.raises(ConfigError, match="no law of 'clm'"):
+        render_sizing_page([entry], question=PageQuestion(objective="clm"))
+    with pytest.raises(ConfigError, match="unknown accelerator"):
+        render_sizing_page([entry], question=PageQuestion(gpu="abacus"))
+    with pytest.raises(ConfigError, match="which size"):
+        page_laws(None, [find_law("rita2022")])
+    monkeypatch.setattr(page_examples.shutil, "which", lambda name: None)
+    with pytest.raises(ConfigError, match="no node on PATH"):
+        check_page(EXAMPLES)
+
+
+@needs_node
+def test_another_page_is_not_asked(tmp_path: Path) -> None:
+    (tmp_path / "other.html").write_text("<html></html>")
+    with pytest.raises(RecordError, match="does not run"):
+        check_page(EXAMPLES, tmp_path / "other.html")
