@@ -86,7 +86,7 @@ class Inputs:
     def choice(self, key: str, allowed: Sequence[str]) -> str:
         """One of some words."""
         value = self.given(key)
-        if value not in allowed:
+        if not isinstance(value, str) or value not in allowed:
             raise ConfigError(f"{key} cannot be {value!r:.80}", where=self.where, hint=f"one of {', '.join(allowed)}")
         return str(value)
 
@@ -136,7 +136,7 @@ class Inputs:
 
     def _law(self, forms: Sequence[str]) -> TwoPowers:
         form = self.given("form")
-        if form not in _OWN:
+        if not isinstance(form, str) or form not in _OWN:
             raise ConfigError(f"unknown law form {form!r:.80}", where=self.where, hint=did_you_mean(str(form), _OWN))
         if form not in forms:
             raise ConfigError(f"a law of form {form} answers no such question", where=self.where, hint=_one_of(forms))

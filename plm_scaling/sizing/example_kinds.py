@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
@@ -45,10 +46,11 @@ def answer_example(kind: str, inputs: Mapping[str, Any], *, where: str = "") -> 
     ------
     ConfigError : unknown kind or form of law; a key that is missing, of the wrong type or out of range.
     """
-    if kind not in KINDS:
+    if not isinstance(kind, str) or kind not in KINDS:
         raise ConfigError(f"unknown kind {kind!r:.80}", where=where, hint=did_you_mean(str(kind), KINDS))
     try:
-        return KINDS[kind](Inputs(inputs, where))
+        said = KINDS[kind](Inputs(inputs, where))
+        beyond = [key for key, value in said.items() if not _all_finite(value)]
     except ConfigError as error:
         if error.where or not where:
             raise
@@ -56,6 +58,13 @@ def answer_example(kind: str, inputs: Mapping[str, Any], *, where: str = "") -> 
     except (ArithmeticError, ValueError) as error:
         why = f"{type(error).__name__}: {error}"
         raise ConfigError(f"numbers too large or too small for {kind}", where=where, why=why) from None
+    if beyond:
+        raise ConfigError(f"numbers too large or too small for {kind}", where=where, why=f"{beyond[0]} has no end")
+    return said
+
+
+def _all_finite(value: float | list[float]) -> bool:
+    return all(math.isfinite(one) for one in (value if isinstance(value, list) else [value]))
 
 
 # ---- one law, one budget -------------------------------------------------------------------------------------------

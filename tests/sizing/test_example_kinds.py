@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -75,8 +77,8 @@ def lowest(f: Callable[[Array], Array], low: float, high: float) -> tuple[float,
     return x, y
 
 
-def answer(kind: str, **inputs: Any) -> dict[str, Any]:
-    return dict(answer_example(kind, inputs))
+def answer(kind: str, *, where: str = "", **inputs: Any) -> dict[str, Any]:
+    return dict(answer_example(kind, inputs, where=where))
 
 
 # ---- one budget ----------------------------------------------------------------------------------------------------
@@ -601,3 +603,33 @@ def test_no_kind_swallows_a_missing_input() -> None:
     for kind in KINDS:
         with pytest.raises(ConfigError, match="is missing"):
             answer_example(kind, {})
+
+
+EXAMPLES = json.loads((Path(__file__).parents[1] / "certified" / "sizing_examples.json").read_text())["examples"]
+JUNK = (None, "x", [], {}, [1], True, -1, 0, 1, 0.5, 1e308, 1e-308, 5e-324, 1e30, 1e-30, math.nan, math.inf, 10**400)
+
+
+@settings(max_examples=150, deadline=None)
+@given(data=st.data())
+def test_whatever_is_asked_the_answer_is_finite_or_refused(data: st.DataObject) -> None:
+    example = data.draw(st.sampled_from(EXAMPLES))
+    given = {**{k: v for k, v in example["input"].items() if k != "cases"}, **example["input"]["cases"][0]}
+    given = json.loads(json.dumps(given))
+    place = given
+    while True:
+        key = data.draw(st.sampled_from(sorted(place)))
+        if not isinstance(place[key], dict) or data.draw(st.booleans()):
+            break
+        place = place[key]
+    place[key] = data.draw(st.sampled_from(JUNK))
+    refused, said = None, {}
+    try:
+        said = answer(example["kind"], where="case 1", **given)
+    except ConfigError as error:
+        refused = error
+    numbers = np.concatenate([np.atleast_1d(np.array(v, dtype=float)) for v in said.values()] or [np.zeros(0)])
+    assert np.all(np.isfinite(numbers))
+    assert bool(said) != bool(refused)
+    assert refused is None or refused.where.startswith("case 1")
+    if refused is not None and place[key] is None:
+        assert key in str(refused)
