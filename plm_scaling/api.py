@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from plm_scaling.api_audit import audit
-from plm_scaling.api_laws import laws_check, laws_compare, laws_list, laws_show
+from plm_scaling.api_laws import laws_causes, laws_check, laws_compare, laws_list, laws_show
 from plm_scaling.api_plan import plan
 from plm_scaling.api_runs import runs_export, runs_sql, runs_table, status, status_isoflop, watch
 from plm_scaling.api_sizing import size_check
@@ -49,6 +49,7 @@ __all__ = [
     "export",
     "fit",
     "import_runs",
+    "laws_causes",
     "laws_check",
     "laws_choices",
     "laws_compare",

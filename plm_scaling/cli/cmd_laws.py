@@ -171,6 +171,32 @@ def choices(
     return 0 if found.answered else EXIT_REFUSED
 
 
+@command.command("causes", epilog="Example: plm-scaling laws causes tuned/runs constant/runs warmup/runs")
+@click.argument("tables", nargs=-1, type=click.Path(path_type=Path, exists=True), metavar="[RUNS...]")
+@click.option("--objective", type=click.Choice(["clm", "mlm"]), help="Needed where a table holds both, or neither.")
+@click.option("--validation", default="val_iid", show_default=True, help="Validation set (runs folders only).")
+@OutputFormat
+def causes(tables: tuple[Path, ...], objective: str | None, validation: str, output: str) -> None:
+    """Why Kaplan and Chinchilla disagree: the exponent of N_opt as one cause at a time is switched.
+
+    Without RUNS, on the minima that Porian et al. 2024 published; with two or more runs folders or tables that differ
+    by one cause each, on these, the first being what the others are compared with.
+    """
+    from plm_scaling import api
+    from plm_scaling.cli.causes_screen import reading_rows, switch_rows
+
+    found = api.laws_causes(tables, objective=objective, validation=validation)
+    if output == "json":
+        emit(output, rows=(), value=found)
+        return
+    if output == "human":
+        emit(output, rows=reading_rows(found), title=f"N_opt ~ C^a: {found.source}")
+        click.echo()
+    emit(output, rows=switch_rows(found, exact=output == "csv"))
+    for note in found.notes:
+        warn(f"{note}.")
+
+
 @command.command("check")
 @OutputFormat
 def check(output: str) -> int:

@@ -20,7 +20,15 @@ from plm_scaling.core.weight_identity import is_foreign
 from plm_scaling.corpus.format import VAL_IID
 from plm_scaling.laws.clusters import ValidationClusters
 
-__all__ = ["SequenceLosses", "collect_runs", "paired_gap", "read_clusters", "read_val", "streams_text"]
+__all__ = [
+    "SequenceLosses",
+    "all_parameters",
+    "collect_runs",
+    "paired_gap",
+    "read_clusters",
+    "read_val",
+    "streams_text",
+]
 
 Float = npt.NDArray[np.float64]
 Int = npt.NDArray[np.int64]
@@ -49,6 +57,11 @@ def collect_runs(runs_dir: Path, *, validation: str = VAL_IID) -> RunTable:
             f"no run was scored on {validation!r}", where=str(runs_dir), hint=did_you_mean(validation, sets)
         )
     return RunTable(tuple(rows))
+
+
+def all_parameters(runs_dir: Path) -> dict[str, int]:
+    """Parameters with embedding and head of every complete run, by its id."""
+    return {record.config.run_id: record.config.N_total for _, record in _complete(runs_dir)}
 
 
 def _complete(runs_dir: Path) -> Iterator[tuple[RunFolder, RunRecord]]:

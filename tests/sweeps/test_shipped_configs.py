@@ -53,3 +53,27 @@ def test_the_isoflop_rows_of_the_published_study_are_its_budgets(
     # Six sizes at eight budgets, twice; then three sizes at 1e18 and two at 1e19 again.
     by_hand = 2 * 6 * (1 + 3 + 6 + 10 + 30 + 100 + 300 + 1000) * 1e18 + 2 * (3 * 2 * 1e18 + 2 * 1e19)
     assert math.fsum(run.config.C_6nd for run in made.runs) / scale == pytest.approx(by_hand, rel=1e-3)
+
+
+def test_the_causes_differ_by_one_thing_each(tmp_path: Path, make_corpus: Callable[..., Corpus]) -> None:
+    corpus = make_corpus(tmp_path / "c", sequences={"uniref_like": 400, "metagenome_like": 400})
+    switched = {
+        "causes_constant": {"schedule", "decay_fraction", "warmup_tokens"},
+        "causes_warmup": {"warmup_tokens"},
+        "causes_low_rate": {"peak_lr"},
+    }
+    made = {
+        name: plan_sweep(read_spec(find_config(name)), corpus, scale=0.1, memory_bytes=math.inf)
+        for name in ("causes_tuned", *switched)
+    }
+    runs = {
+        name: {
+            (run.config.d_model, run.config.n_layers, run.config.D, run.config.seed): run.config for run in plan.runs
+        }
+        for name, plan in made.items()
+    }
+    for name, fields in switched.items():
+        assert runs[name].keys() == runs["causes_tuned"].keys()
+        for key, config in runs[name].items():
+            reference = runs["causes_tuned"][key].model_dump()
+            assert {field for field, value in config.model_dump().items() if value != reference[field]} == fields
