@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-import math
+import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final, Protocol
@@ -85,7 +85,7 @@ def check_examples(path: Path | str, answer: Answerer = answer_example) -> Examp
     for number, example in enumerate(_list(_read(Path(path)), "examples", where), start=1):
         if not isinstance(example, Mapping):
             raise ConfigError(f"example {number} must be an object", where=where, why=f"got {example!r:.80}")
-        cases += _outcomes(example, f"{where}: {example.get('id', f'example {number}')}", answer)
+        cases += _outcomes(example, str(example.get("id", f"example {number}")), where, answer)
     return ExamplesReport(file=where, cases=tuple(cases))
 
 
@@ -101,7 +101,8 @@ def _read(path: Path) -> Mapping[str, Any]:
     return data
 
 
-def _outcomes(example: Mapping[str, Any], where: str, answer: Answerer) -> Iterator[CaseOutcome]:
+def _outcomes(example: Mapping[str, Any], name: str, file: str, answer: Answerer) -> Iterator[CaseOutcome]:
+    where = f"{file}: {name}"
     kind, rel_tol = _get(example, "kind", where), _get(example, "rel_tol", where)
     if not _is_number(rel_tol) or rel_tol < 0:
         raise ConfigError("rel_tol must be a number of at least 0", where=where, why=f"got {rel_tol!r:.80}")
@@ -117,7 +118,7 @@ def _outcomes(example: Mapping[str, Any], where: str, answer: Answerer) -> Itera
         got = answer(kind, {**common, **one}, where=case)
         compared = list(_compared(got, want, float(rel_tol), case))
         yield CaseOutcome(
-            example=where.rpartition(": ")[2],
+            example=name,
             kind=kind,
             case=number,
             compared=len(compared),
@@ -151,7 +152,9 @@ def _pairs(
 
 
 def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        return False
+    return abs(value) <= sys.float_info.max  # nan, and whole numbers beyond all others: no
 
 
 def _get(values: Mapping[str, Any], key: str, where: str) -> Any:

@@ -49,12 +49,12 @@ def changed(example: dict[str, Any], **changes: Any) -> dict[str, Any]:
 
 
 def test_right_examples_pass(cli: Cli, written: Callable[..., Path]) -> None:
-    screen = cli("size", "--check", written(HORIZON, REGRET))
+    screen = cli("size", "--check", written(changed(HORIZON, id="v: horizon"), REGRET))
     assert screen.code == 0
-    assert [line.split()[:4] for line in screen.out.splitlines()] == [
-        ["pass", "horizon", "case", "1"],
-        ["pass", "horizon", "case", "2"],
-        ["pass", "regret", "case", "1"],
+    assert [line.split("  ")[:2] for line in screen.out.splitlines()] == [
+        ["pass", "v: horizon"],
+        ["pass", "v: horizon"],
+        ["pass", "regret"],
     ]
     assert "3 cases, 5 numbers: all pass" in screen.err
 
@@ -98,6 +98,8 @@ def test_other_formats_hold_the_same(cli: Cli, written: Callable[..., Path]) -> 
         ({"expected": {"cases": [{"epochs": 1}]}}, "2 cases of input, 1 of expected"),
         ({"expected": {"cases": [{"epochs": "1"}, {}]}}, "an expected answer is a number or a list"),
         ({"rel_tol": None}, "rel_tol must be a number"),
+        ({"rel_tol": 10**400}, "rel_tol must be a number"),
+        ({"expected": {"cases": [{"epochs": 10**400}, {}]}}, "an expected answer is a number or a list"),
     ],
 )
 def test_an_example_that_cannot_be_asked_is_named(
