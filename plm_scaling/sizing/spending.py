@@ -32,6 +32,7 @@ __all__ = [
     "loss_interval",
     "normal_strata",
     "quantile_interval",
+    "run_interval",
     "search_ensemble",
 ]
 
@@ -45,7 +46,7 @@ _GRID: Final = 91
 _LEAST_USED: Final = 1e-6
 _LEAST_WORTH: Final = 1e-3
 """A distinct token is never worth less than so much of a fresh one of the target: a law takes no other tokens."""
-_FEW_STRATA: Final = 5
+_FEW_STRATA: Final = 4
 _NOISE_STRATA: Final = 9
 LEVEL: Final = 0.8
 
@@ -162,7 +163,7 @@ def best_allocation(spending: Spending) -> Allocation:
     """
     search = _Search(spending, search_ensemble(spending.laws))
     starts = search.starts()
-    values = search.means(starts)
+    values = search.means(starts, rough=True)
     if not np.any(np.isfinite(values)):
         raise RefusedError("the laws give no loss for this budget", why="none of the sizes has a finite one")
     order = np.argsort(np.where(np.isfinite(values), values, np.inf), kind="stable")[: 2 if search.m else 1]
@@ -235,15 +236,21 @@ class _Search:
         used = np.exp(points[:, -1]) if self.turns else 1.0
         return N, left * used / spending.price.usd(N), taken, left
 
-    def means(self, points: FloatArray) -> FloatArray:
-        """Mean loss float64[n]; inf where there is none."""
+    @cached_property
+    def fewest(self) -> LawEnsemble:
+        """Enough to see which start is best."""
+        return search_ensemble(self.few, 2)
+
+    def means(self, points: FloatArray, *, rough: bool = False) -> FloatArray:
+        """Mean loss float64[n]; inf where there is none. Rough: of few draws, at the middle of what is uncertain."""
         N, D, taken, _ = self.decode(points)
-        repeats = self.few.repeats
+        few, strata = (self.fewest, 1) if rough else (self.few, _FEW_STRATA)
+        repeats = few.repeats
         if isinstance(repeats, TokenDecay) and self.spending.unique_tokens is not None:
-            found = _decayed_losses(self.spending, self.few, repeats, N, D, taken)
+            found = _decayed_losses(self.spending, few, repeats, (N, D, taken), strata)
         else:
-            found = _losses(self.spending, self.few, N, D, taken, _FEW_STRATA)
-        mean = np.tensordot(self.few.draw_weights, found, 1).mean(axis=-1)
+            found = _losses(self.spending, few, N, D, taken, strata)
+        mean = np.tensordot(few.draw_weights, found, 1).mean(axis=-1)
         return np.where(np.isfinite(mean), mean, np.inf)
 
     def allocation(self, point: FloatArray) -> Allocation:
@@ -269,15 +276,20 @@ def _losses(
 
 
 def _decayed_losses(
-    spending: Spending, few: LawEnsemble, decay: TokenDecay, N: FloatArray, D: FloatArray, taken: FloatArray
+    spending: Spending,
+    few: LawEnsemble,
+    decay: TokenDecay,
+    points: tuple[FloatArray, FloatArray, FloatArray],
+    strata: int,
 ) -> FloatArray:
     """`_losses` with every draw at every quantile of R_D: one call for each form, where there are few draws."""
-    tokens, worth = (np.log(v)[..., None] for v in _target_tokens(spending, D, taken, _FEW_STRATA))
-    z = normal_strata(_FEW_STRATA)
+    N, D, taken = points
+    tokens, worth = (np.log(v)[..., None] for v in _target_tokens(spending, D, taken, strata))
+    z = normal_strata(strata)
     fresh = np.concatenate([decay.log_worth(tokens, worth, float(quantile)) for quantile in z], axis=-1)
-    points = np.broadcast_arrays(N[:, None, None], np.exp(fresh))
+    where = np.broadcast_arrays(N[:, None, None], np.exp(fresh))
     with np.errstate(over="ignore", under="ignore", invalid="ignore", divide="ignore"):
-        found = replace(few, repeats=None).losses(*(axis.ravel() for axis in points))
+        found = replace(few, repeats=None).losses(*(axis.ravel() for axis in where))
     return found.reshape(len(found), len(N), -1)
 
 
@@ -345,18 +357,19 @@ def quantile_interval(
 
 
 def loss_interval(spending: Spending, found: Allocation, level: float = LEVEL) -> Interval:
-    """Interval of the loss that one run would have: draws, forms, exchange rates, noise of a run, and extrapolation.
+    """Interval of the loss that one run would have: draws, forms, exchange rates, noise of a run, and extrapolation."""
+    return run_interval(spending.laws, found.losses, found.loss, found.C, level)
+
+
+def run_interval(laws: LawEnsemble, losses: FloatArray, value: float, C: float, level: float = LEVEL) -> Interval:
+    """Interval of one run of C = 6 N D FLOPs whose losses by the law are float64[K, S].
 
     **Source:** law of total variance; the extrapolation term grows with the root of the decades beyond the runs.
     """
-    ensemble, decades = spending.laws, 0.0
-    if ensemble.range_C is not None:
-        decades = max(0.0, math.log10(found.C / ensemble.range_C[1]))
-    sd = math.hypot(ensemble.noise_sd, ensemble.drift_sd * math.sqrt(decades))
-    z = normal_strata(_NOISE_STRATA)
-    spread = found.losses[:, :, None] * np.exp(sd * z)
-    flat = spread.reshape(len(found.losses), -1)
-    return quantile_interval(flat, ensemble.draw_weights, found.loss, level)
+    decades = max(0.0, math.log10(C / laws.range_C[1])) if laws.range_C is not None and C > 0 else 0.0
+    sd = math.hypot(laws.noise_sd, laws.drift_sd * math.sqrt(decades))
+    spread = losses[:, :, None] * np.exp(sd * normal_strata(_NOISE_STRATA))
+    return quantile_interval(spread.reshape(len(losses), -1), laws.draw_weights, value, level)
 
 
 def normal_strata(count: int) -> FloatArray:

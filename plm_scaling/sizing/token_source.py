@@ -28,6 +28,7 @@ class TokenSource(Record):
     """
 
     name: str
+    kind: Literal["sequenced", "generated"] = "sequenced"
     tokens: float = Field(default=math.inf, gt=0)
     """Unique tokens there are to be had; inf: as many as are paid for."""
     usd_per_token: float = Field(default=0.0, ge=0)

@@ -141,6 +141,7 @@ def test_decays_never_stop_early_and_fresh_tokens_are_no_limit(sure: LawEnsemble
         data_limit(Spending(sure, PRICE, 2e3))
 
 
+@pytest.mark.slow
 def test_tokens_wanted_bring_the_budget_close(sure: LawEnsemble) -> None:
     spending = Spending(sure, PRICE, 2e4, 5e9)
     wanted = unique_tokens_wanted(spending)
@@ -174,6 +175,7 @@ def test_the_tornado_moves_as_it_must(ensemble: LawEnsemble) -> None:
     assert found.by("N")[0].swing_N == max(s.swing_N for s in found.swings)
 
 
+@pytest.mark.slow
 def test_a_budget_in_flops_keeps_its_size_when_the_price_moves(sure: LawEnsemble) -> None:
     spending = Spending(sure, PRICE, 2e4, 5e9)
     swings = tornado(spending, usual_variations(spending, fixed="flops", price=(1.0, 2.0, 4.0))).swings

@@ -1,0 +1,268 @@
+"""Every way to spend a budget beside the others: ranked by loss, by a metric, or not ranked where nothing compares."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+
+from plm_scaling.core.errors import ConfigError, FitError, RefusedError
+from plm_scaling.core.run import Objective
+from plm_scaling.sizing.action import Action, ActionTable, PublicScore
+from plm_scaling.sizing.action_parts import Candidate, Situation, group_of, own_actions
+from plm_scaling.sizing.metric_map import MetricMap, MetricPoint, fit_metric_maps
+from plm_scaling.sizing.public_actions import alignment_action, public_actions
+from plm_scaling.sizing.spending import normal_strata, quantile_interval
+
+__all__ = ["compare_actions"]
+
+FloatArray = npt.NDArray[np.float64]
+Maps = dict[Objective | None, MetricMap]
+
+_SAMPLES: Final = 2048
+_DRAWS: Final = 64
+_NEAR: Final = 0.01
+"""Nats: a cheaper action this near the best is named."""
+
+
+def compare_actions(
+    situations: Sequence[Situation],
+    *,
+    metric: str = "",
+    points: Sequence[MetricPoint] = (),
+    scores: Sequence[PublicScore] = (),
+    higher_is_better: bool = True,
+) -> ActionTable:
+    """All actions of one or several objectives for one budget.
+
+    Without a metric, losses rank the actions of each objective among themselves. With one, every loss goes through the
+    map measured for its objective, and public models and alignments stand at their own scores: then all are ranked
+    together. Where a metric is named and nothing maps to it, nothing is ranked across objectives.
+
+    Parameters
+    ----------
+    situations : one for each objective that is open.
+    metric : what decides: fitness, contacts, embedding, generation, or any other name.
+    points : scored models, loss to metric (`read_metric_table`).
+    scores : what public models, by name, and `alignment` score on the same metric.
+
+    Raises
+    ------
+    ConfigError : no situation, two of one objective, or points without a metric.
+    """
+    _check(situations, metric, points, scores)
+    situations = [_thinned(situation) for situation in situations]
+    candidates = [candidate for situation in situations for candidate in _candidates(situation)]
+    candidates.append(alignment_action())
+    maps, flags, notes = _maps(situations, metric, points, higher_is_better)
+    laws = {group_of(situation): situation.spending.laws.draw_weights for situation in situations}
+    by_metric = {c.action.name: _metric_samples(c, laws, maps, scores) for c in candidates}
+    shown = [_with_utility(c.action, by_metric[c.action.name], maps, scores) for c in candidates]
+    if maps:
+        ranked = _ranked(shown, by_metric, [shown], 1.0 if higher_is_better else -1.0)
+        open_ended = any(action.loss and not action.ruled_out and not action.utility for action in shown)
+        comparable = not open_ended and not flags
+    else:
+        by_loss = {c.action.name: _loss_samples(c, laws) for c in candidates}
+        groups = [[action for action in shown if action.group == group] for group in laws]
+        ranked = _ranked(shown, by_loss, groups, -1.0)
+        comparable = len(situations) == 1 and not metric
+    order = {group: k for k, group in enumerate(laws)}
+    table = ActionTable(
+        usd=max(situation.spending.usd for situation in situations),
+        metric=metric or "loss",
+        higher_is_better=higher_is_better if metric else False,
+        comparable=comparable,
+        groups=tuple(laws),
+        actions=tuple(
+            sorted(ranked, key=lambda a: (a.rank is None, 0 if maps else order.get(a.group, len(order)), a.rank or 0))
+        ),
+        flags=flags,
+    )
+    return table.model_copy(update={"sentences": (*notes, *_sentences(table, bool(maps)))})
+
+
+def _check(
+    situations: Sequence[Situation], metric: str, points: Sequence[MetricPoint], scores: Sequence[PublicScore]
+) -> None:
+    if not situations:
+        raise ConfigError("no objective to compare actions of")
+    objectives = [situation.objective for situation in situations]
+    if len(set(objectives)) < len(objectives):
+        raise ConfigError("two situations of one objective", hint="give one for each of clm and mlm")
+    if (points or scores) and not metric:
+        raise ConfigError("scores need the name of their metric", hint="--for fitness, say")
+
+
+def _thinned(situation: Situation) -> Situation:
+    """With so many draws as a table of actions needs."""
+    spending = situation.spending
+    return replace(situation, spending=replace(spending, ensemble=spending.laws.thinned(_DRAWS)))
+
+
+def _candidates(situation: Situation) -> list[Candidate]:
+    own = own_actions(situation)
+    found = [*own, *public_actions(situation, own[0].action.epochs)]
+    return [_renamed(candidate, situation.objective) for candidate in found]
+
+
+def _renamed(candidate: Candidate, objective: Objective) -> Candidate:
+    """Names are unique over objectives: clm scratch, mlm scratch."""
+    action = candidate.action
+    return Candidate(action.model_copy(update={"name": f"{objective} {action.name}"}), candidate.losses)
+
+
+def _maps(
+    situations: Sequence[Situation], metric: str, points: Sequence[MetricPoint], higher: bool
+) -> tuple[Maps, tuple[str, ...], tuple[str, ...]]:
+    """The maps by objective, and what must be said where there is none."""
+    if not metric:
+        return {}, (), ()
+    open_to = {situation.objective for situation in situations}
+    if not points:
+        return (
+            {},
+            ("NOT_COMPARABLE",),
+            (
+                f"not comparable: no measured map from loss to {metric}; actions are shown by objective. Score four or "
+                "more models of different losses and give the table (loss,metric,objective).",
+            ),
+        )
+    try:
+        maps, refused = fit_metric_maps(points, metric, higher_is_better=higher)
+    except RefusedError as error:
+        return (
+            {},
+            ("NO_DETECTABLE_GAIN",),
+            (f"{error.what}: {error.why}. A lower loss is no reason to spend; the cheapest action does.",),
+        )
+    except FitError as error:
+        return {}, ("NOT_COMPARABLE",), (f"not comparable: {error.what}; {error.why}.",)
+    if None in maps and len(open_to) > 1:
+        del maps[None]
+        refused += ("rows without an objective cannot be told apart where both objectives are open",)
+    missing = sorted(objective.upper() for objective in open_to if objective not in maps and None not in maps)
+    if missing:
+        return maps, ("NOT_COMPARABLE",), (f"not comparable: no map for {', '.join(missing)}.", *refused)
+    return maps, (), refused
+
+
+def _joint(losses: FloatArray, weights: FloatArray) -> FloatArray:
+    """Losses float64[K, S] as equally likely samples float64[samples]: draws as often as they weigh, strata in turn."""
+    at = (np.arange(_SAMPLES) + 0.5) / _SAMPLES
+    draws = np.minimum(np.searchsorted(np.cumsum(weights), at), len(weights) - 1)
+    return np.asarray(losses[draws, np.arange(_SAMPLES) % losses.shape[1]])
+
+
+def _loss_samples(candidate: Candidate, laws: dict[str, FloatArray]) -> FloatArray | None:
+    if candidate.losses is None or candidate.action.ruled_out:
+        return None
+    return _joint(candidate.losses, laws[candidate.action.group])
+
+
+def _metric_samples(
+    candidate: Candidate, laws: dict[str, FloatArray], maps: Maps, scores: Sequence[PublicScore]
+) -> FloatArray | None:
+    """The metric in every sample: from a score of its own, else through the map of its objective."""
+    action = candidate.action
+    score = _score_of(action, scores)
+    if score is not None:
+        low, high = score.low if score.low is not None else score.value, score.high or score.value
+        z = np.random.default_rng(2 + scores.index(score)).permutation(normal_strata(_SAMPLES))
+        return score.value + z * np.where(z > 0, high - score.value, score.value - low) / 1.959964
+    found = maps.get(action.objective) or maps.get(None)
+    if candidate.losses is None or found is None or action.objective is None:
+        return None
+    if action.ruled_out and action.key != "reuse":
+        return None
+    drawn = found.drawn(_joint(candidate.losses, laws[action.group])[_shuffled(action.objective)])
+    return np.asarray(drawn)
+
+
+def _shuffled(objective: Objective) -> npt.NDArray[np.intp]:
+    """Samples of one objective's laws in an order of their own: laws of two objectives are independent."""
+    return np.random.default_rng(("clm", "mlm").index(objective)).permutation(_SAMPLES)
+
+
+def _score_of(action: Action, scores: Sequence[PublicScore]) -> PublicScore | None:
+    if action.key not in ("reuse", "alignment"):
+        return None
+    model = action.name.split()[-1]
+    return next((score for score in scores if score.name == model), None)
+
+
+def _with_utility(action: Action, samples: FloatArray | None, maps: Maps, scores: Sequence[PublicScore]) -> Action:
+    if samples is None:
+        return action
+    utility = quantile_interval(samples, np.full(_SAMPLES, 1.0 / _SAMPLES))
+    flags = action.flags
+    found = maps.get(action.objective) or maps.get(None)
+    score = _score_of(action, scores)
+    if score is None and found is not None and action.loss is not None and found.outside(action.loss.value):
+        flags += ("OUTSIDE_MAP",)
+    if score is not None and score.status == "unverified":
+        flags += ("UNVERIFIED",)
+    return action.model_copy(update={"utility": utility, "flags": flags, "ruled_out": ""})
+
+
+def _ranked(
+    actions: Sequence[Action],
+    samples: dict[str, FloatArray | None],
+    groups: Sequence[Sequence[Action]],
+    sign: float,
+) -> list[Action]:
+    """Regret, probability of being best and rank within each group of actions that share a scale."""
+    found = {action.name: action for action in actions}
+    for group in groups:
+        held = [(action, samples[action.name]) for action in group]
+        rows = [(action, row) for action, row in held if row is not None and not action.ruled_out]
+        if not rows:
+            continue
+        values = sign * np.stack([row for _, row in rows])
+        top = values.max(axis=0)
+        ties = values >= top - 1e-12
+        regrets, shares = (top - values).mean(axis=1), (ties / ties.sum(axis=0)).mean(axis=1)
+        order = np.lexsort(([action.usd for action, _ in rows], regrets.round(12)))
+        for rank, k in enumerate(order, start=1):
+            update = {"regret": float(regrets[k]), "p_best": float(shares[k]), "rank": rank}
+            found[rows[k][0].name] = found[rows[k][0].name].model_copy(update=update)
+    return list(found.values())
+
+
+def _sentences(table: ActionTable, together: bool) -> tuple[str, ...]:
+    """The verdict in each group (or over all), and the cheaper action that is nearly as good."""
+    said = []
+    unit = f"of {table.metric}" if together else "nats"
+    for best in (action for action in table.actions if action.rank == 1):
+        peers = [
+            action
+            for action in table.actions
+            if action.rank not in (None, 1) and (together or action.group == best.group)
+        ]
+        where = "" if together or len(table.groups) == 1 else f" of {best.group}"
+        if best.p_best is not None and best.regret is not None and peers:
+            said.append(
+                f"best{where}: {best.title} (ahead in {best.p_best:.0%} of the laws, expected regret "
+                f"{best.regret:.2g} {unit})."
+            )
+        cheap = [action for action in peers if action.usd < 0.9 * best.usd and _nearly(action, best, together)]
+        if cheap:
+            one = min(cheap, key=lambda action: action.usd)
+            said.append(f"nearly as good for ${one.usd:,.0f} instead of ${best.usd:,.0f}: {one.title}.")
+        if "OUTSIDE_MAP" in best.flags:
+            said.append(
+                f"its loss lies beyond those that {table.metric} was measured at, where the map is held constant: "
+                "score better models before you pay for it."
+            )
+    return tuple(said)
+
+
+def _nearly(action: Action, best: Action, together: bool) -> bool:
+    """Within a hundredth of a nat; by a metric, where neither interval excludes the other's value."""
+    if not together:
+        return (action.regret or 0.0) - (best.regret or 0.0) < _NEAR
+    a, b = action.utility, best.utility
+    return a is not None and b is not None and (a.low <= b.value <= a.high or b.low <= a.value <= b.high)
