@@ -7,7 +7,7 @@ DEMO := demo
 # Two workers on two cores want one thread each; compiled test modules are kept even where the environment says not to.
 SUITE := PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1
 
-.PHONY: demo test test-slow test-fast check bench docs clean
+.PHONY: demo test coverage test-slow test-fast check bench docs clean
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -18,15 +18,17 @@ $(READY): pyproject.toml constraints.txt
 demo: $(READY)  ## the whole path on a simulated corpus, in minutes on a laptop CPU; ends with a report
 	$(BIN)/plm-scaling demo -o $(DEMO)
 
-test: $(READY)  ## the test suite with coverage; what needs Slurm, a browser, many kills or long statistics is in test-slow
+test: $(READY)  ## the test suite; what needs Slurm, a browser, many kills or long statistics is in test-slow
+	$(SUITE) $(BIN)/pytest -n 2 --dist worksteal -m "not slow and not slurm"
+
+coverage: $(READY)  ## the same suite traced, which takes half as long again; fails below 90 %
 	$(SUITE) $(BIN)/pytest -n 2 --dist worksteal -m "not slow and not slurm" --cov --cov-report=term:skip-covered
 
 test-fast: $(READY)  ## what one runs while editing: no training
 	$(BIN)/pytest -n 2 -m "not slow and not slurm" --ignore=tests/training --ignore=tests/faults --ignore=tests/end_to_end
 
-test-slow: $(READY)
-	$(SUITE) $(BIN)/pytest -n 2 --dist worksteal -m "slow and not slurm"
-	$(SUITE) $(BIN)/pytest -m slurm
+test-slow: $(READY)  ## kills, a browser, a real Slurm, long statistics: half of it is waiting, hence three workers on two cores
+	$(SUITE) $(BIN)/pytest -n 3 --dist loadgroup -m "slow or slurm"
 
 check: $(READY)  ## format, lint, types, import directions, structure bars
 	$(BIN)/ruff format --check --quiet .

@@ -1,4 +1,4 @@
-"""Fixtures every test folder may use, and which tests the coverage is measured by."""
+"""Fixtures every test folder may use."""
 
 from __future__ import annotations
 
@@ -8,37 +8,10 @@ import shutil
 import socket
 import subprocess
 import tempfile
-from collections.abc import Generator, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-
-# ---- what coverage is measured by -----------------------------------------------------------------------------------
-# Tracing doubles the time of arithmetic in small steps. Tests that repeat lines which others run, thousands of times
-# or for minutes, are marked `no_cover` (a marker of pytest-cov): they count as tests, not for the coverage.
-
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Property tests repeat the lines of their neighbours hundreds of times."""
-    for item in items:
-        if hasattr(getattr(item, "obj", None), "hypothesis"):
-            item.add_marker("no_cover")
-
-
-@pytest.hookimpl(wrapper=True)
-def pytest_runtest_setup(item: pytest.Item) -> Generator[None, object, object]:
-    """The fixtures of a test that is marked `no_cover`: pytest-cov itself leaves out the test's body only."""
-    tracing = getattr(item.config.pluginmanager.get_plugin("_cov"), "cov_controller", None)
-    if tracing is None or item.get_closest_marker("no_cover") is None:
-        return (yield)
-    tracing.pause()
-    try:
-        return (yield)
-    finally:
-        tracing.resume()
-
-
-# ---- fixtures -------------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="session")

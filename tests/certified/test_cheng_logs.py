@@ -18,8 +18,6 @@ from plm_scaling.laws.denoise import Denoised, denoise
 from plm_scaling.laws.imported import Imported
 from plm_scaling.laws.noise import law_runs
 
-pytestmark = pytest.mark.no_cover
-
 ALL_BATCHES = 512 * 1024
 
 

@@ -12,8 +12,6 @@ from plm_scaling.laws.denoise import denoise
 from plm_scaling.transfers.tokens import transferred_tokens
 from plm_scaling.transfers.transfer_fit import TransferFit, TransferPair
 
-pytestmark = pytest.mark.no_cover
-
 # Smallest and largest D_t of four estimators (two bounded laws, log-quadratic, runs of the same size), in 1e9 tokens.
 CLM_TO_MLM = {33690624: (11.9, 16.0), 84934656: (21.5, 27.3), 202309632: (32.8, 39.5)}
 SLACK = 0.2

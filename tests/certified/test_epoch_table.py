@@ -21,8 +21,6 @@ from plm_scaling.laws.law_fit import LawFit, SurfaceFit
 from plm_scaling.laws.predict import predict_losses
 from plm_scaling.laws.surface import form_of, rows_at, theta_draws
 
-pytestmark = pytest.mark.no_cover
-
 Array = npt.NDArray[np.float64]
 Columns = tuple[Array, Array, Array]
 DRAWS = 2000

@@ -16,8 +16,6 @@ from plm_scaling.core.run_table import RunRow, RunTable
 from plm_scaling.laws.isoflop import fit_isoflop
 from plm_scaling.laws.power_laws import fit_power_law
 
-pytestmark = pytest.mark.no_cover
-
 
 @pytest.fixture(scope="module")
 def folder() -> Path:

@@ -21,8 +21,6 @@ from plm_scaling.laws.repeat_table import repeats_of_table
 from plm_scaling.laws.repeats import compare_repeat_forms, fit_repeats
 from plm_scaling.laws.zoo import find_law
 
-pytestmark = pytest.mark.no_cover
-
 Columns = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]
 
 

@@ -22,8 +22,6 @@ from plm_scaling.core.alphabet import encode
 from plm_scaling.core.errors import ConfigError, CorpusError
 from plm_scaling.corpus.format import Manifest
 
-pytestmark = pytest.mark.no_cover
-
 Write = Callable[..., Path]
 Read = Callable[[Path], Any]
 

@@ -23,8 +23,6 @@ from plm_scaling.sweeps.plan_records import PlannedRun, SweepPlan
 from plm_scaling.sweeps.reconcile import SweepOutcome, run_plan
 from plm_scaling.transfers.transfer_fit import TransferFit
 
-pytestmark = pytest.mark.no_cover
-
 # About 20,000 tokens per run: what is tested is that everything fits together, not what the models learn.
 SPEC = """
 name = "tiny"

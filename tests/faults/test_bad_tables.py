@@ -26,8 +26,6 @@ from plm_scaling import api
 from plm_scaling.core.errors import ConfigError, PlmScalingError, RefusedError
 from plm_scaling.laws.law_fit import LawFit
 
-pytestmark = pytest.mark.no_cover
-
 Rows = list[dict[str, Any]]
 
 

@@ -13,8 +13,6 @@ from plm_scaling.laws.combine import fit_laws
 from plm_scaling.laws.doubts import SENTENCES
 from plm_scaling.laws.law_fit import LawFit
 
-pytestmark = pytest.mark.no_cover
-
 Simulate = Callable[..., RunTable]
 
 

@@ -11,8 +11,6 @@ from plm_scaling.laws.ensemble import Surfaces, design_refusals, fit_surfaces
 from plm_scaling.laws.law_fit import LawFit
 from plm_scaling.laws.problem import Sample, make_sample
 
-pytestmark = pytest.mark.no_cover
-
 MakeWorld = Callable[..., Any]
 
 

@@ -24,8 +24,6 @@ from plm_scaling.laws.forms import find_form
 from plm_scaling.laws.problem import make_sample
 from plm_scaling.laws.surface import form_of, surface_loss
 
-pytestmark = pytest.mark.no_cover
-
 MakeWorld = Callable[..., Any]
 
 

@@ -12,8 +12,6 @@ from plm_scaling.core.errors import ConfigError
 from plm_scaling.laws.forms import FORM_NAMES, Form, Rows, find_form, inner_terms, log_loss, paired_log_loss
 from plm_scaling.laws.newton import Problem, expand
 
-pytestmark = pytest.mark.no_cover
-
 Parameters = Callable[..., dict[str, float]]
 
 WITH_BATCH = tuple(f"{name}+batch" for name in FORM_NAMES if name not in ("log_quadratic", "overtraining"))

@@ -12,8 +12,6 @@ from hypothesis.extra.numpy import arrays
 from plm_scaling.laws import jets
 from plm_scaling.laws.jets import Jet, Value
 
-pytestmark = pytest.mark.no_cover
-
 Formula = Callable[..., Value]
 Atoms = tuple[np.ndarray, ...]
 

@@ -13,8 +13,6 @@ from plm_scaling.laws.forms import find_form
 from plm_scaling.laws.newton import Problem, Pull, expand, minimise
 from plm_scaling.laws.problem import make_problem
 
-pytestmark = pytest.mark.no_cover
-
 MakeWorld = Callable[..., Any]
 
 

@@ -12,8 +12,6 @@ from plm_scaling.laws.law_fit import LawFit
 from plm_scaling.laws.predict import extrapolation_sd, predict_losses
 from plm_scaling.laws.surface import surface_loss
 
-pytestmark = pytest.mark.no_cover
-
 MakeWorld = Callable[..., Any]
 
 

@@ -14,8 +14,6 @@ from plm_scaling.laws.problem import make_problem, solve
 from plm_scaling.laws.profile import profile_curve, profile_intervals, profile_threshold
 from plm_scaling.laws.surface import optimal_exponent
 
-pytestmark = pytest.mark.no_cover
-
 MakeWorld = Callable[..., Any]
 Z = 1.959963984540054
 

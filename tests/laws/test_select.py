@@ -12,8 +12,6 @@ from plm_scaling.laws.law_fit import FormScore
 from plm_scaling.laws.problem import Sample, make_problem, make_sample, solve
 from plm_scaling.laws.select import candidate_forms, compute_cuts, prediction_sd, score_form, score_forms
 
-pytestmark = pytest.mark.no_cover
-
 MakeWorld = Callable[..., Any]
 CONTAINS_CHINCHILLA = {"chinchilla", "gamma", "bounded"}
 

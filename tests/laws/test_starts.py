@@ -10,8 +10,6 @@ from plm_scaling.laws.forms import FORM_NAMES, find_form
 from plm_scaling.laws.problem import make_problem, make_sample, solve
 from plm_scaling.laws.starts import guess_starts
 
-pytestmark = pytest.mark.no_cover
-
 MakeWorld = Callable[..., Any]
 BATCHED = tuple(f"{name}+batch" for name in FORM_NAMES if name not in ("log_quadratic", "overtraining"))
 

@@ -22,8 +22,6 @@ from plm_scaling.laws.surface import (
     theta_of,
 )
 
-pytestmark = pytest.mark.no_cover
-
 Surface = Callable[..., SurfaceFit]
 WITH_OPTIMUM = [
     *(name for name in FORM_NAMES if name != "multiplicative"),

@@ -17,7 +17,7 @@ from plm_scaling.execution.slurm import SlurmExecutor
 from plm_scaling.execution.slurm_options import SlurmOptions
 from plm_scaling.execution.tasks import EventHandler, Task, TaskResult
 
-pytestmark = [pytest.mark.slurm, pytest.mark.usefixtures("slurm_cluster")]
+pytestmark = [pytest.mark.slurm, pytest.mark.xdist_group("slurm"), pytest.mark.usefixtures("slurm_cluster")]
 
 TARGETS = '''
 import os, signal, time

@@ -20,7 +20,7 @@ from plm_scaling.execution.slurm import SlurmExecutor
 from plm_scaling.execution.slurm_options import SlurmOptions
 from plm_scaling.execution.tasks import Task, TaskEvent
 
-pytestmark = [pytest.mark.slurm, pytest.mark.usefixtures("slurm_cluster")]
+pytestmark = [pytest.mark.slurm, pytest.mark.xdist_group("slurm"), pytest.mark.usefixtures("slurm_cluster")]
 
 TARGETS = '''
 import json, os, signal, time

@@ -30,7 +30,7 @@ from plm_scaling.sweeps.plan_records import GridArm, SweepPlan, SweepSpec
 from plm_scaling.sweeps.reconcile import SweepOutcome, run_plan
 from plm_scaling.training.checkpoint import load_weights
 
-pytestmark = [pytest.mark.slurm, pytest.mark.usefixtures("slurm_cluster")]
+pytestmark = [pytest.mark.slurm, pytest.mark.xdist_group("slurm"), pytest.mark.usefixtures("slurm_cluster")]
 
 FAULTS = ("timeout", "requeue", "kill", "node", "oom", "controller", "preempt")
 TRAINER = '''
@@ -142,6 +142,16 @@ def array_job(facts: dict[str, Any]) -> str:
     return f"{facts['SLURM_ARRAY_JOB_ID']}_{facts['SLURM_ARRAY_TASK_ID']}"
 
 
+def minutes_left_to_save(job: str) -> int:
+    """A time limit of whole minutes at which the warning of 60 s is due soon, with 40 s left to heed it.
+
+    A job that is past its limit already is killed without one.
+    """
+    *hours, minutes, seconds = (int(part) for part in command("squeue", "-h", "-j", job, "-o", "%M").split(":"))
+    elapsed = 3600 * (hours[-1] if hours else 0) + 60 * minutes + seconds
+    return (elapsed + 40) // 60 + 1
+
+
 def stop_node(home: Path, facts: dict[str, Any]) -> None:
     """The power of a node fails, somebody notices, and it is switched on again."""
     node = facts["SLURMD_NODENAME"]
@@ -184,7 +194,8 @@ class Striker(threading.Thread):
 
     def strike(self, fault: str, facts: dict[str, Any]) -> None:
         if fault == "timeout":
-            command("scontrol", "update", f"JobId={array_job(facts)}", "TimeLimit=1")
+            job = array_job(facts)
+            command("scontrol", "update", f"JobId={job}", f"TimeLimit={minutes_left_to_save(job)}")
         elif fault == "requeue":
             command("scontrol", "requeue", array_job(facts))
         elif fault == "preempt":
@@ -207,6 +218,7 @@ def outcome_of(folder: RunFolder) -> tuple[Any, ...]:
     return weights, table.to_pylist(), record.validation, record.ledger, record.steps
 
 
+@pytest.mark.timeout(900)
 def test_a_sweep_with_every_fault_ends_as_without(
     tmp_path: Path, slurm_cluster: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -24,7 +24,7 @@ from plm_scaling.sweeps.plan_records import GridArm, SweepSpec
 from plm_scaling.sweeps.reconcile import run_plan
 from plm_scaling.training.loop import train
 
-pytestmark = [pytest.mark.slurm, pytest.mark.usefixtures("slurm_cluster")]
+pytestmark = [pytest.mark.slurm, pytest.mark.xdist_group("slurm"), pytest.mark.usefixtures("slurm_cluster")]
 
 SCRIPT = """
     #!/bin/bash
