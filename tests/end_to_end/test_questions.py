@@ -1,0 +1,50 @@
+"""The commands of docs/questions.md that need no files of one's own really run, and say what the page says they say."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+PAGE = Path(__file__).resolve().parents[2] / "docs" / "questions.md"
+BLOCK = re.compile(r"```sh\n(.*?)```", re.S)
+
+
+def commands() -> list[str]:
+    lines = [line.split("#")[0].strip() for block in BLOCK.findall(PAGE.read_text()) for line in block.splitlines()]
+    return list(dict.fromkeys(line for line in lines if line and "study/" not in line and "/runs" not in line))
+
+
+def run(line: str) -> str:
+    words = shlex.split(line)
+    assert words[0] == "plm-scaling"
+    start = "from plm_scaling.cli.main import main; main()"
+    done = subprocess.run([sys.executable, "-c", start, *words[1:]], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.mark.slow
+def test_every_command_runs() -> None:
+    assert len(commands()) >= 6
+    for line in commands():
+        if "report" not in line:
+            assert run(line)
+
+
+@pytest.mark.slow
+def test_the_page_quotes_what_the_commands_say() -> None:
+    page = PAGE.read_text()
+    causes = run("plm-scaling laws causes")
+    for before, after in re.findall(r"(\.\d{3}) -> (\.\d{3})", page):
+        assert f"0{before} -> 0{after}" in causes
+    gpt3 = run("plm-scaling audit gpt3")
+    for quoted in ("3.3x the best size", "N 53B", "D 990B", "N 41B on D 780B", "39% of", "costs 76% less", "66% of"):
+        assert quoted in gpt3
+    compared = run("plm-scaling laws compare --flops 1e21 porian2024-kaplan porian2024-tuned")
+    assert "14.7B" in compared
+    assert "3.24B" in compared
