@@ -15,7 +15,7 @@ from plm_scaling.laws.interval import Interval
 from plm_scaling.laws.zoo import find_law
 from plm_scaling.sizing.action import Action, ActionKey, Coefficient
 from plm_scaling.sizing.law_ensemble import TokenDecay
-from plm_scaling.sizing.marginal import marginal_values
+from plm_scaling.sizing.marginal import break_even_price
 from plm_scaling.sizing.phase_split import PhaseSplit
 from plm_scaling.sizing.spending import (
     Allocation,
@@ -90,7 +90,7 @@ def law_coefficients(situation: Situation) -> tuple[Coefficient, ...]:
 def own_actions(situation: Situation) -> list[Candidate]:
     """From scratch first; then what needs more tokens, or a first phase of the other objective."""
     scratch = best_allocation(replace(situation.spending, sources=()))
-    made = [_scratch(situation, scratch), *_with_sources(situation)]
+    made = [_scratch(situation, scratch), *_with_sources(situation, scratch)]
     if (transfer := _transfer(situation, scratch)) is not None:
         made.append(transfer)
     return made
@@ -134,7 +134,7 @@ def _scratch(situation: Situation, found: Allocation) -> Candidate:
     return _allocated(situation, "scratch", title, found, said)
 
 
-def _with_sources(situation: Situation) -> list[Candidate]:
+def _with_sources(situation: Situation, scratch: Allocation) -> list[Candidate]:
     """More tokens of every kind on offer, and of all kinds together."""
     spending = situation.spending
     if spending.unique_tokens is None:
@@ -142,7 +142,7 @@ def _with_sources(situation: Situation) -> list[Candidate]:
     made = []
     for kind, key in (("sequenced", "more_data"), ("generated", "synthetic")):
         offered = tuple(source for source in spending.sources if source.kind == kind)
-        made.append(_sourced(situation, key, offered) if offered else _unpriced(situation, key))  # type: ignore[arg-type]
+        made.append(_sourced(situation, key, offered) if offered else _unpriced(situation, key, scratch))  # type: ignore[arg-type]
     if len({source.kind for source in spending.sources}) > 1:
         mixed = _sourced(situation, "mixed_sources", spending.sources)
         if not mixed.action.ruled_out and mixed.action.title.count(" of ") > 1:
@@ -188,11 +188,10 @@ def _sourced(situation: Situation, key: ActionKey, offered: tuple[TokenSource, .
     return replace(candidate, action=candidate.action.model_copy(update=update))
 
 
-def _unpriced(situation: Situation, key: ActionKey) -> Candidate:
+def _unpriced(situation: Situation, key: ActionKey, scratch: Allocation) -> Candidate:
     """An action that nobody has priced or measured: what it would have to cost, and how to find out."""
-    spending = replace(situation.spending, sources=())
-    price = marginal_values(spending).break_even_usd_per_token
     if key == "more_data":
+        price = break_even_price(replace(situation.spending, sources=()), scratch)
         title, why = "buy or sequence more tokens", "no price of a token was given"
         limit = f"pays below ${1e6 * price.value:.3g} per million unique tokens" if price else "compute is no rival"
         said: tuple[str, ...] = (limit,)

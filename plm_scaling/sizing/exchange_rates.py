@@ -174,7 +174,7 @@ def source_at_rate(
         rho=rate.rho,
         saturation_tokens=limit,
         status="measured",
-        evidence=f"{len(rate.points)} mixtures of {format_count(rate.D, 2)} tokens at {format_count(rate.N, 2)} parameters",
+        evidence=f"{len(rate.points)} mixtures, N {format_count(rate.N, 2)}, D {format_count(rate.D, 2)}",
         flags=rate.flags,
     )
 

@@ -15,7 +15,7 @@ from plm_scaling.core.units import format_count
 from plm_scaling.laws.interval import Interval
 from plm_scaling.sizing.spending import Allocation, Spending, allocation_at, best_allocation, quantile_interval
 
-__all__ = ["MarginalKey", "MarginalValue", "MarginalValues", "marginal_values"]
+__all__ = ["MarginalKey", "MarginalValue", "MarginalValues", "break_even_price", "marginal_values"]
 
 FloatArray = npt.NDArray[np.float64]
 MarginalKey = Literal["compute", "epochs", "parameters", "unique_tokens", "new_tokens"]
@@ -109,6 +109,22 @@ def marginal_values(
         flags=_flags(spending, at.best, compute),
     )
     return found.model_copy(update={"sentences": _sentences(found)})
+
+
+def break_even_price(spending: Spending, best: Allocation) -> Interval | None:
+    """Price below which a unique token beats compute at the best spending; None where compute buys nothing there.
+
+    Raises
+    ------
+    ConfigError : the unique tokens were not stated.
+    """
+    if spending.unique_tokens is None:
+        raise ConfigError("no unique tokens were stated", hint="say how many distinct training tokens you have")
+    if best.used < 1.0:
+        return None
+    at = _At(spending, best)
+    # At the best size a dollar for tokens does what a dollar for compute does.
+    return _break_even(at.unique_tokens(), at.epochs(), spending.laws.draw_weights)
 
 
 class _At:

@@ -123,7 +123,7 @@ class _Answer:
 
     @classmethod
     def of(cls, spending: Spending) -> _Answer:
-        few = replace(spending, ensemble=search_ensemble(spending.laws, 24))
+        few = replace(spending, ensemble=search_ensemble(spending.laws))
         found = best_allocation(few)
         return cls(found.N, float((few.laws.draw_weights @ found.losses).mean()), found.usd)
 

@@ -183,3 +183,8 @@ def test_the_descent_finds_bent_valleys_and_corners() -> None:
     assert value < 1e-3, point
     corner, _ = lowest_point(lambda x: np.asarray(x.sum(axis=1)), np.zeros(3), *box)
     assert corner == pytest.approx(np.full(3, -2.0))
+
+
+def test_a_few_points_have_the_losses_of_the_ensemble(ensemble: LawEnsemble) -> None:
+    mine = allocation_at(Spending(ensemble, PRICE, 1e4, 5e9), 1e9, 6e10)
+    np.testing.assert_allclose(mine.losses[:, 0], ensemble.losses(1e9, 6e10, 5e9)[:, 0], rtol=1e-12)
