@@ -135,7 +135,8 @@ def plan_allocation(
     C = 6.0 * N * float(asked.tokens(asked.allocation.node_hours, np.array([N]))[0])
     refuse_far(ensemble.source, ensemble.range_C, C, force)
     optimum = expected_optimum(ensemble, [C / 1e4, C / 1e3, C / 1e2, C / 10.0])
-    shares = [(NO_SWEEP, 0.0, 0.0), *((_name(share), pilots, share) for share in sweeps)]
+    known = "own law" if ensemble.status == "own fit" else "published law"
+    shares = [(f"{NO_SWEEP}{known}", 0.0, 0.0), *((_name(share, known), pilots, share) for share in sweeps)]
     lowest = regrets_of_choice(oracle, None, seed=seed).lowest
     made = [_split(asked, name, pilot, sweep, optimum, lowest) for name, pilot, sweep in shares]
     splits = [split for split in made if split is not None]
@@ -167,8 +168,8 @@ def _within_time(allocation: Allocation) -> Allocation:
     return allocation.model_copy(update={"node_hours": min(allocation.node_hours, most)})
 
 
-def _name(sweep: float) -> str:
-    return f"sweep {sweep:.0%}" if sweep else "pilots, published law"
+def _name(sweep: float, known: str) -> str:
+    return f"sweep {sweep:.0%}" if sweep else f"pilots, {known}"
 
 
 @dataclass(frozen=True)

@@ -10,8 +10,8 @@ from plm_scaling.sizing.run_bill import RunBill
 
 __all__ = ["NO_SWEEP", "AllocationOption", "AllocationPlan", "StageShare"]
 
-NO_SWEEP: Final = "no sweep, published law"
-"""Name of the split that measures nothing."""
+NO_SWEEP: Final = "no sweep, "
+"""How the name of the split that measures nothing begins."""
 
 
 class StageShare(Record):
@@ -97,4 +97,4 @@ class AllocationPlan(Record):
     @property
     def without_sweep(self) -> AllocationOption:
         """The published law, nothing measured."""
-        return next(option for option in self.options if option.name == NO_SWEEP)
+        return next(option for option in self.options if option.name.startswith(NO_SWEEP))

@@ -16,7 +16,7 @@ from plm_scaling.cli.allocation_screen import allocation_lines, allocation_rows
 from plm_scaling.core.errors import ConfigError, RefusedError
 from plm_scaling.laws.zoo import find_law
 from plm_scaling.sizing.allocation import plan_allocation
-from plm_scaling.sizing.allocation_record import NO_SWEEP, AllocationPlan
+from plm_scaling.sizing.allocation_record import AllocationPlan
 from plm_scaling.sizing.allocation_risk import (
     Allocation,
     Conditions,
@@ -143,7 +143,12 @@ def test_a_design_spends_its_hours(spread: LawEnsemble) -> None:
 
 
 def test_options_add_up_and_say_what_they_risk(plan: AllocationPlan) -> None:
-    assert [option.name for option in plan.options] == [NO_SWEEP, "pilots, published law", "sweep 5%", "sweep 20%"]
+    assert [option.name for option in plan.options] == [
+        "no sweep, published law",
+        "pilots, published law",
+        "sweep 5%",
+        "sweep 20%",
+    ]
     for option in plan.options:
         assert sum(stage.share for stage in option.stages) == pytest.approx(1.0, rel=1e-6)
         assert 0 <= option.miss_probability <= plan.risk + 1e-9
@@ -165,7 +170,7 @@ def test_options_add_up_and_say_what_they_risk(plan: AllocationPlan) -> None:
 def test_a_law_of_ones_own_needs_no_sweep() -> None:
     law = replace(ensemble_of_published([find_law("besiroglu2024")]), status="own fit")
     plan = plan_allocation(law, GRANT, gpu="h100", sweeps=(0.0, 0.1))
-    assert plan.best == "pilots, published law"
+    assert (plan.best, plan.without_sweep.name) == ("pilots, own law", "no sweep, own law")
     assert plan.probability_sweep_pays == 0
     assert plan.law_doubt == 0
     assert "FEW_LAWS" in plan.flags
