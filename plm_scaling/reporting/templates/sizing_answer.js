@@ -186,7 +186,7 @@ function spent(page, question, data, x, full, purse, bought, unique) {
 
 function fromDraws(ensemble, d, purse, logU, decades) {
   const { draws, weights, data } = ensemble, x = d.logN, edges = M.band(d, VALLEY), own = d.best.map(one => one.logN);
-  const losses = draws.map(row => Math.exp(row.loss(x, purse(x), logU)));
+  const losses = draws.map(row => row.loss(x, purse(x), logU));
   const [low, middle, high] = M.weightedQuantiles(own, weights, [0.1, 0.5, 0.9]).map(Math.exp);
   const sd = Math.sqrt(data.noise_sd ** 2 + data.drift_sd ** 2 * decades);
   const interval = M.blurredInterval(losses.map(Math.log), weights, sd, LEVEL);

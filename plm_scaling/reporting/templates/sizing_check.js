@@ -57,7 +57,7 @@ function losses(page, asked) {
   const ensemble = globalThis.sizingAnswer.ensembleFor(page, { objective: asked.objective });
   const at = row => asked.N.map((N, i) => {
     const U = asked.U ? Math.log(asked.U[i]) : Infinity;
-    return Math.exp(row.loss(Math.log(N), Math.log(asked.D[i]), U));
+    return row.loss(Math.log(N), Math.log(asked.D[i]), U);
   });
   return { draws: ensemble.draws.map(at), estimates: ensemble.estimates.map(at) };
 }

@@ -174,25 +174,42 @@ const BLUR_SD = Math.sqrt(BLUR.reduce((sum, z) => sum + z * z, 0) / BLUR.length)
 // Central interval of what one run would show: weighted logs of losses, each blurred by a normal of one width.
 function blurredInterval(logs, weights, sd, level) {
   const middles = Array.from({ length: 400 }, (_, i) => (i + 0.5) / 400), centres = weightedQuantiles(logs, weights, middles);
-  const all = new Float64Array(400 * BLUR.length);
-  for (let i = 0; i < 400; i++) for (let k = 0; k < BLUR.length; k++) all[i * BLUR.length + k] = centres[i] + sd * BLUR[k] / BLUR_SD;
-  all.sort();
-  return [(1 - level) / 2, (1 + level) / 2].map(share => Math.exp(sortedQuantile(all, share)));
+  const shifts = BLUR.map(z => sd * z / BLUR_SD), last = 400 * BLUR.length - 1;
+  return [(1 - level) / 2, (1 + level) / 2].map(share => {
+    const at = last * share, i = Math.floor(at), low = sumOfRank(centres, shifts, i);
+    return Math.exp(low + (at - i) * (sumOfRank(centres, shifts, Math.min(i + 1, last)) - low));
+  });
+}
+
+// The sum of that rank (from 0) among all sums of one of each of two sorted lists: halving, with a count in one sweep.
+function sumOfRank(a, b, rank) {
+  let low = a[0] + b[0], high = a[a.length - 1] + b[b.length - 1];
+  for (let i = 0; i < 80 && high - low > 1e-15; i++) {
+    const middle = 0.5 * (low + high);
+    let count = 0, k = b.length;
+    for (let j = 0; j < a.length; j++) {
+      while (k > 0 && a[j] + b[k - 1] > middle) k--;
+      count += k;
+    }
+    if (count > rank) high = middle; else low = middle;
+  }
+  return high;
 }
 
 // ---- forms: one draw of a law -------------------------------------------------------------------------------------
 
 const LOGS = new Set(["E", "A0", "B0", "K0", "g", "a_D", "L0", "k", "B_c", "R_D", "R_N", "P0"]);
 
+// L of the logs n of A N^-alpha and d of B D^-beta; E, L0 and the room between them in nats.
 const FORMS = {
-  chinchilla: (p, n, d) => logAdd(p.E, logAdd(n, d)),
-  no_floor: (p, n, d) => logAdd(n, d),
-  tied: (p, n, d) => logAdd(p.E, logAdd(n, d)),
-  overtraining: (p, n, d) => logAdd(p.E, logAdd(n, d)),
-  gamma: (p, n, d) => logAdd(p.E, Math.exp(p.g) * logAdd(n, d)),
-  kaplan: (p, n, d) => Math.exp(p.a_D) * logAdd(n, d),
-  bounded: (p, n, d) => logAdd(p.E, -logAdd(-logAdd(n, d), -p.room)),
-  saturating: (p, n, d) => logAdd(p.E, -logAdd(-p.kk * logAdd(n, d), -p.kk * p.room) / p.kk),
+  chinchilla: (p, n, d) => p.floor + Math.exp(n) + Math.exp(d),
+  no_floor: (p, n, d) => Math.exp(n) + Math.exp(d),
+  tied: (p, n, d) => p.floor + Math.exp(n) + Math.exp(d),
+  overtraining: (p, n, d) => p.floor + Math.exp(n) + Math.exp(d),
+  gamma: (p, n, d) => p.floor + Math.exp(p.power * logAdd(n, d)),
+  kaplan: (p, n, d) => Math.exp(p.power * logAdd(n, d)),
+  bounded: (p, n, d) => p.floor + p.room / (1 + p.room / (Math.exp(n) + Math.exp(d))),
+  saturating: (p, n, d) => p.floor + p.room * Math.exp(-Math.log1p(Math.exp(p.power * (p.logRoom - logAdd(n, d)))) / p.power),
 };
 const INNER = {
   chinchilla: p => [p.A0, p.B0, p.alpha, p.beta],
@@ -212,33 +229,32 @@ function makeLaw(form, names, natural, centre, logBatch, plateau) {
   names.forEach((name, i) => {
     p[name] = LOGS.has(name) ? Math.log(Math.max(natural[i], 1e-300)) : natural[i];
   });
-  const push = option === "batch" ? softplus((logBatch || 0) - p.B_c) : 0;
-  const law = { form: plain, p, logN0: centre[0], logD0: centre[1], inner: null, value: null };
+  const push = option === "batch" ? softplus((logBatch || 0) - p.B_c) : 0, [logN0, logD0] = centre;
+  const law = { form: plain, p, logN0, logD0, inner: null };
   if (plain === "multiplicative") {
     const level = p.K0 + p.beta * push;
-    law.value = (x, y) => level - p.alpha * x - p.beta * y;
+    law.loss = (logN, logD) => Math.exp(level - p.alpha * (logN - logN0) - p.beta * (logD - logD0));
     return law;
   }
   if (plain === "log_quadratic") {
-    law.value = (x, y) => p.l0 + p.lN * x + p.lD * y + p.lNN * x * x + p.lND * x * y + p.lDD * y * y;
+    law.loss = (logN, logD) => {
+      const x = logN - logN0, y = logD - logD0;
+      return Math.exp(p.l0 + p.lN * x + p.lD * y + p.lNN * x * x + p.lND * x * y + p.lDD * y * y);
+    };
     return law;
   }
   if (!FORMS[plain]) throw new Error("no form is called " + form);
+  p.floor = p.E === undefined ? 0 : Math.exp(p.E);
+  p.power = Math.exp(plain === "gamma" ? p.g : plain === "kaplan" ? p.a_D : plain === "saturating" ? p.k : 0);
   if (plain === "bounded" || plain === "saturating") {
-    const top = plateau === null || plateau === undefined ? Math.exp(p.L0) : plateau;
-    p.room = Math.log(top - Math.exp(p.E));
-    p.kk = plain === "saturating" ? Math.exp(p.k) : 1;
+    p.room = (plateau === null || plateau === undefined ? Math.exp(p.L0) : plateau) - p.floor;
+    p.logRoom = Math.log(p.room);
   }
   const [A, B0, alpha, beta] = INNER[plain](p), B = B0 + beta * push, outer = FORMS[plain];
   law.inner = { A, B, alpha, beta };
   law.outer = (n, d) => outer(p, n, d);
-  law.value = (x, y) => outer(p, A - alpha * x, B - beta * y);
+  law.loss = (logN, logD) => outer(p, A - alpha * (logN - logN0), B - beta * (logD - logD0));
   return law;
-}
-
-// ln L at ln N and ln D.
-function logLoss(law, logN, logD) {
-  return law.value(logN - law.logN0, logD - law.logD0);
 }
 
 // ln N of the lowest loss on N D = e^logND with unlimited data; NaN where the form has none.
@@ -266,9 +282,9 @@ function logTokensWorth(logD, logU, R_D) {
   return logD <= logU ? logD : logU + logWorth(R_D, Math.expm1(logD - logU));
 }
 
-// ln L of a fitted law of repeats: decays of tokens and parameters, or a penalty P R^delta (N/U)^kappa.
+// L of a fitted law of repeats: decays of tokens and parameters, or a penalty P R^delta (N/U)^kappa.
 // Muennighoff et al. 2023, eq. 5-6; Lovelace et al. 2026. The best size for U tokens follows from the base law.
-function logRepeatLoss(base, kind, centre, logN, logD, logUnique) {
+function repeatLoss(base, kind, centre, logN, logD, logUnique) {
   const { A, B, alpha, beta } = base.inner, p = base.p;
   const logU = Math.min(logUnique, logD), R = Math.expm1(logD - logU);
   let n = A - alpha * (logN - base.logN0), d = B - beta * (logD - base.logD0);
@@ -280,12 +296,12 @@ function logRepeatLoss(base, kind, centre, logN, logD, logUnique) {
   if (kind === "data_decay" || kind === "decay") d = unique - beta * logWorth(Math.exp(p.R_D), R);
   const level = base.outer(n, d);
   if (kind !== "penalty" || !(R > 0)) return level;
-  return logAdd(level, p.P0 + p.delta * (Math.log(R) - centre.logR0) + p.kappa * (logN - logU - centre.logRatio0));
+  return level + Math.exp(p.P0 + p.delta * (Math.log(R) - centre.logR0) + p.kappa * (logN - logU - centre.logRatio0));
 }
 
 // ---- an ensemble: draws of several forms with their weights -------------------------------------------------------
 
-// The ensemble of the page's data: for every draw ln L(ln N, ln D, ln U), its weight and its form; and the estimates.
+// The ensemble of the page's data: for every draw L(ln N, ln D, ln U), its weight and its form; and the estimates.
 function makeEnsemble(data) {
   const ensemble = { data, estimates: [], shares: [], draws: [], weights: [], forms: [] };
   const repeats = data.repeats ? makeRepeats(data.repeats) : null;
@@ -308,27 +324,38 @@ function makeEnsemble(data) {
 }
 
 function makeRepeats(data) {
-  if (data.kind === "tokens") return data;
+  if (data.kind === "tokens") return { kind: "tokens", worths: [data.R_D, ...data.strata].map(makeWorth) };
   const centre = { logR0: Math.log(data.R0), logRatio0: Math.log(data.ratio0) };
   const at = [Math.log(data.N0), Math.log(data.D0)], logBatch = Math.log(data.batch_tokens || 1);
   const rows = data.draws.map(natural => makeLaw(data.base, data.parameters, natural, at, logBatch, data.plateau));
   return { kind: data.kind, centre, rows };
 }
 
-// ln L of row `row` of a member (0: the estimate), with what repeated tokens are worth.
+// ln D' for one R_D; many draws share it and are asked at the same point in turn.
+function makeWorth(R_D) {
+  let lastD = NaN, lastU = NaN, worth = NaN;
+  return (logD, logU) => {
+    if (logD !== lastD || logU !== lastU) {
+      worth = logTokensWorth(logD, logU, R_D);
+      lastD = logD; lastU = logU;
+    }
+    return worth;
+  };
+}
+
+// L of row `row` of a member (0: the estimate), with what repeated tokens are worth.
 function withRepeats(law, repeats, row) {
-  const fresh = (logN, logD) => law.value(logN - law.logN0, logD - law.logD0);
-  if (!repeats || repeats.kind === "none") return fresh;
+  if (!repeats || repeats.kind === "none") return law.loss;
   if (repeats.kind === "tokens") {
-    const R_D = row === 0 ? repeats.R_D : repeats.strata[(row - 1) % repeats.strata.length];
-    return (logN, logD, logU) => fresh(logN, logTokensWorth(logD, logU, R_D));
+    const worth = repeats.worths[row === 0 ? 0 : 1 + (row - 1) % (repeats.worths.length - 1)];
+    return (logN, logD, logU) => law.loss(logN, worth(logD, logU));
   }
   const last = repeats.rows.length - 1, base = repeats.rows[row === 0 || last === 0 ? 0 : 1 + (row - 1) % last];
   return (logN, logD, logU) => {
-    if (logU >= logD) return fresh(logN, logD);
-    const effect = logRepeatLoss(base, repeats.kind, repeats.centre, logN, logD, logU)
-      - logRepeatLoss(base, repeats.kind, repeats.centre, logN, logD, logD);
-    return fresh(logN, logD) + effect;
+    const fresh = law.loss(logN, logD);
+    if (logU >= logD) return fresh;
+    return fresh * repeatLoss(base, repeats.kind, repeats.centre, logN, logD, logU)
+      / repeatLoss(base, repeats.kind, repeats.centre, logN, logD, logD);
   };
 }
 
@@ -336,7 +363,7 @@ function withRepeats(law, repeats, row) {
 function ensembleLogLoss(ensemble, logN, logD, logU) {
   let sum = 0;
   for (let m = 0; m < ensemble.estimates.length; m++) {
-    sum += ensemble.shares[m] * ensemble.estimates[m].loss(logN, logD, logU);
+    sum += ensemble.shares[m] * Math.log(ensemble.estimates[m].loss(logN, logD, logU));
   }
   return sum;
 }
@@ -382,8 +409,9 @@ function ensembleOptimum(ensemble, purse, logU) {
 function decide(rows, weights, purse, logU, range) {
   const steps = 104, width = (range[1] - range[0]) / steps, K = rows.length;
   const grid = Array.from({ length: steps + 1 }, (_, i) => range[0] + width * i), tokens = grid.map(purse);
-  const losses = rows.map(row => Float64Array.from(grid, (x, i) => Math.exp(row.loss(x, tokens[i], logU))));
-  const best = rows.map((row, k) => ownBest(x => Math.exp(row.loss(x, purse(x), logU)), losses[k], grid));
+  const losses = rows.map(() => new Float64Array(steps + 1));
+  for (let i = 0; i <= steps; i++) for (let k = 0; k < K; k++) losses[k][i] = rows[k].loss(grid[i], tokens[i], logU);
+  const best = rows.map((row, k) => ownBest(x => row.loss(x, purse(x), logU), losses[k], grid));
   const mean = new Float64Array(steps + 1), worst = new Float64Array(steps + 1).fill(-Infinity);
   for (let k = 0; k < K; k++) {
     for (let i = 0; i <= steps; i++) {
@@ -395,14 +423,14 @@ function decide(rows, weights, purse, logU, range) {
   const meanAt = x => {
     const d = purse(x);
     let sum = 0;
-    for (let k = 0; k < K; k++) sum += weights[k] * (Math.exp(rows[k].loss(x, d, logU)) - best[k].loss);
+    for (let k = 0; k < K; k++) sum += weights[k] * (rows[k].loss(x, d, logU) - best[k].loss);
     return sum;
   };
   const every = Array.from(rows.keys());
   const worstOf = (which, x) => {
     const d = purse(x);
     let top = -Infinity;
-    for (const k of which) top = Math.max(top, Math.exp(rows[k].loss(x, d, logU)) - best[k].loss);
+    for (const k of which) top = Math.max(top, rows[k].loss(x, d, logU) - best[k].loss);
     return top;
   };
   const worstAt = x => worstOf(every, x);
@@ -415,7 +443,7 @@ function decide(rows, weights, purse, logU, range) {
   const near = every.filter(k => Math.max(...ends.map(e => losses[k][e] - best[k].loss)) > 0.5 * worst[j]);
   // A regret falls up to its own draw's best size: the largest falls as long as that size lies further on.
   const worstDraw = (which, x) => {
-    const d = purse(x), regrets = which.map(k => Math.exp(rows[k].loss(x, d, logU)) - best[k].loss);
+    const d = purse(x), regrets = which.map(k => rows[k].loss(x, d, logU) - best[k].loss);
     return which[regrets.indexOf(Math.max(...regrets))];
   };
   const minimaxOf = which => fallingRoot(x => best[worstDraw(which, x)].logN - x, ...around(j));
@@ -461,7 +489,7 @@ function band(decision, width) {
 
 root.sizingMath = {
   LOG6, logAdd, softplus, brent, signRoot, polish, minimise, fallingRoot, normalBelow, normalQuantile,
-  weightedQuantiles, sortedQuantile, blurredInterval, makeLaw, logLoss, logOptimum, logWorth, logTokensWorth,
-  logRepeatLoss, makeEnsemble, ensembleLogLoss, ensembleOptimum, searchRange, decide, band,
+  weightedQuantiles, sortedQuantile, blurredInterval, makeLaw, logOptimum, logWorth, logTokensWorth,
+  repeatLoss, makeEnsemble, ensembleLogLoss, ensembleOptimum, searchRange, decide, band,
 };
 })(globalThis);

@@ -139,8 +139,9 @@ function saveHash() {  // browsers allow an address few changes a second
 
 const AT = { left: 52, right: 12, top: 10, bottom: 42 };
 
-function frame(id) {
-  const W = Math.max(280, Math.round($(id).clientWidth) || 480), H = Math.round(Math.min(360, Math.max(250, W * 0.66)));
+const widths = {};
+function frame(id) {  // asking for a width makes the browser lay everything out: once is enough
+  const W = widths[id] = widths[id] || Math.max(280, Math.round($(id).clientWidth) || 480), H = Math.round(Math.min(360, Math.max(250, W * 0.66)));
   return { W, H, x0: AT.left, x1: W - AT.right, y0: H - AT.bottom, y1: AT.top };
 }
 
@@ -221,7 +222,7 @@ function span(found) {
 // The curves of the decision's own grid: nothing is computed twice.
 function curves(ensemble, found) {
   const d = found.decision, [a, b] = span(found), at = d.grid.slice(a, b + 1);
-  const every = Math.max(1, Math.ceil(ensemble.draws.length / 120));
+  const every = Math.max(1, Math.ceil(ensemble.draws.length / 100));
   const draws = [];
   for (let k = 0; k < ensemble.draws.length; k += every) draws.push({ form: ensemble.forms[k], values: d.losses[k].subarray(a, b + 1) });
   const lowest = found.loss - found.regret, mean = d.mean.subarray(a, b + 1), estimate = Array.from(mean, one => lowest + one);
@@ -280,6 +281,13 @@ function drawRegret(found, c) {
 // ---- words --------------------------------------------------------------------------------------------------------------
 
 const percent = share => Math.round(100 * share) + " %";
+const nearly = share => share > 0.995 && share < 1 - 1e-9 ? "more than 99 %" : percent(share);
+// A formula as HTML: raised exponents, Greek letters.
+const GREEK = { alpha: "α", beta: "β", eta: "η" };
+function formula(text) {
+  const html = escaped(text).replace(/\b(alpha|beta|eta)\b/g, word => GREEK[word]).replace(/ -&gt; /g, " → ");
+  return html.replace(/\^\(([^()]*)\)/g, "<sup>$1</sup>").replace(/\^(-?)([\w.αβη]+)/g, (_, sign, what) => `<sup>${sign ? "−" : ""}${what}</sup>`);
+}
 const named = member => member.name.replace(/_/g, " ").replace("+batch", " with batch");
 const nats = value => value.toFixed(3);
 
@@ -316,7 +324,7 @@ function asSentence(found, objective) {
 function asSecond(found) {
   if (found.refused) return "Beyond 1.5 decades N can be wrong by more than any band says. Choose a budget nearer to the runs, fit a law nearer to your budget, or tick the box to see the answer all the same.";
   if (found.loss === null) return "This law says which size a budget asks for, but not how much worse other sizes are: fit your own runs to see a loss, a band and a regret.";
-  const parts = [`Any size from ${edge(found.band_low, found.band_open[0], "below ")} to ${edge(found.band_high, found.band_open[1], "above ")} gives away less than 0.01 nats more on average; in ${percent(found.probability)} of the draws this size is within 0.01 nats of the best one.`];
+  const parts = [`Any size from ${edge(found.band_low, found.band_open[0], "below ")} to ${edge(found.band_high, found.band_open[1], "above ")} gives away less than 0.01 nats more on average; in ${nearly(found.probability)} of the draws this size is within 0.01 nats of the best one.`];
   const life = found.lifetime;
   if (life && life.saving > 0.005) parts.push(`To read ${count(question.serve_tokens)} tokens over its life, ${count(life.N)} parameters trained on ${count(life.D)} tokens reach the same loss for ${percent(life.saving)} less in training and use together (training alone then takes ${power(life.train_flops)} FLOPs).`);
   else if (life) parts.push(`Reading ${count(question.serve_tokens)} tokens over its life does not change the size.`);
@@ -349,11 +357,11 @@ function drawLaws(found, data) {
   const rows = data.members.map((member, m) => {
     const own = found.members && found.members[m], size = own ? (own.N_low === own.N_high ? count(own.N_median) : count(own.N_low) + " to " + count(own.N_high)) : "–";
     const drawn = member.draws.length > 1 ? member.draws.length - 1 : "estimate";
-    return `<tr><th scope="row">${escaped(named(member))}</th><td class="word">${escaped(member.equation)}</td><td>${percent(member.weight)}</td><td>${drawn}</td><td>${size}</td></tr>`;
+    return `<tr><th scope="row">${escaped(named(member))}</th><td class="word">${formula(member.equation)}</td><td>${percent(member.weight)}</td><td>${drawn}</td><td>${size}</td></tr>`;
   });
   for (const one of data.frontiers) {
     const size = found.frontiers ? count((found.frontiers.find(f => f.name === one.name) || {}).N) : "–";
-    rows.push(`<tr><th scope="row">${escaped(one.name)}</th><td class="word">N = ${significant(one.k_N, 3)} C^${one.a_N}</td><td>beside</td><td>estimate</td><td>${size}</td></tr>`);
+    rows.push(`<tr><th scope="row">${escaped(one.name)}</th><td class="word">${formula(`N = ${significant(one.k_N, 3)} C^${one.a_N}`)}</td><td>beside</td><td>estimate</td><td>${size}</td></tr>`);
   }
   $("laws").innerHTML = rows.join("");
   const repeats = data.repeats ? ` Repeats: ${data.repeats.kind === "tokens" ? "tokens decay with R_D " + significant(data.repeats.R_D, 3) : data.repeats.kind.replace(/_/g, " ")} (${data.repeats.status}; ${data.repeats.source}).` : "";
@@ -385,9 +393,13 @@ function write(found) {
   }
   drawLaws(found, data);
   $("source").textContent = `Laws of ${data.objective.toUpperCase()}: ${data.source.split(": ")[0]} (${data.status}).`;
-  $("all").textContent = JSON.stringify({ question, answer: plain(found) }, null, 1);
+  writeAll(found);
   $("asked").textContent = "Asked: " + asked();
-  $("follow").textContent = found.refused ? "Refused" : [count(found.N) + " parameters", count(found.D) + " tokens", found.loss === null ? "" : nats(found.loss) + " nats", dollars(found.usd)].filter(Boolean).join(" · ");
+  $("follow").textContent = found.refused ? "Refused" : [count(found.N) + " parameters", count(found.D) + " tokens", dollars(found.usd)].join(" · ");
+}
+
+function writeAll(found) {
+  if ($("all-details").open) $("all").textContent = JSON.stringify({ question, answer: plain(found) }, null, 1);
 }
 
 function asked() {
@@ -475,7 +487,8 @@ function listen() {
     $("doubts-title").focus({ preventScroll: true });
   });
   window.addEventListener("hashchange", () => { question = fromHash(location.hash); ask({}); });
-  window.addEventListener("resize", () => ask({}));
+  window.addEventListener("resize", () => { delete widths.valley; delete widths.regret; ask({}); });
+  $("all-details").addEventListener("toggle", () => writeAll(last));
 }
 
 // The same budget in another unit, data included.

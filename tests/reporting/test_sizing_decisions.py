@@ -1,0 +1,36 @@
+"""The page's decision beside the engine's, on the same draws."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from plm_scaling.reporting.page_examples import answer_under_node
+from plm_scaling.reporting.page_laws import page_laws
+from plm_scaling.reporting.sizing_page import write_sizing_page
+from plm_scaling.sizing.decision import decide
+from plm_scaling.sizing.law_ensemble import text_decay
+from tests.reporting.page_kit import ensemble, needs_node, purse_of, questions
+
+
+@needs_node
+def test_decisions_are_those_of_the_engine(tmp_path: Path) -> None:
+    decay_laws, asked = ensemble(repeats=text_decay(), draws=20), questions(12)
+    page = write_sizing_page(tmp_path / "page.html", [page_laws(decay_laws)])
+    for question, answered in zip(asked, answer_under_node([{"question": q} for q in asked], page), strict=True):
+        found = answered["answer"]
+        made = decide(decay_laws, purse_of(question), unique_tokens=question["unique_tokens"], force=True)
+        # The engine reads sizes off an interpolation; what it costs to be off by that is far below a nat's millionth.
+        wanted = {"N": made.N, "N_minimax": made.N_minimax, "D": made.D, "C": made.C}
+        assert {key: found[key] for key in wanted} == pytest.approx(wanted, rel=2e-4)
+        wanted = {"loss": made.loss, "loss_low": made.loss_low, "loss_high": made.loss_high}
+        assert {key: found[key] for key in wanted} == pytest.approx(wanted, rel=5e-6)
+        sizes = [found[key] for key in ("N_low", "N_median", "N_high", "band_low", "band_high")]
+        assert sizes == pytest.approx([*made.N_quantiles, *made.N_band], rel=2e-3)
+        assert found["regret"] == pytest.approx(made.regrets[0].mean, abs=2e-6)
+        assert found["regret_minimax"] == pytest.approx(made.regrets[-1].worst, abs=2e-5)
+        assert found["probability"] == pytest.approx(made.probability, abs=1e-9)
+        assert found["decades"] == pytest.approx(made.extrapolation_decades, abs=1e-4)
+        for form, member in zip(made.forms, found["members"], strict=True):
+            assert member["N_median"] == pytest.approx(form.N_mid, rel=2e-3)
