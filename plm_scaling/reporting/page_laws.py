@@ -8,12 +8,21 @@ from typing import Any, Final
 
 import numpy as np
 
-from plm_scaling.core.errors import ConfigError
+from plm_scaling.core.errors import ConfigError, RefusedError
+from plm_scaling.laws.law_fit import LawFit
 from plm_scaling.laws.repeat_fit import RepeatFit
-from plm_scaling.laws.zoo import PublishedLaw
-from plm_scaling.sizing.law_ensemble import LawEnsemble, LawMember, TokenDecay, normal_quantiles
+from plm_scaling.laws.zoo import PublishedLaw, load_zoo
+from plm_scaling.sizing.default_laws import published_ensemble
+from plm_scaling.sizing.law_ensemble import (
+    LawEnsemble,
+    LawMember,
+    TokenDecay,
+    ensemble_of_fit,
+    ensemble_of_published,
+    normal_quantiles,
+)
 
-__all__ = ["PAGE_DRAWS", "page_laws"]
+__all__ = ["PAGE_DRAWS", "laws_for_page", "page_laws"]
 
 PAGE_DRAWS: Final = 200
 """Most draws of an ensemble on a page, all its forms together."""
@@ -21,6 +30,48 @@ _DIGITS: Final = 11
 """Significant digits of a coefficient: N_opt then keeps nine."""
 
 Json = dict[str, Any]
+
+
+def laws_for_page(laws: Sequence[LawFit | PublishedLaw] | None = None, *, draws: int = PAGE_DRAWS) -> tuple[Json, ...]:
+    """One entry for each objective the laws are of, in their order; without laws the defaults of CLM and MLM.
+
+    The first law of an objective gives its draws; published frontiers of the objective stand beside it.
+
+    Raises
+    ------
+    RefusedError : a fit that says nothing about sizes.
+    ConfigError : no law, or one that does not say which size a budget asks for.
+    """
+    zoo = load_zoo()
+    if laws is None:
+        chosen: dict[str, LawEnsemble | None] = {name: published_ensemble(name) for name in ("clm", "mlm")}
+        given: Sequence[LawFit | PublishedLaw] = ()
+    elif not laws:
+        raise ConfigError("no law to answer from", hint="leave laws out to use the published ones")
+    else:
+        chosen, given = {}, laws
+        for law in laws:
+            if law.objective not in chosen:
+                chosen[law.objective] = _ensemble_of(law)
+    entries = []
+    for objective, ensemble in chosen.items():
+        named = [law for law in given if isinstance(law, PublishedLaw) and law.objective == objective]
+        known = [law for law in zoo if law.objective == objective and law.default and law not in named]
+        entries.append(page_laws(ensemble, [*named, *(known if objective != "text" else ())], draws=draws))
+    return tuple(entries)
+
+
+def _ensemble_of(law: LawFit | PublishedLaw) -> LawEnsemble | None:
+    """The draws of a law; None for one that states sizes alone."""
+    if isinstance(law, PublishedLaw):
+        return ensemble_of_published([law]) if law.loss(1e8, 1e10) is not None else None
+    if law.surface is not None and law.surface.a_N is None:
+        raise RefusedError(
+            f"this {law.objective.upper()} fit does not say which size is compute-optimal",
+            why=f"the form {law.surface.form} has no lowest loss at a fixed compute",
+            hint="fit another form: --form auto",
+        )
+    return ensemble_of_fit(law)
 
 
 def page_laws(ensemble: LawEnsemble | None, frontiers: Sequence[PublishedLaw] = (), *, draws: int = PAGE_DRAWS) -> Json:

@@ -7,12 +7,14 @@ from pathlib import Path
 
 import pytest
 
-from plm_scaling.core.errors import ConfigError, RecordError
+from plm_scaling.core.errors import ConfigError, RecordError, RefusedError
 from plm_scaling.laws.zoo import find_law
 from plm_scaling.reporting import page_examples
 from plm_scaling.reporting.page_examples import check_page
-from plm_scaling.reporting.page_laws import page_laws
+from plm_scaling.reporting.page_laws import laws_for_page, page_laws
 from plm_scaling.reporting.sizing_page import PageQuestion, render_sizing_page
+from plm_scaling.sizing.default_laws import published_fit
+from plm_scaling.sizing.law_ensemble import ensemble_of_fit
 from tests.reporting.page_kit import EXAMPLES, FORMS, ensemble, needs_node, repeat_fit
 
 
@@ -26,6 +28,25 @@ def test_the_page_is_small_and_asks_for_nothing_from_elsewhere() -> None:
     assert set(re.findall(r"https?://[^\s\"'`]+", html)) == {"http://www.w3.org/2000/svg"}
     assert "</script><b>" not in html
     assert len(re.findall(r"<script", html)) == len(re.findall(r"</script>", html)) == 5
+
+
+def test_laws_by_default_of_an_own_fit_and_of_published_laws() -> None:
+    for entry, objective in zip(laws_for_page(), ("clm", "mlm"), strict=True):
+        assert entry["objective"] == objective
+        assert sum(member["weight"] for member in entry["members"]) == pytest.approx(1.0)
+        assert 100 <= sum(len(member["draws"]) - 1 for member in entry["members"]) <= 200
+        assert [frontier["name"] for frontier in entry["frontiers"]] == [f"cheng-{objective}"]
+    own = published_fit("mlm")
+    entries = laws_for_page([find_law("cheng-clm"), own, find_law("besiroglu2024")])
+    assert [(entry["objective"], len(entry["members"])) for entry in entries] == [
+        ("clm", 0),
+        ("mlm", len(ensemble_of_fit(own).members)),
+        ("text", 1),
+    ]
+    assert own.surface is not None
+    flat = own.model_copy(update={"surface": own.surface.model_copy(update={"a_N": None, "form": "multiplicative"})})
+    with pytest.raises(RefusedError, match="compute-optimal"):
+        laws_for_page([flat])
 
 
 def test_pages_that_cannot_be_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
