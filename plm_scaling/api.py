@@ -90,17 +90,24 @@ def size(
     unique_tokens: float | None = None,
     mfu: float | None = None,
     usd_per_gpu_hour: float | None = None,
+    laws: Sequence[Path | str] = (),
     force: bool = False,
 ) -> Recommendation:
-    """Model size, tokens, epochs and cost for a budget, from published laws alone.
+    """Model size, tokens, epochs and cost for a budget, with the regret of other sizes under uncertain laws.
 
     Exactly one of `gpu_hours`, `usd` and `flops` is the budget; `unique_tokens` are the distinct training tokens at
     hand; `mfu` and `usd_per_gpu_hour` replace the GPU's defaults.
+
+    Parameters
+    ----------
+    laws : fit.json files and published laws as `zoo:NAME`; the first gives N, the others of this objective widen its
+        band. None given: fits of the logs released with the published laws, and those laws.
 
     Raises
     ------
     RefusedError : more than 1.5 decades outside the law's range, unless `force`.
     """
+    from plm_scaling.sizing.chosen_laws import read_laws
     from plm_scaling.sizing.recommend import Budget, recommend
 
     budget = Budget(gpu_hours=gpu_hours, usd=usd, flops=flops)
@@ -112,6 +119,7 @@ def size(
         unique_tokens=unique_tokens,
         mfu=mfu,
         usd_per_gpu_hour=usd_per_gpu_hour,
+        laws=read_laws(laws) or None,
         force=force,
     )
 

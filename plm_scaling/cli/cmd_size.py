@@ -30,6 +30,13 @@ def _quantity(ctx: click.Context, param: click.Parameter, value: str | None) -> 
 @click.option("--mfu", type=click.FloatRange(0, 1, min_open=True), help="Model FLOP utilisation, if you measured it.")
 @click.option("--usd-per-gpu-hour", callback=_quantity, help="Your price, instead of the table's low, mid and high.")
 @click.option("--objective", type=click.Choice(["clm", "mlm"]), help="What the model is trained for; needed.")
+@click.option(
+    "--laws",
+    multiple=True,
+    metavar="FILE|zoo:NAME",
+    help="Law to answer from: a fit.json, or a published law. May be repeated: the first gives N. Default: fits of the "
+    "released logs of Cheng et al. 2024.",
+)
 @click.option("--force", is_flag=True, help="Answer even far outside the range of every law.")
 @click.option(
     "--check",
@@ -50,13 +57,15 @@ def command(
     mfu: float | None,
     usd_per_gpu_hour: float | None,
     objective: str | None,
+    laws: tuple[str, ...],
     force: bool,
     check: Path | None,
     output: str,
 ) -> int:
-    """Model size, tokens, epochs and cost for a budget, from published laws.
+    """Model size, tokens, epochs and cost for a budget, with what another size would lose.
 
-    Give exactly one of --gpu-hours, --usd and --flops.
+    Give exactly one of --gpu-hours, --usd and --flops. Without --laws the answer weighs fits of published runs; the
+    size is the one with the least expected regret over their forms and draws.
     """
     from plm_scaling import api
 
@@ -76,6 +85,7 @@ def command(
         unique_tokens=unique_tokens,
         mfu=mfu,
         usd_per_gpu_hour=usd_per_gpu_hour,
+        laws=laws,
         force=force,
     )
     if output == "human":

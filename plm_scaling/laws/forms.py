@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Final
 
 import numpy as np
@@ -109,7 +110,7 @@ class Form:
     plateau: float | None = None
     """Upper bound L0 of the loss where it is given, nats."""
 
-    @property
+    @cached_property
     def names(self) -> tuple[str, ...]:
         """Names of the parameters, in theta's order."""
         return tuple(parameter.name for parameter in self.parameters)

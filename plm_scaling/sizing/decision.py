@@ -97,8 +97,12 @@ class _Plan:
         self.others_N: FloatArray = np.exp(x)
         """The plan, twice and half its size, and the minimax size."""
         self.others_D: FloatArray = search.tokens_at(self.others_N, stops)
-        self.others: FloatArray = search.ensemble.losses(self.others_N, self.others_D, search.unique_tokens)
-        """float64[K, 4]."""
+        self.others: FloatArray = (
+            search.losses_along(x)
+            if search.stops is None
+            else search.ensemble.losses(self.others_N, self.others_D, search.unique_tokens)
+        )
+        """float64[K, 4]; interpolated where that is good to 1e-6 nats: evaluating would cost as much as the search."""
         self.losses: FloatArray = self.others[:, 0]
         self.N, self.D = float(self.others_N[0]), float(self.others_D[0])
         self.D_full = float(search.tokens(self.others_N[:1])[0])

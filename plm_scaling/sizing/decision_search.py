@@ -21,7 +21,10 @@ __all__ = ["Purse", "Search", "largest_claimed", "search_sizes"]
 
 FloatArray = npt.NDArray[np.float64]
 Purse = Callable[[FloatArray], FloatArray]
-"""Parameters float64[n] -> tokens a budget pays for, float64[n]; falls with N."""
+"""Parameters float64[n] -> tokens a budget pays for, float64[n]; falls with N.
+
+An attribute `kinks`, where there is one, lists the sizes at which it bends.
+"""
 
 _SIZES: Final = (math.log(1e3), math.log(1e15))
 _SCAN: Final = 139
@@ -30,6 +33,7 @@ _MARGIN: Final = 2.5 * math.log(10.0)
 _NODES_PER_UNIT: Final = 3.4
 """Nodes per unit of ln N: sums of powers whose exponents add up to 1 are then interpolated to 1e-9 nats."""
 _FINE: Final = 385
+_LEAST_PANEL: Final = 1e-3
 _COARSE_STEP: Final = 0.2
 """Of ln N, on which every draw is first searched."""
 _REFINED: Final = 0.03
@@ -165,7 +169,7 @@ class Search:
         """Mean loss at the nodes, [T, P]; its logarithm where `values` are logarithms."""
         if self.stops is None:
             return np.asarray(np.tensordot(self.weights, self.values, axes=1))
-        return np.log(np.tensordot(self.weights, np.exp(self.values), axes=1))
+        return np.asarray(np.log(np.tensordot(self.weights, np.exp(self.values), axes=1)))
 
     def _narrowed(self, value: Callable[[FloatArray], FloatArray], centre: float, width: float) -> float:
         while width > 1e-6:
@@ -210,9 +214,8 @@ def search_sizes(ensemble: LawEnsemble, tokens: Purse, unique_tokens: float | No
         high = min(high, cap)
         low = min(low, high - _MARGIN)
     breaks = _breaks(low, high, tokens, unique_tokens)
-    widest = max(after - before for before, after in pairwise(breaks))
-    sizes = PanelGrid(breaks, max(16, math.ceil(_NODES_PER_UNIT * widest)))
-    stops = PanelGrid((0.0, 1.0), _STOP_NODES) if turns else None
+    sizes = PanelGrid(breaks, tuple(_nodes_for(after - before) for before, after in pairwise(breaks)))
+    stops = PanelGrid((0.0, 1.0), (_STOP_NODES,)) if turns else None
     N, t = np.exp(sizes.nodes), np.ones(1) if stops is None else stops.nodes
     grid_t, grid_N = (axis.ravel() for axis in np.meshgrid(t, N, indexing="ij"))
     full = np.tile(tokens(N), len(t))
@@ -276,17 +279,33 @@ def _span(ensemble: LawEnsemble, tokens: Purse, unique_tokens: float | None, tur
     return max(float(x[inside.min()]) - _MARGIN, _SIZES[0]), min(float(x[inside.max()]) + _MARGIN, _SIZES[1])
 
 
+def _nodes_for(width: float) -> int:
+    """Nodes of a panel so wide in ln N."""
+    return max(9 + math.ceil(2.2 * width), math.ceil(_NODES_PER_UNIT * width))
+
+
 def _breaks(low: float, high: float, tokens: Purse, unique_tokens: float | None) -> tuple[float, ...]:
-    """Ends of the panels: where the tokens are just as many as the unique ones the losses may have a kink."""
+    """Ends of the panels: kinks of the purse, and where its tokens are just as many as the unique ones."""
+    kinks = [math.log(N) for N in getattr(tokens, "kinks", ())]
+    if (last := _tokens_run_out(low, high, tokens, unique_tokens)) is not None:
+        kinks.append(last)
+    breaks = [low]
+    for kink in sorted(kinks):
+        if kink - breaks[-1] > _LEAST_PANEL and high - kink > _LEAST_PANEL:
+            breaks.append(kink)
+    return (*breaks, high)
+
+
+def _tokens_run_out(low: float, high: float, tokens: Purse, unique_tokens: float | None) -> float | None:
+    """Ln N below which the budget pays for more tokens than are unique; None where it does everywhere, or nowhere."""
 
     def more(x: float) -> bool:
         return float(tokens(np.array([math.exp(x)]))[0]) > (unique_tokens or math.inf)
 
     if more(high) or not more(low):
-        return low, high
+        return None
     left, right = low, high
     for _ in range(50):
         middle = 0.5 * (left + right)
         left, right = (middle, right) if more(middle) else (left, middle)
-    kink = 0.5 * (left + right)
-    return (low, kink, high) if min(kink - low, high - kink) > 1e-3 else (low, high)
+    return 0.5 * (left + right)

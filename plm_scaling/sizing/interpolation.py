@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -20,36 +19,37 @@ class PanelGrid:
 
     breaks: tuple[float, ...]
     """Rising, at least two."""
-    count: int
-    """Nodes of a panel."""
+    counts: tuple[int, ...]
+    """Nodes of every panel, at least two each."""
 
     @property
     def nodes(self) -> FloatArray:
-        """Chebyshev points of the second kind, panel after panel, float64[panels * count]; ends are nodes."""
-        unit = 0.5 * (1.0 - np.cos(np.pi * np.arange(self.count) / (self.count - 1)))
-        return np.concatenate([low + (high - low) * unit for low, high in self._panels()])
+        """Chebyshev points of the second kind, panel after panel; ends are nodes, so that breaks stand twice."""
+        made = []
+        for (low, high), count in zip(pairwise(self.breaks), self.counts, strict=True):
+            made.append(low + (high - low) * 0.5 * (1.0 - np.cos(np.pi * np.arange(count) / (count - 1))))
+        return np.concatenate(made)
 
     def matrix(self, at: FloatArray) -> FloatArray:
         """float64[nodes, n]: values at the nodes times this are values at points `at` [n].
 
         **Source:** Berrut & Trefethen 2004, barycentric Lagrange interpolation, eq. 4.2 and 5.4.
         """
-        nodes, made = self.nodes, np.zeros((len(self.breaks[1:]) * self.count, len(at)))
-        panel = np.clip(np.searchsorted(self.breaks, at, side="right") - 1, 0, len(self.breaks) - 2)
-        weight = (-1.0) ** np.arange(self.count)
-        weight[[0, -1]] *= 0.5
-        for k in range(len(self.breaks) - 1):
-            rows, here = slice(k * self.count, (k + 1) * self.count), np.flatnonzero(panel == k)
+        nodes, made = self.nodes, np.zeros((sum(self.counts), len(at)))
+        panel = np.clip(np.searchsorted(self.breaks, at, side="right") - 1, 0, len(self.counts) - 1)
+        start = 0
+        for k, count in enumerate(self.counts):
+            rows, here = slice(start, start + count), np.flatnonzero(panel == k)
+            weight = (-1.0) ** np.arange(count)
+            weight[[0, -1]] *= 0.5
             distance = at[here] - nodes[rows][:, None]
             exact = distance == 0.0
             share = weight[:, None] / np.where(exact, 1.0, distance)
             hit = exact.any(axis=0)
             share[:, hit] = exact[:, hit]
             made[rows, here] = share / share.sum(axis=0)
+            start += count
         return made
-
-    def _panels(self) -> Sequence[tuple[float, float]]:
-        return list(pairwise(self.breaks))
 
 
 def lowest_point(values: FloatArray, step: float) -> tuple[FloatArray, FloatArray, npt.NDArray[np.intp]]:

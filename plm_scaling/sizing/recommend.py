@@ -7,20 +7,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final, cast, get_args
 
-from plm_scaling.core.errors import ConfigError, RefusedError, did_you_mean
+import numpy as np
+
+from plm_scaling.core.errors import ConfigError, did_you_mean
 from plm_scaling.core.recipe import batch_tokens_for, default_recipe, peak_lr_for
 from plm_scaling.core.run import Objective
 from plm_scaling.core.units import total_parameters
 from plm_scaling.laws.law_fit import LawFit
-from plm_scaling.laws.zoo import PublishedLaw, load_zoo
-from plm_scaling.sizing.answers import (
-    REFUSE_DECADES,
-    SizingLaw,
-    answer_of,
-    decades_outside,
-    laws_of_fit,
-    published_sizing_law,
-)
+from plm_scaling.laws.zoo import PublishedLaw
+from plm_scaling.sizing.answers import REFUSE_DECADES, SizingLaw, answer_of, decades_outside
+from plm_scaling.sizing.chosen_laws import ChosenLaws, choose_laws
 from plm_scaling.sizing.costs import (
     ATTENDED_TOKENS,
     Bill,
@@ -34,6 +30,10 @@ from plm_scaling.sizing.costs import (
     load_hardware,
     throughput_for,
 )
+from plm_scaling.sizing.decision import decide, refuse_far
+from plm_scaling.sizing.decision_record import Decision
+from plm_scaling.sizing.decision_search import FloatArray, Purse
+from plm_scaling.sizing.decision_wording import difference_sentence, verdict_sentence
 from plm_scaling.sizing.findings import (
     Findings,
     data_findings,
@@ -43,7 +43,8 @@ from plm_scaling.sizing.findings import (
     recipe_findings,
 )
 from plm_scaling.sizing.recommendation import LawAnswer, Recommendation
-from plm_scaling.sizing.shapes import Shape, nearest_shape
+from plm_scaling.sizing.run_bill import RunBill, run_bill
+from plm_scaling.sizing.shapes import HEAD_WIDTH, Shape, nearest_shape, size_of_width
 from plm_scaling.sizing.unique_data import (
     MAX_EPOCHS,
     Spend,
@@ -83,14 +84,57 @@ class _Machine:
     def exact_hours(self, flops: float) -> float:
         return flops / (self.gpu.peak_tflops * 1e12 * (self.mfu or self.gpu.mfu)) / 3600.0
 
-    def compute_and_hours(self, budget: Budget, law: SizingLaw) -> tuple[float, float]:
-        """6 N D FLOPs and accelerator hours of a budget."""
+    def hours_of(self, budget: Budget) -> float | None:
+        """Accelerator hours of a budget of hours or money; None for one of FLOPs."""
         if budget.flops is not None:
-            return budget.flops, budget.flops / self.speed(law.optimum(budget.flops)) / 3600.0
-        hours = budget.gpu_hours
+            return None
+        return budget.gpu_hours if budget.gpu_hours is not None else cast(float, budget.usd) / self.bill(1.0).usd_mid
+
+    def compute(self, budget: Budget, law: SizingLaw) -> float:
+        """6 N D FLOPs of a budget when a law alone says which size they are spent on."""
+        hours = self.hours_of(budget)
+        return cast(float, budget.flops) if hours is None else compute_of(hours, law.optimum, self.speed)
+
+    def purse(self, budget: Budget) -> Purse:
+        """Tokens a budget pays for at every size: by 6 N D where it is FLOPs, by the true speed where it is hours."""
+        hours = self.hours_of(budget)
         if hours is None:
-            hours = cast(float, budget.usd) / self.bill(1.0).usd_mid
-        return compute_of(hours, law.optimum, self.speed), hours
+            flops = cast(float, budget.flops)
+            return lambda N: flops / (6.0 * N)
+
+        return _HoursPurse(self, hours)
+
+    def bill_of(self, N: float, D: float, n_gpus: int) -> RunBill:
+        return run_bill(
+            N,
+            D,
+            gpu=self.gpu,
+            n_gpus=n_gpus,
+            hardware=self.hardware,
+            mfu=self.mfu,
+            usd_per_gpu_hour=self.usd_per_gpu_hour,
+            attended_tokens=self.attended_tokens,
+        )
+
+
+@dataclass(frozen=True)
+class _HoursPurse:
+    """Tokens that hours pay for at every size, by the true speed there."""
+
+    machine: _Machine
+    hours: float
+
+    def __call__(self, N: FloatArray) -> FloatArray:
+        speed = np.array([self.machine.speed(float(n)) for n in N])
+        return np.asarray(3600.0 * self.hours * speed / (6.0 * N))
+
+    @property
+    def kinks(self) -> tuple[float, ...]:
+        """Sizes of the widths at which the utilisation bends, and the smallest that can be built."""
+        if self.machine.mfu is not None:
+            return (float(Shape(1, HEAD_WIDTH).N),)
+        curve = self.machine.gpu.mfu_by_width or self.machine.hardware.mfu_by_width
+        return (float(Shape(1, HEAD_WIDTH).N), *(size_of_width(width) for width in curve.widths))
 
 
 @dataclass(frozen=True)
@@ -102,6 +146,24 @@ class _Asked:
     n_gpus: int
     unique_tokens: float | None
     max_epochs: float
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """What the laws say to train."""
+
+    laws: ChosenLaws
+    answers: tuple[LawAnswer, ...]
+    decision: Decision | None
+    C: float
+    """6 N D FLOPs the budget pays for at N."""
+    N: float
+    D: float
+    """Fewer tokens than C pays for where more would not help."""
+
+    @property
+    def spent(self) -> float:
+        return 6.0 * self.N * self.D
 
 
 def recommend(
@@ -121,7 +183,9 @@ def recommend(
 ) -> Recommendation:
     """The model to train with a budget: N with its band, D, epochs, shape, bill, and what speaks against it.
 
-    N comes from the first law (by default the published isoFLOP frontier of the objective), D = C / (6 N).
+    N has the least expected regret over the draws and forms of the first law, by default the fits of the released logs
+    of the objective; where that law states a size but no loss, N is its size. D is what the budget pays for at N, or
+    less where repeats would raise the loss.
 
     Parameters
     ----------
@@ -141,19 +205,33 @@ def recommend(
     ConfigError : unknown objective or accelerator, or a number out of bounds.
     RefusedError : the budget lies too far outside the range of the first law (unless `force`).
 
-    **Source:** Cheng et al. 2024, isoFLOP figure, for the default laws; Hoffmann et al. 2022, section 3.
+    **Source:** Cheng et al. 2024, released logs, for the default laws; Hoffmann et al. 2022, section 3.
     """
     wanted = _checked_objective(objective)
     _check_numbers(n_gpus=n_gpus, unique_tokens=unique_tokens, max_epochs=max_epochs, mfu=mfu, price=usd_per_gpu_hour)
     hardware = hardware or load_hardware()
     machine = _Machine(gpu_named(gpu, hardware), hardware, mfu, usd_per_gpu_hour, attended_tokens)
-    counted, comparison = _laws_for(wanted, laws, unique_tokens)
-    primary = counted[0]
-    C, hours = machine.compute_and_hours(budget, primary)
-    _refuse_far(primary, C, force)
-    answers = _answers(counted, comparison, C)
     asked = _Asked(wanted, budget, machine, gpu.strip().lower(), n_gpus, unique_tokens, max_epochs)
-    return _assemble(asked, primary, answers, C, hours)
+    plan = _plan(asked, choose_laws(wanted, laws, unique_tokens))
+    primary = plan.laws.counted[0]
+    refuse_far(primary.law_id, primary.range_C, plan.spent, force)
+    return _assemble(asked, plan)
+
+
+def _plan(asked: _Asked, laws: ChosenLaws) -> _Plan:
+    machine, primary = asked.machine, laws.counted[0]
+    if laws.ensemble is None:
+        C = machine.compute(asked.budget, primary)
+        answers = _answers(laws, C)
+        return _Plan(laws, answers, None, C, answers[0].N, answers[0].D)
+    tokens = machine.purse(asked.budget)
+    # A plan far outside the runs is refused under the name of the law that was asked for.
+    made = decide(laws.ensemble, tokens, unique_tokens=asked.unique_tokens, force=True)
+    answers = _answers(laws, made.C_budget)
+    said = {"N": made.N, "D": made.D, "loss": made.loss}
+    if "NO_DRAWS" not in laws.ensemble.flags:
+        said |= {"N_low": made.N_quantiles[0], "N_high": made.N_quantiles[2]}
+    return _Plan(laws, (answers[0].model_copy(update=said), *answers[1:]), made, made.C_budget, made.N, made.D)
 
 
 def _checked_objective(objective: str) -> Objective:
@@ -182,68 +260,29 @@ def _check_numbers(
         raise ConfigError("max_epochs must be at least 1", why=f"got {max_epochs!r}")
 
 
-def _laws_for(
-    objective: Objective, laws: Sequence[PublishedLaw | LawFit] | None, unique_tokens: float | None
-) -> tuple[tuple[SizingLaw, ...], tuple[SizingLaw, ...]]:
-    """Laws that count (the first gives N), and laws shown for comparison."""
-    zoo = load_zoo()
-    text = [law for law in zoo if law.objective == "text" and law.default]
-    own = [law for law in zoo if law.objective == objective]
-    if laws is None:
-        first = sorted(own, key=lambda law: not law.default)
-        return (
-            tuple(published_sizing_law(law) for law in first),
-            tuple(published_sizing_law(law, unique_tokens) for law in text),
-        )
-    if not laws:
-        raise ConfigError("no law to answer from", hint="leave laws out to use the published ones")
-    counted: list[SizingLaw] = []
-    for law in laws:
-        if law.objective not in (objective, "text"):
-            what = law.id if isinstance(law, PublishedLaw) else "this fit"
-            raise ConfigError(f"{what} is a law of {law.objective.upper()}, not of {objective.upper()}")
-        counted += [published_sizing_law(law, unique_tokens)] if isinstance(law, PublishedLaw) else laws_of_fit(law)
-    named = {law.law_id for law in counted}
-    others = [law for law in (*own, *text) if law.default and law.id not in named]
-    return tuple(counted), tuple(published_sizing_law(law, unique_tokens) for law in others)
-
-
-def _refuse_far(law: SizingLaw, C: float, force: bool) -> None:
-    decades = decades_outside(C, law.range_C)
-    if decades <= REFUSE_DECADES or force or law.range_C is None:
-        return
-    side = "above" if law.range_C[1] < C else "below"
-    edge = law.range_C[1] if side == "above" else law.range_C[0]
-    raise RefusedError(
-        f"{C:.2e} FLOPs is {decades:.1f} decades {side} the runs behind {law.law_id} "
-        f"({law.range_C[0]:.0e} to {law.range_C[1]:.0e})",
-        why=f"beyond {REFUSE_DECADES} decades N can be wrong by more than its band says",
-        hint=f"a budget nearer {edge:.0e} FLOPs, a law fitted nearer to your budget, or force the answer (--force)",
-    )
-
-
-def _answers(counted: Sequence[SizingLaw], comparison: Sequence[SizingLaw], C: float) -> tuple[LawAnswer, ...]:
-    answers = [answer_of(counted[0], C, "primary")]
-    for law in counted[1:]:
+def _answers(laws: ChosenLaws, C: float) -> tuple[LawAnswer, ...]:
+    answers = [answer_of(laws.counted[0], C, "primary")]
+    for law in laws.counted[1:]:
         far = decades_outside(C, law.range_C) > REFUSE_DECADES
         answers.append(answer_of(law, C, "comparison" if far else "counted"))
-    answers += [answer_of(law, C, "comparison") for law in comparison]
+    answers += [answer_of(law, C, "comparison") for law in laws.comparison]
     return tuple(answers)
 
 
-def _findings(asked: _Asked, shape: Shape, answers: tuple[LawAnswer, ...], C: float, hours: float) -> Findings:
+def _findings(asked: _Asked, shape: Shape, plan: _Plan, hours: float) -> Findings:
     """All doubts, the law's first."""
-    machine, primary = asked.machine, answers[0]
+    machine = asked.machine
     parts = (
-        law_findings(answers, shape),
-        data_findings(asked.objective, primary.N, primary.D, asked.unique_tokens, asked.max_epochs),
-        recipe_findings(default_recipe(shape.N), primary.D),
+        law_findings(plan.answers, shape),
+        _decision_findings(plan),
+        data_findings(asked.objective, plan.N, plan.D, asked.unique_tokens, asked.max_epochs),
+        recipe_findings(default_recipe(shape.N), plan.D),
         money_findings(asked.budget, machine.gpu, machine.usd_per_gpu_hour),
         machine_findings(
             machine.gpu,
             machine.hardware,
-            machine.throughput(primary.N),
-            N=primary.N,
+            machine.throughput(plan.N),
+            N=plan.N,
             state_gb=_state_gb(shape),
             hours=hours,
             n_gpus=asked.n_gpus,
@@ -252,24 +291,49 @@ def _findings(asked: _Asked, shape: Shape, answers: tuple[LawAnswer, ...], C: fl
     return tuple(f for flags, _ in parts for f in flags), tuple(w for _, warnings in parts for w in warnings)
 
 
+def _decision_findings(plan: _Plan) -> Findings:
+    """What the decision doubts beyond what the law itself says, and why the published frontier differs."""
+    found: dict[str, str] = {}
+    if plan.decision is not None:
+        known = plan.answers[0].flags
+        pairs = zip(plan.decision.flags, plan.decision.warnings, strict=True)
+        found = {flag: sentence for flag, sentence in pairs if flag not in known}
+    if why := _difference(plan):
+        found["FRONTIER_DIFFERS"] = why
+    return tuple(found), tuple(found.values())
+
+
+def _difference(plan: _Plan) -> str:
+    """Why the published frontier and the fits of the same logs differ, where one of them gives N."""
+    laws = plan.laws
+    if laws.frontier is None or not any(laws.counted[0] is law for law in (laws.frontier, laws.default)):
+        return ""
+    own = plan.N if laws.counted[0] is laws.default else None
+    return difference_sentence(laws.frontier, laws.default, plan.C, own)
+
+
 def _state_gb(shape: Shape) -> float:
     return _BYTES_PER_PARAMETER * total_parameters(shape.n_layers, shape.d_model) / 1e9
 
 
-def _assemble(asked: _Asked, law: SizingLaw, answers: tuple[LawAnswer, ...], C: float, hours: float) -> Recommendation:
+def _assemble(asked: _Asked, plan: _Plan) -> Recommendation:
     machine, unique = asked.machine, asked.unique_tokens
-    N, D = answers[0].N, answers[0].D
-    low, high, disagreement = _band(answers)
+    N, D = plan.N, plan.D
+    low, high, disagreement = _band(plan)
     shape = nearest_shape(N)
-    D_built = C / (6.0 * shape.N)
+    D_built = plan.spent / (6.0 * shape.N)
     recipe = default_recipe(shape.N)
     batch = batch_tokens_for(shape.N, D_built, recipe)
+    hours, _ = machine.cost_of(N, D)
     throughput, bill = machine.throughput(N), machine.bill(hours)
-    flags, warnings = _findings(asked, shape, answers, C, hours)
-    spend = Spend(asked.objective, N, high, D, C, machine.gpu.name, machine.cost_of, machine.exact_hours, law.range_C)
+    flags, warnings = _findings(asked, shape, plan, hours)
+    law = plan.laws.counted[0]
+    spend = Spend(
+        asked.objective, N, high, D, plan.spent, machine.gpu.name, machine.cost_of, machine.exact_hours, law.range_C
+    )
     return Recommendation(
         objective=asked.objective,
-        C=C,
+        C=plan.C,
         gpu=asked.gpu_key,
         gpu_hours=hours,
         usd=bill.usd_mid,
@@ -293,24 +357,26 @@ def _assemble(asked: _Asked, law: SizingLaw, answers: tuple[LawAnswer, ...], C: 
         wall_hours=hours / asked.n_gpus,
         n_gpus=asked.n_gpus,
         mfu=throughput.mfu,
-        C_exact=C * throughput.exact_over_6nd,
+        C_exact=plan.spent * throughput.exact_over_6nd,
         recipe=recipe,
         peak_lr=peak_lr_for(shape.N, batch, recipe),
         batch_tokens=batch,
         n_steps=max(1, round(D_built / batch)),
         state_gb=_state_gb(shape),
-        answers=answers,
+        answers=plan.answers,
         disagreement_decades=disagreement,
         flags=flags,
         warnings=warnings,
         alternatives=alternatives_for(spend, law.optimum, unique, asked.max_epochs),
+        decision=plan.decision,
+        verdict=verdict_sentence(plan.decision) if plan.decision else "",
+        bill=machine.bill_of(N, D_built, asked.n_gpus),
     )
 
 
-def _band(answers: Sequence[LawAnswer]) -> tuple[float, float, float]:
-    """Band of N (the primary's own, widened by the sizes other counted laws name) and their spread in decades."""
-    primary = answers[0]
-    sizes = [answer.N for answer in answers if answer.role != "comparison"]
-    low = min(primary.N_low or primary.N, *sizes) if len(sizes) > 1 else (primary.N_low or primary.N)
-    high = max(primary.N_high or primary.N, *sizes) if len(sizes) > 1 else (primary.N_high or primary.N)
-    return low, high, math.log10(max(sizes) / min(sizes))
+def _band(plan: _Plan) -> tuple[float, float, float]:
+    """Band of N (the decision's valley or the law's own, widened by other counted laws), and their spread in dex."""
+    primary = plan.answers[0]
+    sizes = [answer.N for answer in plan.answers if answer.role != "comparison"]
+    band = plan.decision.N_band if plan.decision else (primary.N_low or primary.N, primary.N_high or primary.N)
+    return min(band[0], *sizes), max(band[1], *sizes), math.log10(max(sizes) / min(sizes))

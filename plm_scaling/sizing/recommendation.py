@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from plm_scaling.core.records import Record
 from plm_scaling.core.run import Objective
+from plm_scaling.sizing.decision_record import Decision
+from plm_scaling.sizing.run_bill import RunBill
 
 __all__ = ["Alternative", "LawAnswer", "LawRole", "Recommendation"]
 
@@ -56,7 +58,7 @@ class Alternative(Record):
 class Recommendation(Record):
     """Size, tokens, epochs and cost for a budget, with the disagreement between laws in the open."""
 
-    SCHEMA_VERSION: ClassVar[int] = 1
+    SCHEMA_VERSION: ClassVar[int] = 2
 
     objective: Objective
     C: float
@@ -67,7 +69,7 @@ class Recommendation(Record):
     N: float
     N_low: float
     N_high: float
-    """Band of N: this law's valley widened by what the other laws of the objective say."""
+    """Band of N: the valley of the decision, or else of the law, widened by what other laws of the objective say."""
     D: float
     unique_tokens: float | None
     epochs: float | None
@@ -105,3 +107,15 @@ class Recommendation(Record):
     effective_tokens: float | None = None
     """Fresh tokens that D would be worth if the text law of repeats held (Muennighoff et al. 2023)."""
     alternatives: tuple[Alternative, ...] = ()
+    decision: Decision | None = None
+    """Draws x forms weighed; None where the law that gives N states no loss."""
+    verdict: str = ""
+    """The answer in one sentence; empty without a decision."""
+    bill: RunBill | None = None
+    """Of the buildable shape."""
+
+    @classmethod
+    def migrate(cls, data: dict[str, Any], version: int) -> dict[str, Any]:
+        """Version 1 knew no decision and no bill; its fields kept their meaning."""
+        del version
+        return data

@@ -8,13 +8,16 @@ from typing import Final, NamedTuple
 from plm_scaling.core.errors import ConfigError
 from plm_scaling.core.units import block_parameters
 
-__all__ = ["HEAD_WIDTH", "Shape", "nearest_shape", "typical_width", "width_per_layer"]
+__all__ = ["HEAD_WIDTH", "Shape", "nearest_shape", "size_of_width", "typical_width", "width_per_layer"]
 
 HEAD_WIDTH: Final = 64
 _WIDTHS: Final = (*range(64, 1024, 64), *range(1024, 2048, 128), *range(2048, 32_769, 256))
 """Steps that grow with the width, as published shapes take them: whole heads that split over accelerators."""
 _PROPORTION_WEIGHT: Final = 0.05
 """A shape twice too flat or too deep is taken only if it is 5 % nearer in N than a well-proportioned one."""
+
+_RATIO: Final = 4.443
+_RATIO_POWER: Final = 0.1341
 
 
 class Shape(NamedTuple):
@@ -40,7 +43,7 @@ def width_per_layer(N: float) -> float:
     **Source:** log-log least squares through the 21 shapes of Cheng et al. 2024 (8x192 to 47x4352) for which
     N = 12 L d^2 identifies layers and width; residuals within a factor 1.6.
     """
-    return 4.443 * math.pow(N, 0.1341)
+    return _RATIO * math.pow(N, _RATIO_POWER)
 
 
 def typical_width(N: float) -> float:
@@ -49,6 +52,14 @@ def typical_width(N: float) -> float:
     N = 12 L d^2 with L = d / r gives d = (N r / 12)^(1/3).
     """
     return float((N * width_per_layer(N) / 12.0) ** (1.0 / 3.0))
+
+
+def size_of_width(d_model: float) -> float:
+    """Block parameters of a model of this width in published proportions: the inverse of `typical_width`.
+
+    d = (4.443 N^1.1341 / 12)^(1/3).
+    """
+    return float((12.0 * d_model**3 / _RATIO) ** (1.0 / (1.0 + _RATIO_POWER)))
 
 
 def nearest_shape(N: float) -> Shape:

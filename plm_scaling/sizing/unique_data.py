@@ -112,7 +112,7 @@ def repeat_findings(
         worth = format_count(effective_tokens_of(D, unique_tokens), 2)
         warnings.append(
             f"Your unique tokens are exhausted: this budget repeats them {epochs:.1f} times, more than {max_epochs:g}. "
-            "The laws assume fresh data and are optimistic here; if repeats were worth what they are worth in text, "
+            "Laws of fresh data are optimistic here; if repeats were worth what they are worth in text, "
             f"the {format_count(D, 2)} tokens would stand for {worth}. See the alternatives."
         )
     if epochs > MEASURED_EPOCHS:

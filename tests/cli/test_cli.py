@@ -10,6 +10,7 @@ import click
 import pytest
 
 from plm_scaling.cli.main import VERBS, verbs
+from plm_scaling.sizing.default_laws import published_fit
 
 ROOT = Path(__file__).resolve().parents[2]
 Cli = Callable[..., Any]
@@ -91,6 +92,32 @@ def test_size_answers_in_every_format(cli: Cli) -> None:
     assert value["N_low"] <= value["N"] <= value["N_high"]
     assert as_csv.out.startswith("law,")
     assert "what each law says" in human.out
+
+
+def test_size_says_what_another_size_would_lose(cli: Cli) -> None:
+    screen = cli("size", "--flops", "1e21", "--objective", "clm")
+    assert screen.code == 0
+    assert "\nTrain 1." in screen.out
+    assert "variance: parameters" in screen.out
+    assert "twice as large" in screen.out
+    assert "kg CO2" in screen.out
+    assert "cheng-clm" in screen.out
+
+
+def test_size_answers_from_the_laws_it_is_given(cli: Cli, tmp_path: Path) -> None:
+    words = ("size", "--flops", "1e21", "--objective", "mlm", "--format", "json")
+    frontier = json.loads(cli(*words, "--laws", "zoo:cheng-mlm").out)
+    assert frontier["decision"] is None
+    assert frontier["N"] == pytest.approx(6.19e-8 * 1e21**0.776)
+    path = published_fit("mlm").write(tmp_path / "fit.json")
+    several = json.loads(cli(*words, "--laws", str(path), "--laws", "zoo:cheng-mlm").out)
+    assert several["decision"]["objective"] == "mlm"
+    assert {law["law_id"] for law in several["answers"]} >= {"own-mlm-forms", "cheng-mlm"}
+    wrong = cli(*words, "--laws", "zoo:cheng-mlmm")
+    assert wrong.code == 2
+    assert "cheng-mlm" in wrong.err
+    refused = cli("size", "--flops", "1e23", "--objective", "mlm")
+    assert refused.code == 4
 
 
 def test_size_needs_one_budget(cli: Cli) -> None:

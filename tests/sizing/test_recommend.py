@@ -1,17 +1,23 @@
 from __future__ import annotations
 
+import json
 import math
 import subprocess
 import sys
+from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from plm_scaling.core.errors import ConfigError, RefusedError
 from plm_scaling.core.recipe import batch_tokens_for, peak_lr_for
+from plm_scaling.core.units import format_count
 from plm_scaling.laws.law_fit import Interval, IsoflopFit, LawFit
 from plm_scaling.laws.zoo import find_law
+from plm_scaling.sizing.costs import load_hardware, throughput_for
+from plm_scaling.sizing.default_laws import published_ensemble, published_fit
 from plm_scaling.sizing.recommend import Budget, recommend
 from plm_scaling.sizing.recommendation import Recommendation
 
@@ -30,19 +36,28 @@ def test_the_question_of_the_readme_by_hand() -> None:
     """5,000 A100 hours at 45 % of 312 TFLOP/s are 2.5272e21 FLOPs; attention and head take 2.6 % of them."""
     answer = recommend(Budget(gpu_hours=5000), "mlm", gpu="A100", n_gpus=8, unique_tokens=15e9)
     assert answer.C_exact == pytest.approx(5000 * 3600 * 312e12 * 0.45)
-    assert pytest.approx(2.463e21, rel=1e-3) == answer.C
-    assert pytest.approx(6.19e-8 * answer.C**0.776) == answer.N
+    assert pytest.approx(2.463e21, rel=5e-3) == answer.C
     assert pytest.approx(answer.C / (6 * answer.N)) == answer.D
-    assert answer.tokens_per_parameter == pytest.approx(67.7, rel=1e-2)
-    assert answer.epochs == pytest.approx(11.1, rel=1e-2)
+    assert answer.decision is not None
+    assert answer.decision.N == answer.N == answer.answers[0].N
+    assert answer.epochs == answer.decision.epochs == pytest.approx(answer.D / 15e9)
     assert (answer.usd_low, answer.usd, answer.usd_high) == pytest.approx((4000, 6500, 15000))
     assert answer.energy_kwh == pytest.approx(5000 * 0.4 * 0.9 * 1.2)
     assert answer.hours_per_gpu == answer.wall_hours == 625.0
     assert (answer.gpu, answer.mfu, answer.recipe) == ("a100", 0.45, "cheng")
-    dex = 0.25 + 0.1 * math.log10(answer.C / 3e20)
-    assert answer.N_low == pytest.approx(answer.N * 10**-dex)
-    assert answer.N_high == pytest.approx(answer.N * 10**dex)
-    assert (answer.n_layers, answer.d_model, answer.n_heads) == (31, 2560, 40)
+    frontier = next(law for law in answer.answers if law.law_id == "cheng-mlm")
+    assert pytest.approx(6.19e-8 * answer.C**0.776) == frontier.N
+    assert answer.N_low == answer.decision.N_band[0]
+    assert answer.N_high == max(answer.decision.N_band[1], frontier.N)
+    assert answer.bill is not None
+    assert (answer.bill.n_layers, answer.bill.d_model, answer.bill.n_heads) == (
+        answer.n_layers,
+        answer.d_model,
+        answer.n_heads,
+    )
+    assert answer.verdict.startswith(
+        f"Train {format_count(answer.N, 2)} parameters on {format_count(answer.D, 2)} tokens"
+    )
     assert "DATA_EXHAUSTED" in answer.flags
     assert "ABOVE_RANGE" in answer.flags
     assert [a.key for a in answer.alternatives][-1] == "reuse"
@@ -70,7 +85,7 @@ def test_the_three_budgets_agree() -> None:
     by_usd = recommend(Budget(usd=1300), "clm")
     by_flops = recommend(Budget(flops=by_hours.C), "clm")
     assert pytest.approx(by_hours.N) == by_usd.N
-    assert by_flops.gpu_hours == pytest.approx(1000)
+    assert by_flops.gpu_hours == pytest.approx(1000, rel=5e-3), "hours choose N by its true cost, FLOPs by 6 N D"
     assert "PRICE_ASSUMED" in by_usd.flags
 
 
@@ -85,13 +100,15 @@ def test_laws_are_shown_in_the_open() -> None:
     answer = recommend(Budget(flops=1e20), "clm")
     roles = {law.law_id: law.role for law in answer.answers}
     assert roles == {
-        "cheng-clm": "primary",
+        "cheng2024-fits-clm": "primary",
+        "cheng-clm": "counted",
         "cheng-a9-clm": "counted",
         "besiroglu2024": "comparison",
         "muennighoff2023": "comparison",
     }
     by_id = {law.law_id: law for law in answer.answers}
-    assert answer.disagreement_decades == pytest.approx(math.log10(by_id["cheng-clm"].N / by_id["cheng-a9-clm"].N))
+    sizes = [by_id[name].N for name in ("cheng2024-fits-clm", "cheng-clm", "cheng-a9-clm")]
+    assert answer.disagreement_decades == pytest.approx(math.log10(max(sizes) / min(sizes)))
     assert answer.N_low <= by_id["cheng-a9-clm"].N
     assert answer.N_high < by_id["besiroglu2024"].N or "TEXT_LAW" in by_id["besiroglu2024"].flags
     assert not any(law.status == "unverified" for law in answer.answers)
@@ -112,14 +129,14 @@ def test_more_than_a_decade_is_flagged_and_more_than_one_and_a_half_refused() ->
         recommend(Budget(flops=1e22), "mlm")
     text = str(caught.value)
     assert caught.value.exit_code == 4
-    assert "1.00e+22 FLOPs is 1.5 decades above the runs behind cheng-mlm (1e+18 to 3e+20)" in text
+    assert "1.00e+22 FLOPs is 1.5 decades above the runs behind cheng2024-fits-mlm (1e+18 to 3e+20)" in text
     assert "--force" in text
     forced = recommend(Budget(flops=1e22), "mlm", force=True)
-    assert forced.answers[0].extrapolation_decades == pytest.approx(math.log10(1e22 / 3e20))
+    assert forced.answers[0].extrapolation_decades == pytest.approx(math.log10(1e22 / 3e20), abs=1e-3)
 
 
 def test_a_budget_far_below_is_refused_too() -> None:
-    with pytest.raises(RefusedError, match="decades below the runs behind cheng-clm"):
+    with pytest.raises(RefusedError, match="decades below the runs behind cheng2024-fits-clm"):
         recommend(Budget(flops=1e16), "clm")
 
 
@@ -128,6 +145,7 @@ def test_ones_own_law_comes_first_and_is_held_against_the_published_one() -> Non
     assert pytest.approx(0.05 * 1e10) == answer.N
     assert answer.answers[0].law_id == "own-mlm-isoflop"
     assert [(a.law_id, a.role) for a in answer.answers[1:]] == [
+        ("cheng2024-fits-mlm", "comparison"),
         ("cheng-mlm", "comparison"),
         ("besiroglu2024", "comparison"),
         ("muennighoff2023", "comparison"),
@@ -181,10 +199,75 @@ def test_a_recommendation_survives_its_file(tmp_path_factory: pytest.TempPathFac
     assert Recommendation.read(path) == answer
 
 
+@pytest.mark.parametrize(
+    ("law", "objective", "C", "published"),
+    [("cheng-clm", "clm", 1.14e22, 7.2e9), ("cheng-mlm", "mlm", 1.68e22, 10.7e9)],
+)
+def test_the_papers_budgets_give_its_sizes_by_its_law_and_an_interval_by_the_ensemble(
+    law: str, objective: str, C: float, published: float
+) -> None:
+    by_law = recommend(Budget(flops=C), objective, laws=[find_law(law)], force=True)
+    assert pytest.approx(published, rel=0.03) == by_law.N
+    assert by_law.decision is None
+    ours = recommend(Budget(flops=C), objective, force=True)
+    assert ours.decision is not None
+    low, _, high = ours.decision.N_quantiles
+    assert low < ours.N < high
+    assert high > 1.3 * low
+    for answer in (by_law, ours):
+        (why,) = [said for said in answer.warnings if f"{law} says" in said]
+        assert "FRONTIER_DIFFERS" in answer.flags
+        assert f"{law} says {format_count(by_law.N, 2)}, cheng2024-fits-{objective} " in why
+        assert "straight line" in why
+        assert "no run tells which is right" in why
+
+
+@pytest.mark.parametrize("hours", [3.0, 30.0, 3000.0])
+def test_hours_are_spent_where_they_lower_the_loss_most_at_the_true_speed(hours: float) -> None:
+    """The speed bends where narrow models leave the accelerator idle: no smooth curve goes through it."""
+    answer = recommend(Budget(gpu_hours=hours), "clm", unique_tokens=2e9, force=True)
+    assert answer.decision is not None
+    ensemble, hardware = published_ensemble("clm"), load_hardware()
+    N = np.geomspace(answer.N / 4.0, answer.N * 4.0, 401)
+    speed = np.array([throughput_for(float(n), hardware.gpus["a100"], hardware).flops_6nd_per_s for n in N])
+    D = 3600.0 * hours * speed / (6.0 * N)
+    losses = ensemble.losses(N, D, 2e9)
+    mean = ensemble.draw_weights @ losses
+    assert answer.decision.loss == pytest.approx(mean.min(), abs=2e-6)
+    assert pytest.approx(N[mean.argmin()], rel=0.02) == answer.N
+    regret = float(ensemble.draw_weights @ (losses[:, mean.argmin()] - losses.min(axis=1)))
+    assert answer.decision.regrets[0].mean == pytest.approx(regret, abs=1e-5)
+
+
+def test_a_fit_of_ones_own_gives_n_by_its_forms() -> None:
+    fit = published_fit("mlm")
+    answer = recommend(Budget(flops=1e20), "mlm", laws=[fit, find_law("cheng-mlm")])
+    assert [(law.law_id, law.role) for law in answer.answers[:4]] == [
+        ("own-mlm-forms", "primary"),
+        ("own-mlm-isoflop", "counted"),
+        ("own-mlm-surface", "counted"),
+        ("cheng-mlm", "counted"),
+    ]
+    assert answer.decision is not None
+    assert pytest.approx(recommend(Budget(flops=1e20), "mlm").N, rel=1e-6) == answer.N
+    assert "FRONTIER_DIFFERS" not in answer.flags, "another study's runs are no reason"
+
+
+def test_a_version_1_file_reads(tmp_path: Path) -> None:
+    answer = recommend(Budget(flops=1e20), "clm")
+    data = json.loads(answer.to_json())
+    for name in ("decision", "verdict", "bill"):
+        del data[name]
+    (tmp_path / "old.json").write_text(json.dumps({**data, "schema_version": 1}))
+    old = Recommendation.read(tmp_path / "old.json")
+    assert old.decision is None
+    assert old.N == answer.N
+
+
 OBJECTIVES = st.sampled_from(["clm", "mlm"])
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=10, deadline=None)
 @given(objective=OBJECTIVES, hours=st.floats(30, 8000), more=st.floats(1.05, 10), unique=st.floats(1e8, 1e12))
 def test_more_hours_buy_more_of_everything(objective: str, hours: float, more: float, unique: float) -> None:
     small = recommend(Budget(gpu_hours=hours), objective, unique_tokens=unique, force=True)
@@ -197,11 +280,12 @@ def test_more_hours_buy_more_of_everything(objective: str, hours: float, more: f
     assert (small.epochs or 0) < (large.epochs or 0)
     assert small.N_low <= small.N <= small.N_high
     assert set(small.flags) - set(large.flags) <= {
-        "MFU_GUESSED", "LAWS_DISAGREE", "BELOW_RANGE", "SHAPE_NOT_CLOSE", "FAR_OUTSIDE_RANGE", "RECIPE_UNCHECKED"
+        "MFU_GUESSED", "LAWS_DISAGREE", "BELOW_RANGE", "SHAPE_NOT_CLOSE", "FAR_OUTSIDE_RANGE", "RECIPE_UNCHECKED",
+        "FRONTIER_DIFFERS",
     }  # fmt: skip
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=10, deadline=None)
 @given(objective=OBJECTIVES, flops=st.floats(1e18, 3e20), unique=st.floats(1e7, 1e13))
 def test_what_is_bought_is_what_is_spent(objective: str, flops: float, unique: float) -> None:
     answer = recommend(Budget(flops=flops), objective, unique_tokens=unique)

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from plm_scaling.core.errors import ConfigError
-from plm_scaling.sizing.shapes import HEAD_WIDTH, Shape, nearest_shape, typical_width, width_per_layer
+from plm_scaling.sizing.shapes import HEAD_WIDTH, Shape, nearest_shape, size_of_width, typical_width, width_per_layer
 
 # Cheng et al. 2024: sizes whose N is 12 L d^2 exactly.
 PUBLISHED = (
@@ -66,3 +66,8 @@ def test_the_typical_width_gives_back_n(log_n: float) -> None:
 def test_a_size_below_one_head_is_refused() -> None:
     with pytest.raises(ConfigError, match="no shape with heads of 64"):
         nearest_shape(20_000)
+
+
+@given(st.floats(16, 30_000))
+def test_a_width_has_one_size(width: float) -> None:
+    assert typical_width(size_of_width(width)) == pytest.approx(width, rel=1e-12)
