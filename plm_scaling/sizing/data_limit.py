@@ -28,6 +28,8 @@ _ENOUGH: Final = 1.05
 _CHANGED: Final = 0.9
 """A size or a spending below this share of the other counts as smaller."""
 _GAIN: Final = 1e-4
+_ABSURD: Final = 1.0
+"""Nats beyond which a penalty says no more than that it is large."""
 _RICHER: Final = (1.0, 30.0, 1e3, 3e4)
 _DECADES: Final = 5.0
 
@@ -96,7 +98,7 @@ def data_limit(spending: Spending, best: Allocation | None = None) -> DataLimit:
         loss_if_spent=_mean(spending, forced),
         p_stop=_share_that_stops(alone),
         C_useful=useful,
-        flags=tuple(flag for flag in spending.ensemble.flags if flag in ("TEXT_REPEATS", "NO_DRAWS", "TEXT_LAW")),
+        flags=_flags(alone, best),
     )
     return found.model_copy(update={"sentences": _sentences(found)})
 
@@ -130,6 +132,12 @@ def unique_tokens_wanted(spending: Spending, *, within: float = 0.01) -> float |
     return math.exp(high)
 
 
+def _flags(alone: Spending, best: Allocation) -> tuple[str, ...]:
+    """SIZE_AT_END: only the largest size that the laws may be asked for holds the model back."""
+    known = tuple(flag for flag in alone.ensemble.flags if flag in ("TEXT_REPEATS", "NO_DRAWS", "TEXT_LAW"))
+    return (*known, *(("SIZE_AT_END",) if alone.N is None and 0.99 * alone.largest_N < best.N else ()))
+
+
 def _mean(spending: Spending, found: Allocation) -> float:
     return float((spending.laws.draw_weights @ found.losses).mean())
 
@@ -159,7 +167,7 @@ def _share_that_stops(alone: Spending) -> float:
     if not can_turn(alone.ensemble):
         return 0.0
     few = search_ensemble(alone.laws, 16)
-    sizes = np.array([alone.N]) if alone.N else np.geomspace(1e6, 1e13, 85)
+    sizes = np.array([alone.N]) if alone.N else np.geomspace(1e6, alone.largest_N, 85)
     used = np.exp(-np.linspace(0.0, 8.0, 25))
     N, share = (axis.ravel() for axis in np.meshgrid(sizes, used, indexing="ij"))
     losses = few.losses(N, alone.usd * share / alone.price.usd(N), alone.unique_tokens)
@@ -172,10 +180,11 @@ def _sentences(found: DataLimit) -> tuple[str, ...]:
     U = format_count(found.unique_tokens, 2)
     said = []
     if found.key == "stop_early":
+        cost = found.loss_if_spent - found.loss
         said.append(
-            f"stop early: the best run takes {found.used:.0%} of the money ({found.epochs:.1f} epochs of {U} unique "
-            f"tokens at {format_count(found.N, 2)} parameters); spending the rest costs "
-            f"{found.loss_if_spent - found.loss:.3f} nats."
+            f"stop early: the best run takes {100 * found.used:.2g} % of the money ({found.epochs:.1f} epochs of {U} "
+            f"unique tokens at {format_count(found.N, 2)} parameters); spending the rest "
+            + (f"costs {cost:.3f} nats." if cost < _ABSURD else "ruins the model.")
         )
     elif found.key == "shrink":
         said.append(
@@ -191,6 +200,10 @@ def _sentences(found: DataLimit) -> tuple[str, ...]:
         said.append(
             f"your unique data cannot use more than about {found.C_useful:.1e} FLOPs; beyond that add tokens, not "
             "compute."
+        )
+    if "SIZE_AT_END" in found.flags:
+        said.append(
+            "the laws would go on to larger models than they can be asked about: repeats alone decide the size."
         )
     if found.key != "stop_early" and found.p_stop > 0.1:
         said.append(f"{found.p_stop:.0%} of the laws would stop earlier.")

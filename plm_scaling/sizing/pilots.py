@@ -229,7 +229,9 @@ def _decisions(spending: Spending) -> tuple[FloatArray, FloatArray]:
     """Sizes float64[A] (and amounts of compute, where less may be better), and their losses float64[K, A]."""
     best = best_allocation(replace(spending, sources=()))
     sizes = best.N * np.exp(np.linspace(-_REACH, _REACH, _SIZES))
-    used = np.exp(-np.linspace(0.0, 6.0, 13)) if can_turn(spending.laws) and spending.unique_tokens else np.ones(1)
+    # With laws that turn, sizes at other amounts of compute are decisions of their own.
+    turns = can_turn(spending.laws) and spending.unique_tokens is not None
+    used = np.minimum(best.used * np.exp(np.linspace(-2.0, 2.0, 9)), 1.0) if turns else np.ones(1)
     N, share = (axis.ravel() for axis in np.meshgrid(sizes, used, indexing="ij"))
     return N, spending.laws.losses(N, spending.usd * share / spending.price.usd(N), spending.unique_tokens)
 

@@ -19,6 +19,7 @@ from plm_scaling.core.errors import ConfigError, RefusedError
 from plm_scaling.laws.forms import Rows, paired_log_loss
 from plm_scaling.laws.interval import Interval
 from plm_scaling.laws.repeat_fit import RepeatFit
+from plm_scaling.sizing.decision_search import largest_claimed
 from plm_scaling.sizing.descent import lowest_point
 from plm_scaling.sizing.law_ensemble import LawEnsemble, TokenDecay, normal_quantiles
 from plm_scaling.sizing.token_source import TokenSource, rho_strata
@@ -44,7 +45,8 @@ _LEAST_COMPUTE: Final = 1e-3
 """Share of the money that data never takes: without compute there is no model."""
 _LOG_N: Final = (math.log(1e4), math.log(1e13))
 _GRID: Final = 91
-_LEAST_USED: Final = 1e-6
+_LEAST_EPOCHS: Final = -5.0
+_BEYOND: Final = 10.0
 _LEAST_WORTH: Final = 1e-3
 """A distinct token is never worth less than so much of a fresh one of the target: a law takes no other tokens."""
 _FEW_STRATA: Final = 4
@@ -79,6 +81,12 @@ class Spending:
     def laws(self) -> LawEnsemble:
         """The ensemble, with enough draws for what is known of repeats; losses and weights here are of its draws."""
         return _with_strata(self.ensemble)
+
+    @cached_property
+    def largest_N(self) -> float:
+        """Largest size considered: ten times what laws that turn have seen, where they are all that holds it back."""
+        claimed = largest_claimed(self.laws, self.unique_tokens)
+        return math.exp(_LOG_N[1] if claimed is None else min(claimed, _LOG_N[1]))
 
     @property
     def bought(self) -> tuple[TokenSource, ...]:
@@ -190,7 +198,7 @@ def allocation_at(spending: Spending, N: float, D: float, taken: tuple[float, ..
 
 @dataclass(frozen=True)
 class _Search:
-    """Points are (ln N, root of the share of the money left that goes to each source..., ln of the compute used)."""
+    """Points are (ln N, root of the share of the money left that goes to each source..., ln of the epochs at most)."""
 
     spending: Spending
     few: LawEnsemble
@@ -200,25 +208,32 @@ class _Search:
         return len(self.spending.bought)
 
     @property
+    def most_epochs(self) -> float:
+        """Ln of ten times the most epochs that were run: what a law that turns is asked about."""
+        repeats = self.few.repeats
+        run = repeats.range_epochs[1] if isinstance(repeats, RepeatFit) else 1.0
+        return math.log(_BEYOND * max(run, 1.0))
+
+    @property
     def turns(self) -> bool:
         return can_turn(self.few) and self.spending.unique_tokens is not None and not self.spending.spend_all
 
     def box(self) -> tuple[FloatArray, FloatArray, FloatArray]:
         N = self.spending.N
-        low_N, high_N = _LOG_N if N is None else (math.log(N), math.log(N))
-        used = ((math.log(_LEAST_USED), 0.0, 0.3),) if self.turns else ()
-        rows = ((low_N, high_N, 0.2), *(((0.0, 1.0, 0.1),) * self.m), *used)
+        low_N, high_N = (_LOG_N[0], math.log(self.spending.largest_N)) if N is None else (math.log(N), math.log(N))
+        stop = ((_LEAST_EPOCHS, self.most_epochs, 0.2),) if self.turns else ()
+        rows = ((low_N, high_N, 0.2), *(((0.0, 1.0, 0.1),) * self.m), *stop)
         low, high, step = (np.array(column) for column in zip(*rows, strict=True))
         return low, high, step
 
     def starts(self) -> FloatArray:
         N = self.spending.N
-        sizes = np.linspace(*_LOG_N, _GRID) if N is None else np.array([math.log(N)])
+        sizes = np.array([math.log(N)]) if N else np.linspace(_LOG_N[0], math.log(self.spending.largest_N), _GRID)
         shares = np.array([0.0, 0.03, 0.1, 0.2, 0.35, 0.5, 0.7, 0.85, 1.0] if self.m <= 1 else [0.0, 0.15, 0.5, 1.0])
         if self.m > 2:
             shares = np.array([0.0, 0.5])
-        used = -np.linspace(0.0, 8.0, 17) if self.turns else np.zeros(1)
-        columns = (sizes, *((shares,) * self.m), *((used,) if self.turns else ()))
+        stops = (np.linspace(_LEAST_EPOCHS, self.most_epochs, 31),) if self.turns else ()
+        columns = (sizes, *((shares,) * self.m), *stops)
         return np.stack([axis.ravel() for axis in np.meshgrid(*columns, indexing="ij")], axis=1)
 
     def decode(self, points: FloatArray) -> tuple[FloatArray, FloatArray, FloatArray, FloatArray]:
@@ -235,8 +250,10 @@ class _Search:
                 most = np.minimum(spare / source.usd_per_token, source.tokens)
             taken[:, k] = share * most
             left = left - taken[:, k] * source.usd_per_token
-        used = np.exp(points[:, -1]) if self.turns else 1.0
-        return N, left * used / spending.price.usd(N), taken, left
+        D = left / spending.price.usd(N)
+        if self.turns and spending.unique_tokens is not None:
+            D = np.minimum(D, (spending.unique_tokens + taken.sum(axis=1)) * np.exp(points[:, -1]))
+        return N, D, taken, left
 
     @cached_property
     def fewest(self) -> LawEnsemble:
@@ -257,8 +274,8 @@ class _Search:
 
     def allocation(self, point: FloatArray) -> Allocation:
         N, D, taken, left = self.decode(point[None])
-        used = float(np.exp(point[-1])) if self.turns else 1.0
-        usd_compute = float(left[0]) * used
+        usd_compute = float(D[0] * self.spending.price.usd(N[0])) if self.turns else float(left[0])
+        used = min(usd_compute / float(left[0]), 1.0)
         return _allocation(
             self.spending, float(N[0]), float(D[0]), taken[0], usd_compute, self.spending.usd - float(left[0]), used
         )

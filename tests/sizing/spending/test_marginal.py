@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from plm_scaling.core.errors import ConfigError, RefusedError
+from plm_scaling.laws.interval import Interval
 from plm_scaling.sizing.data_limit import data_limit, unique_tokens_wanted
 from plm_scaling.sizing.law_ensemble import LawEnsemble
 from plm_scaling.sizing.marginal import MarginalValues, marginal_values
@@ -128,6 +129,23 @@ def test_a_penalty_on_size_shrinks_the_model(turning: LawEnsemble) -> None:
     assert found.key == "shrink", found
     assert 0.9 * found.N_unlimited > found.N
     assert found.loss < found.loss_if_kept
+
+
+def test_sizes_beyond_what_turning_laws_have_seen_are_not_claimed(turning: LawEnsemble) -> None:
+    # A tiny part of the money is found where it is all that can be used.
+    poor = data_limit(Spending(search_ensemble(turning, 4), PRICE, 1e7, 1e7))
+    assert poor.used < 1e-6
+    assert poor.epochs > 1
+    # Where even a second pass is ruinous the money goes into size, up to an end.
+    repeats = turning.repeats
+    assert repeats is not None
+    dear = {**repeats.parameters, "P0": Interval(value=100.0, low=100.0, high=100.0)}  # type: ignore[union-attr]
+    laws = replace(search_ensemble(turning, 4), repeats=repeats.model_copy(update={"parameters": dear}))  # type: ignore[union-attr]
+    spending = Spending(laws, PRICE, 1e5, 1e8)
+    found = data_limit(spending)
+    assert pytest.approx(spending.largest_N, rel=1e-3) == found.N
+    assert "SIZE_AT_END" in found.flags
+    assert "SIZE_AT_END" not in poor.flags
 
 
 def test_decays_never_stop_early_and_fresh_tokens_are_no_limit(sure: LawEnsemble) -> None:

@@ -142,3 +142,10 @@ def test_refusals(ensemble: LawEnsemble) -> None:
         pilot_plan(Spending(one, PRICE, 1e4, 5e9))
     with pytest.raises(ConfigError, match="value of a nat"):
         pilot_plan(Spending(ensemble, PRICE, 1e4), usd_per_nat=0.0)
+
+
+def test_pilots_are_valued_where_the_run_would_stop_early(turning: LawEnsemble) -> None:
+    plan = pilot_plan(Spending(turning, PRICE, 3e5, 2e9), usd_per_nat=1e5)
+    assert 0 < plan.evpi < 1, "decisions that stop are among those compared"
+    with pytest.raises(RefusedError, match="what a nat is worth"):
+        pilot_plan(Spending(turning, PRICE, 3e5, 2e9))
