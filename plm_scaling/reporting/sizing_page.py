@@ -17,11 +17,11 @@ from plm_scaling.core.files import write_atomic
 from plm_scaling.core.records import Record
 from plm_scaling.reporting.drawing import COLORS, DARK
 from plm_scaling.sizing.answers import FLAG_DECADES, REFUSE_DECADES
-from plm_scaling.sizing.costs import ATTENDED_TOKENS, Hardware, gpu_named, load_hardware
+from plm_scaling.sizing.costs import ATTENDED_TOKENS, Budget, Hardware, gpu_named, load_hardware
 from plm_scaling.sizing.shapes import HEAD_WIDTH, Shape
 from plm_scaling.sizing.unique_data import MAX_EPOCHS
 
-__all__ = ["PAGE_SCRIPTS", "PageQuestion", "page_data", "render_sizing_page", "write_sizing_page"]
+__all__ = ["PAGE_SCRIPTS", "PageQuestion", "page_data", "page_question", "render_sizing_page", "write_sizing_page"]
 
 PAGE_SCRIPTS: Final = ("sizing_math.js", "sizing_kinds.js", "sizing_answer.js", "sizing_page.js")
 """The page's code in the order it is run; the last one alone touches the page."""
@@ -50,6 +50,32 @@ class PageQuestion(Record):
     repeats: Literal["law", "new"] = "law"
     """new: every repeated token counts as a new one."""
     force: bool = False
+
+
+def page_question(
+    *,
+    objective: str = "",
+    gpu_hours: float | None = None,
+    usd: float | None = None,
+    flops: float | None = None,
+    **more: Any,
+) -> PageQuestion:
+    """The question a page opens with, from the arguments of `size`; without a budget the page's own.
+
+    `more` are further fields of `PageQuestion`; one that is None keeps its default, but for `unique_tokens`, where it
+    means as many as the run asks for.
+
+    Raises
+    ------
+    ConfigError : more than one budget, an unknown field, or a number out of bounds.
+    """
+    given: dict[str, Any] = {"gpu_hours": gpu_hours, "usd": usd, "flops": flops}
+    fields = {key: value for key, value in more.items() if value is not None or key == "unique_tokens"}
+    if any(value is not None for value in given.values()):
+        budget = Budget(**given)
+        unit = next(name for name in given if getattr(budget, name) is not None)
+        fields |= {"unit": unit, "budget": getattr(budget, unit)}
+    return PageQuestion.checked(objective=objective, **fields)
 
 
 def write_sizing_page(

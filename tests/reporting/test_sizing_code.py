@@ -19,6 +19,7 @@ from plm_scaling.reporting.sizing_page import write_sizing_page
 from plm_scaling.sizing.costs import bill_for, load_hardware, throughput_for
 from plm_scaling.sizing.example_kinds import answer_example
 from plm_scaling.sizing.law_ensemble import LawEnsemble, ensemble_of_published, text_decay
+from plm_scaling.sizing.shapes import nearest_shape
 from tests.reporting.page_kit import EXAMPLES, FORMS, OTHERS, ensemble, needs_node, purse_of, repeat_fit
 
 pytestmark = needs_node
@@ -184,12 +185,18 @@ def test_no_size_has_a_lower_mean_regret_or_a_smaller_worst_one(
 
 def test_the_bill_is_the_cost_table_s(decay_laws: LawEnsemble, pages: Callable[[LawEnsemble], Path]) -> None:
     hardware = load_hardware()
-    question = {"unit": "flops", "budget": 1e21, "gpu": "h100", "gpus": 4, "unique_tokens": None}
-    (found,) = answers([{"question": question}], pages(decay_laws))
+    question = {"unit": "flops", "gpu": "h100", "gpus": 4, "unique_tokens": None, "force": True}
+    budgets = [10.0 ** (17.5 + 0.25 * k) for k in range(25)]
+    many = answers([{"question": {**question, "budget": C}} for C in budgets], pages(decay_laws))
+    assert [one["shape"]["N"] for one in many] == [nearest_shape(one["N"]).N for one in many]
+    found = many[budgets.index(1e21)]
     speed = throughput_for(found["N"], hardware.gpus["h100"], hardware).flops_6nd_per_s
     bill = bill_for(1e21 / speed / 3600, hardware.gpus["h100"], hardware)
     got = [found[key] for key in ("gpu_hours", "usd", "energy_kwh", "wall_hours")]
     np.testing.assert_allclose(got, [bill.gpu_hours, bill.usd_mid, bill.energy_kwh, bill.gpu_hours / 4], rtol=1e-9)
+    shape = nearest_shape(found["N"])
+    built = {"layers": shape.n_layers, "width": shape.d_model, "heads": shape.n_heads, "N": shape.N}
+    assert found["shape"] == built
     assert found["co2_kg"] == pytest.approx(bill.energy_kwh * hardware.kg_co2_per_kwh)
 
 

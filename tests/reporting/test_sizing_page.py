@@ -12,7 +12,7 @@ from plm_scaling.laws.zoo import find_law
 from plm_scaling.reporting import page_examples
 from plm_scaling.reporting.page_examples import check_page
 from plm_scaling.reporting.page_laws import laws_for_page, page_laws
-from plm_scaling.reporting.sizing_page import PageQuestion, render_sizing_page
+from plm_scaling.reporting.sizing_page import PageQuestion, page_question, render_sizing_page
 from plm_scaling.sizing.default_laws import published_fit
 from plm_scaling.sizing.law_ensemble import ensemble_of_fit
 from tests.reporting.page_kit import EXAMPLES, FORMS, ensemble, needs_node, repeat_fit
@@ -47,6 +47,16 @@ def test_laws_by_default_of_an_own_fit_and_of_published_laws() -> None:
     flat = own.model_copy(update={"surface": own.surface.model_copy(update={"a_N": None, "form": "multiplicative"})})
     with pytest.raises(RefusedError, match="compute-optimal"):
         laws_for_page([flat])
+
+
+def test_a_page_opens_with_the_question_of_size() -> None:
+    asked = page_question(objective="mlm", usd=300.0, unique_tokens=None, gpu="h100", mfu=None, gpus=4)
+    assert (asked.unit, asked.budget, asked.unique_tokens, asked.mfu, asked.gpus) == ("usd", 300.0, None, None, 4)
+    assert page_question() == PageQuestion()
+    with pytest.raises(ConfigError, match="exactly one"):
+        page_question(usd=3.0, flops=1e20)
+    with pytest.raises(ConfigError, match="mfu"):
+        page_question(flops=1e20, mfu=40)
 
 
 def test_pages_that_cannot_be_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -38,6 +38,28 @@ function mfuAt(N, gpu, hardware) {
   return gpu.mfu * share[right] * Math.pow(d / widths[right], slope);
 }
 
+// The nearest model that can be built: whole layers, widths of whole 64-wide heads; closeness in ln N, then published
+// proportions.
+const WIDTHS = [];
+for (let d = 64; d <= 32768; d += d < 1024 ? 64 : d < 2048 ? 128 : 256) WIDTHS.push(d);
+
+function nearestShape(N) {
+  const target = widthPerLayer(N);
+  let best = null;
+  for (const width of WIDTHS) {
+    const whole = N / (12 * width * width + 2 * width);
+    for (const layers of [Math.max(1, Math.floor(whole)), Math.max(1, Math.ceil(whole))]) {
+      const built = layers * (12 * width * width + 2 * width), skew = Math.log2(width / layers / target);
+      const score = Math.abs(Math.log(built / N)) + 0.05 * skew * skew;
+      if (best === null || score < best.score || (score === best.score && layers < best.layers)) {
+        best = { score, layers, width, heads: width / 64, N: built };
+      }
+    }
+  }
+  const { score, ...shape } = best;
+  return shape;
+}
+
 // 6 N D FLOPs done per second by one accelerator.
 function speedOf(N, question, hardware) {
   const gpu = hardware.gpus[question.gpu], size = Math.max(N, hardware.smallest_N);
@@ -179,7 +201,7 @@ function spent(page, question, data, x, full, purse, bought, unique) {
   };
   if (found.refused) return Object.assign(found, { flags: ["REFUSED"] });
   return Object.assign(found, {
-    N, D, tokens_per_param: D / N, unique_tokens: unique, new_tokens: bought.bought, epochs: unique ? D / unique : null,
+    N, D, shape: nearestShape(N), tokens_per_param: D / N, unique_tokens: unique, new_tokens: bought.bought, epochs: unique ? D / unique : null,
     frontiers: data.frontiers.map(one => ({ name: one.name, N: frontierSize(one, C) })),
   });
 }

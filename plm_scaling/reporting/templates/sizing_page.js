@@ -42,7 +42,7 @@ function grouped(value, digits) {
 function duration(hours) {
   if (hours < 1) return significant(hours * 60, 2) + " minutes";
   if (hours < 72) return significant(hours, 2) + " hours";
-  return grouped(hours / 24) + " days";
+  return hours < 24 * 730 ? grouped(hours / 24) + " days" : significant(hours / 8766, 2) + " years";
 }
 
 function dollars(value) {
@@ -62,11 +62,11 @@ const escaped = text => String(text).replace(/[&<>"]/g, c => ({ "&": "&amp;", "<
 
 const BUDGETS = { gpu_hours: [0, 7], usd: [0, 8], flops: [15, 26] };
 const SLIDERS = {
-  budget: { key: "budget", range: () => BUDGETS[question.unit], show: v => question.unit === "flops" ? v.toExponential(2).replace("e+", "e") : grouped(v) },
+  budget: { key: "budget", range: () => BUDGETS[question.unit], show: v => question.unit === "flops" ? significant(v, 3).replace("e+", "e") : grouped(v) },
   unique: { key: "unique_tokens", range: () => [6, 13], top: null, show: v => v === null ? "unlimited" : count(v, 3) },
   price: { key: "data_usd_per_token", range: () => [-4, 3], scale: 1e-6, bottom: 0, show: v => v === 0 ? "none" : "$" + significant(v * 1e6, 3) },
   rent: { key: "usd_per_gpu_hour", range: () => [-2, 2], show: v => (v || rentOf()).toFixed(2), get: () => question.usd_per_gpu_hour || rentOf() },
-  serve: { key: "serve_tokens", range: () => [6, 16], bottom: 0, show: v => v === 0 ? "none" : v < 1e15 ? count(v, 3) : v.toExponential(2).replace("e+", "e") },
+  serve: { key: "serve_tokens", range: () => [6, 16], bottom: 0, show: v => v === 0 ? "none" : v < 1e15 ? count(v, 3) : significant(v, 3).replace("e+", "e") },
 };
 const STEPS = 1000;
 
@@ -286,7 +286,8 @@ const nearly = share => share > 0.995 && share < 1 - 1e-9 ? "more than 99 %" : p
 const GREEK = { alpha: "α", beta: "β", eta: "η" };
 function formula(text) {
   const html = escaped(text).replace(/\b(alpha|beta|eta)\b/g, word => GREEK[word]).replace(/ -&gt; /g, " → ");
-  return html.replace(/\^\(([^()]*)\)/g, "<sup>$1</sup>").replace(/\^(-?)([\w.αβη]+)/g, (_, sign, what) => `<sup>${sign ? "−" : ""}${what}</sup>`);
+  const low = html.replace(/([A-Za-z])_([A-Za-z])/g, "$1<sub>$2</sub>");
+  return low.replace(/\^\(([^()]*)\)/g, "<sup>$1</sup>").replace(/\^(-?)((?:[\w.αβη]|<sub>\w<\/sub>)+)/g, (_, sign, what) => `<sup>${sign ? "−" : ""}${what}</sup>`);
 }
 const named = member => member.name.replace(/_/g, " ").replace("+batch", " with batch");
 const nats = value => value.toFixed(3);
@@ -296,6 +297,7 @@ function asNumbers(found) {
   const add = (name, value, more) => rows.push([name, value, more || ""]);
   if (!found.refused) {
     add("Parameters N", count(found.N), found.band_low ? `${edge(found.band_low, found.band_open[0], "below ")} to ${edge(found.band_high, found.band_open[1], "above ")} within 0.01 nats` : "");
+    add("Nearest shape", `${found.shape.layers} × ${found.shape.width.toLocaleString("en-US")}`, `layers × width, ${found.shape.heads} heads: ${count(found.shape.N, 3)}`);
     add("Training tokens D", count(found.D), significant(found.tokens_per_param, 2) + " per parameter");
     if (found.epochs !== null) add("Epochs", significant(found.epochs, 2), "over " + count(found.unique_tokens, 3) + " unique tokens");
     if (found.new_tokens > 0) add("Tokens to buy", count(found.new_tokens), dollars(found.data_usd));
@@ -488,6 +490,8 @@ function listen() {
   });
   window.addEventListener("hashchange", () => { question = fromHash(location.hash); ask({}); });
   window.addEventListener("resize", () => { delete widths.valley; delete widths.regret; ask({}); });
+  window.addEventListener("beforeprint", () => { widths.valley = widths.regret = 360; write(last); });
+  window.addEventListener("afterprint", () => { delete widths.valley; delete widths.regret; ask({}); });
   $("all-details").addEventListener("toggle", () => writeAll(last));
 }
 
