@@ -119,7 +119,7 @@ class Search:
         """Ln N and stop of the lowest mean loss.
 
         Along sizes alone by windows on the interpolated mean, to six digits. With stops by windows of exact losses
-        around the best node: where a penalty sets in, losses bend too sharply for the nodes.
+        around the best node, good to 1e-5 nats: where a penalty sets in, losses bend too sharply for the nodes.
         """
         if self.stops is None:
             return self._narrowed(self.mean_along, float(self.x[self.mean.argmin()]), float(self.x[1] - self.x[0])), 1.0
@@ -127,7 +127,7 @@ class Search:
         plan = np.array([self.sizes.nodes[x], self.stops.nodes[t]])
         width = np.array([0.6, 0.15])
         floor, top = np.array([self.x[0], 0.0]), np.array([self.x[-1], 1.0])
-        while width[0] > 1e-3:
+        while width[0] > 3e-4:
             low, high = np.maximum(plan - width, floor), np.minimum(plan + width, top)
             grid = np.meshgrid(*(np.linspace(low[k], high[k], 7) for k in (0, 1)))
             # The point reached so far stays among those compared: a window never ends above where it began.
