@@ -248,7 +248,6 @@ def _transfer(situation: Situation, scratch: Allocation) -> Candidate | None:
     means = np.tensordot(laws.draw_weights, losses, 1).mean(axis=1)
     at = int(np.argmin(means))
     share = float(shares[at])
-    middle = PhaseSplit(N, D, *rate.limit, rate.rho.value).tokens(share)
     per_draw = shares[losses.mean(axis=2).argmin(axis=1)]
     low, high = (float(q) for q in np.quantile(per_draw, [0.1, 0.9], method="inverted_cdf"))
     first = "CLM" if situation.objective == "mlm" else "MLM"
@@ -261,7 +260,7 @@ def _transfer(situation: Situation, scratch: Allocation) -> Candidate | None:
     return Candidate(
         found.action.model_copy(
             update={
-                "loss": run_interval(laws, losses[:, at], laws.loss(N, middle, spending.unique_tokens), 6.0 * N * D),
+                "loss": run_interval(laws, losses[:, at], float(means[at]), 6.0 * N * D),
                 "share": Interval(value=share, low=min(low, share), high=max(high, share), level=0.8),
                 "assumptions": rate.assumptions,
                 "coefficients": (*found.action.coefficients, *rate.coefficients),

@@ -14,12 +14,16 @@ __all__ = ["lowest_point"]
 FloatArray = npt.NDArray[np.float64]
 
 _SHRINK: Final = 0.35
-_FINEST: Final = 1e-4
-_ROUNDS: Final = 80
 
 
 def lowest_point(
-    values: Callable[[FloatArray], FloatArray], start: FloatArray, low: FloatArray, high: FloatArray, step: FloatArray
+    values: Callable[[FloatArray], FloatArray],
+    start: FloatArray,
+    low: FloatArray,
+    high: FloatArray,
+    step: FloatArray,
+    rounds: int = 80,
+    finest: float = 1e-4,
 ) -> tuple[FloatArray, float]:
     """A local minimum by a compass search with Newton's point among its candidates.
 
@@ -27,7 +31,7 @@ def lowest_point(
     ----------
     values : points float64[n, d] -> float64[n].
     start, low, high : float64[d]; the start lies within the bounds.
-    step : first step of each variable, float64[d]; the search ends when steps are 1e-4 of it.
+    step : first step of each variable, float64[d]; the search ends when steps are `finest` of it.
 
     Returns
     -------
@@ -38,7 +42,7 @@ def lowest_point(
     x, scale = start.astype(np.float64), 1.0
     best = float(values(x[None])[0])
     stencil = _stencil(len(x))
-    for _ in range(_ROUNDS):
+    for _ in range(rounds):
         points = np.clip(x + scale * step * stencil, low, high)
         found = values(points)
         newton = _newton(stencil, found, best)
@@ -52,7 +56,7 @@ def lowest_point(
             scale *= _SHRINK if inside else 1.0
         else:
             scale *= _SHRINK
-        if scale < _FINEST:
+        if scale < finest:
             break
     return x, best
 

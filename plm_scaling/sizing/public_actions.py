@@ -246,7 +246,7 @@ def _distil(situation: Situation, epochs: float | None) -> list[Candidate]:
     pick = slice(at, at + 1)
     losses = laws.losses(sizes[pick], worth[pick] * D[pick], None if unique is None else unique[pick])
     N, tokens = float(sizes[at]), float(D[at])
-    value = laws.loss(N, float(worth[at]) * tokens, None if unique is None else float(unique[at]))
+    value = float((laws.draw_weights @ losses).item())
     action = _action(
         situation,
         "distil",

@@ -40,7 +40,12 @@ __all__ = [
 
 FloatArray = npt.NDArray[np.float64]
 
-_SEARCH_DRAWS: Final = 8
+_SEARCH_DRAWS: Final = 6
+_FULL_DRAWS: Final = 100
+_NEAR: Final = 0.03
+_POLISH: Final = 0.3
+_POLISHED: Final = 5
+"""Rounds, and the size of their first step, in which the few draws' best point is moved to that of the many."""
 _LEAST_COMPUTE: Final = 1e-3
 """Share of the money that data never takes: without compute there is no model."""
 _LOG_N: Final = (math.log(1e4), math.log(1e13))
@@ -51,7 +56,7 @@ _LEAST_WORTH: Final = 1e-3
 """A distinct token is never worth less than so much of a fresh one of the target: a law takes no other tokens."""
 _FEW_STRATA: Final = 4
 _NOISE_STRATA: Final = 9
-_FEW_POINTS: Final = 64
+_FEW_POINTS: Final = 128
 LEVEL: Final = 0.8
 
 
@@ -115,7 +120,7 @@ class Allocation:
     losses: FloatArray
     """Nats per token by draw of the ensemble and stratum of the sources' rates, float64[K, S]."""
     loss: float
-    """By the estimates, nats per token."""
+    """Their mean."""
 
     @property
     def epochs(self) -> float | None:
@@ -178,9 +183,9 @@ def best_allocation(spending: Spending) -> Allocation:
         raise RefusedError("the laws give no loss for this budget", why="none of the sizes has a finite one")
     order = np.argsort(np.where(np.isfinite(values), values, np.inf), kind="stable")[: 2 if search.m else 1]
     low, high, step = search.box()
-    ends = [lowest_point(search.means, starts[k], low, high, step) for k in order]
+    ends = [lowest_point(search.means, starts[k], low, high, step, finest=_NEAR) for k in order]
     best = min(ends, key=lambda end: end[1])[0]
-    return search.allocation(best)
+    return search.allocation(lowest_point(search.full_means, best, low, high, _POLISH * step, _POLISHED)[0])
 
 
 def allocation_at(spending: Spending, N: float, D: float, taken: tuple[float, ...] = ()) -> Allocation:
@@ -270,6 +275,18 @@ class _Search:
         else:
             found = _losses(self.spending, few, N, D, taken, strata)
         mean = np.tensordot(few.draw_weights, found, 1).mean(axis=-1)
+        return np.where(np.isfinite(mean), mean, np.inf)
+
+    @cached_property
+    def full(self) -> LawEnsemble:
+        """Enough for the last steps."""
+        return search_ensemble(self.spending.laws, _FULL_DRAWS)
+
+    def full_means(self, points: FloatArray) -> FloatArray:
+        """Mean loss float64[n] of nearly all draws, each with its own worth of repeats."""
+        N, D, taken, _ = self.decode(points)
+        found = _losses(self.spending, self.full, N, D, taken, _FEW_STRATA)
+        mean = np.tensordot(self.full.draw_weights, found, 1).mean(axis=-1)
         return np.where(np.isfinite(mean), mean, np.inf)
 
     def allocation(self, point: FloatArray) -> Allocation:
@@ -362,12 +379,10 @@ def _allocation(
     ensemble, sources = spending.laws, spending.bought
     losses = _losses(spending, ensemble, np.array([N]), np.array([D]), taken[None])[:, 0, :]
     raw = worth = None
-    tokens = D
     if spending.unique_tokens is not None:
         raw = spending.unique_tokens + float(taken.sum())
         worth = float(_worth(spending.unique_tokens, sources, taken[None], np.zeros(len(sources)))[0])
         worth = max(worth, _LEAST_WORTH * raw)
-        tokens = D * worth / raw
     return Allocation(
         N=N,
         D=D,
@@ -379,7 +394,7 @@ def _allocation(
         gpu_hours=D * float(spending.price.hours(N)),
         used=used,
         losses=losses,
-        loss=ensemble.loss(N, tokens, worth),
+        loss=float((ensemble.draw_weights @ losses).mean()),
     )
 
 

@@ -19,7 +19,7 @@ from plm_scaling.sizing.distilled import distil
 from plm_scaling.sizing.law_ensemble import LawEnsemble
 from plm_scaling.sizing.metric_map import MetricPoint
 from plm_scaling.sizing.public_actions import distilled_worth
-from plm_scaling.sizing.spending import Spending, search_ensemble
+from plm_scaling.sizing.spending import Spending, normal_strata, search_ensemble
 from plm_scaling.sizing.token_source import TokenSource
 from plm_scaling.sizing.training_price import price_per_flop
 from plm_scaling.transfers.transfer_fit import SourceShare, TransferFit
@@ -132,9 +132,10 @@ def test_the_published_split_is_the_best_of_a_grid(laws: LawEnsemble) -> None:
     assert found is not None
     assert found.share is not None
     assert found.share.value == pytest.approx(0.19)
-    tokens = found.D * (0.81 + 0.19 * PUBLISHED_RATE.value)  # type: ignore[operator]
+    rates = [TokenSource(name="", rho=PUBLISHED_RATE).rho_at(float(z)) for z in normal_strata(8)]
+    losses = [laws.losses(found.N, found.D * (0.81 + 0.19 * rate))[:, 0] for rate in rates]  # type: ignore[arg-type, operator]
     assert found.loss is not None
-    assert found.loss.value == pytest.approx(laws.loss(found.N, tokens), abs=1e-9)  # type: ignore[arg-type]
+    assert found.loss.value == pytest.approx(np.mean([laws.draw_weights @ loss for loss in losses]), abs=1e-9)
     assert "RATE_EXTRAPOLATED" in found.flags
     assert compare_actions([Situation("clm", replace(spending, ensemble=laws))]).of("clm transfer") is None
     # The unverified law limits the gain, once it is asked for, and then says so.

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from plm_scaling.core.errors import ConfigError
 from plm_scaling.laws.interval import Interval
+from plm_scaling.sizing.decision import decide
 from plm_scaling.sizing.descent import lowest_point
 from plm_scaling.sizing.law_ensemble import LawEnsemble
 from plm_scaling.sizing.spending import (
@@ -188,3 +189,11 @@ def test_the_descent_finds_bent_valleys_and_corners() -> None:
 def test_a_few_points_have_the_losses_of_the_ensemble(ensemble: LawEnsemble) -> None:
     mine = allocation_at(Spending(ensemble, PRICE, 1e4, 5e9), 1e9, 6e10)
     np.testing.assert_allclose(mine.losses[:, 0], ensemble.losses(1e9, 6e10, 5e9)[:, 0], rtol=1e-12)
+
+
+@pytest.mark.parametrize("unique", [None, 5e9])
+def test_the_best_spending_is_the_plan_of_the_decision(ensemble: LawEnsemble, unique: float | None) -> None:
+    found = best_allocation(Spending(ensemble, PRICE, 2e4, unique))
+    plan = decide(ensemble, lambda N: 2e4 / (6.0 * P * N), unique_tokens=unique, force=True)
+    assert pytest.approx(plan.N, rel=0.01) == found.N
+    assert found.loss == pytest.approx(plan.loss, abs=1e-5)
