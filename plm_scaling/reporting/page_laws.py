@@ -10,8 +10,8 @@ import numpy as np
 
 from plm_scaling.core.errors import ConfigError, RefusedError
 from plm_scaling.laws.law_fit import LawFit
-from plm_scaling.laws.repeat_fit import RepeatFit
 from plm_scaling.laws.zoo import PublishedLaw, load_zoo
+from plm_scaling.sizing.decision_search import largest_claimed
 from plm_scaling.sizing.default_laws import published_ensemble
 from plm_scaling.sizing.law_ensemble import (
     LawEnsemble,
@@ -106,7 +106,7 @@ def page_laws(ensemble: LawEnsemble | None, frontiers: Sequence[PublishedLaw] = 
         "flags": list(thin.flags),
         "validation_id": thin.validation_id,
         "members": [_member(member) for member in thin.members],
-        "repeats": _repeats(thin.repeats, most),
+        "repeats": _repeats(thin, most),
         "frontiers": [_frontier(law) for law in stated],
     }
 
@@ -156,8 +156,9 @@ def _member(member: LawMember) -> Json:
     }
 
 
-def _repeats(repeats: RepeatFit | TokenDecay | None, draws: int) -> Json | None:
+def _repeats(ensemble: LawEnsemble, draws: int) -> Json | None:
     """What repeated tokens are worth. A fitted law's draws are dealt out in turn, so that the first ones are enough."""
+    repeats = ensemble.repeats
     if repeats is None:
         return None
     if isinstance(repeats, TokenDecay):
@@ -169,6 +170,8 @@ def _repeats(repeats: RepeatFit | TokenDecay | None, draws: int) -> Json | None:
             "source": repeats.source,
             "status": repeats.status,
         }
+    # Where repeats turn the loss sizes are claimed only so far beyond those seen, whatever the unique tokens.
+    largest = largest_claimed(ensemble, 1.0)
     estimate = [interval.value for interval in repeats.parameters.values()]
     return {
         "kind": repeats.form,
@@ -181,6 +184,7 @@ def _repeats(repeats: RepeatFit | TokenDecay | None, draws: int) -> Json | None:
         "batch_tokens": repeats.batch_typical,
         "parameters": list(repeats.parameters),
         "draws": [[_short(value) for value in row] for row in (estimate, *repeats.draws[:draws])],
+        "largest_N": None if largest is None else math.exp(largest),
         "range_epochs": repeats.range_epochs,
         "flags": list(repeats.flags),
         "source": f"own fit of {repeats.n_runs} runs, {repeats.n_repeated} of them repeated",

@@ -65,11 +65,11 @@ def ensemble(
     return LawEnsemble(objective, "made: for tests", "own fit", members, (1e18, 1e22), 0.004, 0.003, repeats)
 
 
-def repeat_fit(kind: str, base: str = "bounded", *, draws: int = 3, seed: int = 1) -> RepeatFit:
-    """A fitted law of repeats on one of the base forms."""
+def repeat_fit(kind: str, base: str = "bounded", *, draws: int = 3, seed: int = 1, P0: float = 0.03) -> RepeatFit:
+    """A fitted law of repeats on one of the base forms; P0 is what three repeats cost where they are a penalty."""
     rng = np.random.default_rng(seed)
     parameters = (*base_form(base, None).parameters, *repeat_parameters(kind))
-    values = {p.name: {**_SIZES, "B_c": 4e5, **_REPEATS}[p.name] for p in parameters}
+    values = {p.name: {**_SIZES, "B_c": 4e5, **_REPEATS, "P0": P0}[p.name] for p in parameters}
     estimate = np.array(list(values.values()))
     drawn: FloatArray = estimate * np.exp(0.03 * rng.standard_normal((draws, len(values))))
     return RepeatFit(

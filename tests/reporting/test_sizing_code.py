@@ -227,17 +227,6 @@ def test_tokens_are_bought_where_they_pay(decay_laws: LawEnsemble, pages: Callab
     assert here <= lowest + 2e-4
 
 
-def test_repeats_that_overfit_are_avoided_by_larger_models(pages: Callable[[LawEnsemble], Path]) -> None:
-    laws = ensemble((("bounded", 2.9), ("gamma", None)), repeats=repeat_fit("penalty"), draws=5)
-    question = {"unit": "flops", "budget": 1e22, "unique_tokens": 1e10, "force": True}
-    law, fresh = answers([{"question": question}, {"question": {**question, "repeats": "new"}}], pages(laws))
-    assert law["N"] > 1.5 * fresh["N"]
-    assert fresh["loss"] < law["loss"]
-    N = np.geomspace(1e8, 1e12, 4001)
-    means = laws.draw_weights @ laws.losses(N, 1e22 / (6 * N), 1e10)
-    assert law["loss"] <= means.min() <= law["loss"] * (1 + 1e-4)
-
-
 def test_a_model_that_is_read_much_is_smaller(decay_laws: LawEnsemble, pages: Callable[[LawEnsemble], Path]) -> None:
     question = {"unit": "flops", "budget": 1e21, "unique_tokens": None}
     asked = [{"question": {**question, "serve_tokens": T}} for T in (0, 1e11, 1e13)]

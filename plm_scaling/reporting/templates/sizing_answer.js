@@ -96,8 +96,8 @@ function frontierSize(frontier, C) {
   return Math.exp(Math.log(frontier.k_N) + frontier.a_N * Math.log(C));
 }
 
-function estimateAt(ensemble, purse, logU) {
-  const x = M.ensembleOptimum(ensemble, purse, logU);
+function estimateAt(ensemble, full, logU) {
+  const { purse, cap } = M.claimed(ensemble, full, logU, true), x = M.ensembleOptimum(ensemble, purse, logU, cap, true);
   return { x, value: Math.exp(M.ensembleLogLoss(ensemble, x, purse(x), logU)) };
 }
 
@@ -109,7 +109,8 @@ function purchase(question, ensemble, purse, hardware) {
   if (D <= U0) return none;
   const usd = budgetUsd(question, before.x, purse, hardware), most = Math.min(0.98 * usd / price, 4 * D);
   const at = v => estimateAt(ensemble, lessened(purse, 1 - price * Math.exp(v) / usd), Math.log(U0 + Math.exp(v))).value;
-  const found = M.minimise(at, Math.log(most) - 9, Math.log(most), 24);
+  const steps = ensemble.data.repeats && ensemble.data.repeats.kind === "penalty" ? 9 : 24;
+  const found = M.minimise(at, Math.log(most) - 9, Math.log(most), steps, true);
   if (!(found.value < before.value - 1e-9)) return none;
   const bought = Math.exp(found.x);
   return { bought, usd: price * bought, share: 1 - price * bought / usd };
@@ -158,6 +159,8 @@ function flagsOf(page, data, found) {
   if (found.form_factor > 2) flags.push("FORMS_DISAGREE");
   if (found.epochs > 1.1) flags.push("DATA_REPEATED");
   if (found.epochs > page.limits.max_epochs) flags.push("DATA_EXHAUSTED");
+  if (found.useful_share < 0.995) flags.push("BUDGET_NOT_ALL_USEFUL");
+  if (found.size_capped) flags.push("SIZE_CAPPED");
   return flags;
 }
 
@@ -178,10 +181,13 @@ function answer(page, question) {
   const full = purseOf(question, hardware), bought = purchase(question, ensemble, full, hardware);
   const unique = question.unique_tokens ? question.unique_tokens + bought.bought : null;
   const logU = unique && question.repeats !== "new" ? Math.log(unique) : Infinity;
-  const purse = lessened(full, bought.share);
-  const range = M.searchRange(ensemble, purse);
-  const d = M.decide(ensemble.draws, ensemble.weights, purse, logU, range), x = d.logN;
+  const paid = lessened(full, bought.share), { purse, cap, each, settle } = M.claimed(ensemble, paid, logU);
+  const range = M.searchRange(ensemble, paid, cap);
+  const d = M.decide(ensemble.draws, ensemble.weights, purse, logU, range, each), x = d.logN;
+  if (settle) { settle(x); d.regret = d.meanAt(x); }
   const found = spent(page, question, data, x, full, purse, bought, unique);
+  found.useful_share = Math.exp(purse(x) - paid(x));
+  found.size_capped = x > cap - 0.01;
   if (found.refused) return found;
   Object.assign(found, fromDraws(ensemble, d, purse, logU, found.decades));
   found.lifetime = leastLifetime(ensemble, x, purse(x), logU, question.serve_tokens);

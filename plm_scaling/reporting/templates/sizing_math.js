@@ -20,11 +20,11 @@ function softplus(v) {
 
 // The minimum of f between low and high, which has one there: parabolas where they help, else golden sections.
 // Brent 1973, chapter 5.
-function brent(f, low, high, start) {
+function brent(f, low, high, start, precision) {
   let x = start === undefined ? low + (1 - GOLDEN) * (high - low) : start, w = x, v = x, fx = f(x), fw = fx, fv = fx;
   let step = 0, before = 0;
   for (let i = 0; i < 90; i++) {
-    const middle = 0.5 * (low + high), tolerance = 1e-9 * (1 + Math.abs(x));
+    const middle = 0.5 * (low + high), tolerance = (precision || 1e-9) * (1 + Math.abs(x));
     if (Math.abs(x - middle) <= 2 * tolerance - 0.5 * (high - low)) break;
     let parabola = false;
     if (Math.abs(before) > tolerance) {
@@ -84,8 +84,8 @@ function polish(f, x, low, high) {
 }
 
 // The lowest point of f on [low, high]: a grid, since laws of repeats have kinks, then a search in every dip that could
-// be the lowest.
-function minimise(f, low, high, steps) {
+// be the lowest. `rough` is good to 1e-5 and follows one dip alone, for searches within searches.
+function minimise(f, low, high, steps, rough) {
   const n = steps || 200, width = (high - low) / n, values = [];
   for (let i = 0; i <= n; i++) values.push(f(i === n ? high : low + width * i));
   const dips = [];
@@ -95,10 +95,12 @@ function minimise(f, low, high, steps) {
   }
   dips.sort((i, j) => values[i] - values[j]);
   let best = null;
-  for (const i of dips.slice(0, 3)) {
+  for (const i of dips.slice(0, rough ? 1 : 3)) {
     const edges = [low + width * Math.max(0, i - 1), i >= n - 1 ? high : low + width * (i + 1)];
     const grid = i === n ? high : low + width * i;
-    let x = polish(f, brent(f, edges[0], edges[1], i === 0 || i === n ? undefined : grid), low, high), value = f(x);
+    let x = brent(f, edges[0], edges[1], i === 0 || i === n ? undefined : grid, rough ? 1e-6 : 1e-9);
+    if (!rough) x = polish(f, x, low, high);
+    let value = f(x);
     if (values[i] <= value) { x = grid; value = values[i]; }
     if (best === null || value < best.value) best = { x, value };
   }
@@ -382,36 +384,68 @@ function ownOptima(ensemble, purse) {
 
 const SIZES = [Math.log(1e3), Math.log(1e15)];
 
-// Where sizes are looked for: 2.5 decades about what the forms call best.
-function searchRange(ensemble, purse) {
-  const own = ownOptima(ensemble, purse);
-  return own === null ? SIZES : [Math.max(SIZES[0], own[0] - 6), Math.min(SIZES[1], own[1] + 6)];
+// Where sizes are looked for: 2.5 decades about what the forms call best, at most up to a cap.
+function searchRange(ensemble, purse, cap) {
+  const own = ownOptima(ensemble, purse), high = Math.min(SIZES[1], cap, own === null ? Infinity : own[1] + 6);
+  return [Math.min(Math.max(SIZES[0], own === null ? 0 : own[0] - 6), high - 6), high];
 }
 
-// ln N that minimises the estimates' loss on what a purse pays for.
-function ensembleOptimum(ensemble, purse, logU) {
-  const f = x => ensembleLogLoss(ensemble, x, purse(x), logU), own = ownOptima(ensemble, purse);
-  if (own === null || own.length < 2) return minimise(f, SIZES[0], SIZES[1], 96).x;
-  let low = own[0] - 1, high = own[1] + 2.5;
+// ln N, at most `cap`, that minimises the estimates' loss on what a purse pays for.
+function ensembleOptimum(ensemble, purse, logU, cap, rough) {
+  const f = x => ensembleLogLoss(ensemble, x, purse(x), logU), own = ownOptima(ensemble, purse), top = Math.min(SIZES[1], cap);
+  if (own === null) return minimise(f, SIZES[0], top, 96, rough).x;
+  let low = Math.min(own[0], top) - 1, high = Math.min(own[1] + 2.5, top);
   for (let i = 0; i < 8; i++) {
-    const found = minimise(f, low, high, Math.ceil((high - low) / 0.35)).x;
-    if (found > low + 0.1 && found < high - 0.1) return found;
-    if (found <= low + 0.1) low -= 3; else high += 3;
-    if (low < SIZES[0] - 3 || high > SIZES[1] + 3) break;
+    const found = minimise(f, low, high, Math.ceil((high - low) / 0.35), rough).x;
+    if (found > low + 0.1 && (found < high - 0.1 || high === top)) return found;
+    if (found <= low + 0.1) low -= 3; else high = Math.min(high + 3, top);
+    if (low < SIZES[0] - 3) break;
   }
-  return minimise(f, SIZES[0], SIZES[1], 96).x;
+  return minimise(f, SIZES[0], top, 96, rough).x;
+}
+
+// ---- laws whose repeats turn the loss upwards ---------------------------------------------------------------------
+
+// What such laws claim: sizes up to ten times the largest seen, and stops between one pass over the unique tokens and
+// ten times the epochs that were run. {cap: ln N, stop: (loss of ln N, ln D) -> (ln N -> ln D)}; null for other laws.
+function turning(ensemble, purse, logU, rough) {
+  const repeats = ensemble.data.repeats;
+  if (logU === Infinity || !repeats || repeats.kind !== "penalty") return null;
+  const most = logU + Math.log(10 * Math.max(repeats.range_epochs[1], 1));
+  const stop = loss => x => {
+    const full = purse(x), low = Math.min(full, logU), high = Math.min(full, most);
+    if (high - low < 1e-9) return high;
+    const at = t => loss(x, low + t * (high - low)), best = minimise(at, 0, 1, 5, rough);
+    return low + best.x * (high - low);
+  };
+  return { cap: Math.log(repeats.largest_N), stop };
+}
+
+// The purse with the stop that is best by the estimates at every size, and the cap on sizes.
+function claimed(ensemble, purse, logU, rough) {
+  const turns = turning(ensemble, purse, logU, rough);
+  if (turns === null) return { purse, cap: Infinity, each: null };
+  const stopped = turns.stop((x, d) => ensembleLogLoss(ensemble, x, d, logU)), known = new Map();
+  const remembered = x => { if (!known.has(x)) known.set(x, stopped(x)); return known.get(x); };
+  const mean = (x, d) => ensemble.draws.reduce((sum, row, k) => sum + ensemble.weights[k] * row.loss(x, d, logU), 0);
+  const settle = x => { known.set(x, turns.stop(mean)(x)); };  // where it matters: by all draws
+  return { purse: remembered, cap: turns.cap, each: row => turns.stop((x, d) => row.loss(x, d, logU)), settle };
 }
 
 // ---- the decision over draws --------------------------------------------------------------------------------------
 
 // What draws say about the size on what a purse pays for and e^logU unique tokens (logU Infinity: unlimited).
-// Least mean regret has the same N as least mean loss; minimax regret needs every draw's own lowest loss.
-function decide(rows, weights, purse, logU, range) {
+// Least mean regret has the same N as least mean loss; minimax regret needs every draw's own lowest loss. `each` gives
+// a draw a purse of its own, where stopping early is a choice.
+function decide(rows, weights, purse, logU, range, each) {
   const steps = 104, width = (range[1] - range[0]) / steps, K = rows.length;
   const grid = Array.from({ length: steps + 1 }, (_, i) => range[0] + width * i), tokens = grid.map(purse);
   const losses = rows.map(() => new Float64Array(steps + 1));
   for (let i = 0; i <= steps; i++) for (let k = 0; k < K; k++) losses[k][i] = rows[k].loss(grid[i], tokens[i], logU);
-  const best = rows.map((row, k) => ownBest(x => row.loss(x, purse(x), logU), losses[k], grid));
+  const best = rows.map((row, k) => {
+    const own = each ? each(row) : purse;
+    return ownBest(x => row.loss(x, own(x), logU), losses[k], grid);
+  });
   const mean = new Float64Array(steps + 1), worst = new Float64Array(steps + 1).fill(-Infinity);
   for (let k = 0; k < K; k++) {
     for (let i = 0; i <= steps; i++) {
@@ -458,7 +492,7 @@ function decide(rows, weights, purse, logU, range) {
 // The lowest point of one draw, from its losses on the grid.
 function ownBest(f, losses, grid) {
   const i = lowest(losses), last = grid.length - 1;
-  if (i === 0 || i === last) return { logN: grid[i], loss: losses[i] };
+  if (i === 0 || i === last) return { logN: grid[i], loss: Math.min(losses[i], f(grid[i])) };
   const x = polish(f, brent(f, grid[i - 1], grid[i + 1], grid[i]), grid[0], grid[last]);
   return { logN: x, loss: Math.min(f(x), losses[i]) };
 }
@@ -490,6 +524,6 @@ function band(decision, width) {
 root.sizingMath = {
   LOG6, logAdd, softplus, brent, signRoot, polish, minimise, fallingRoot, normalBelow, normalQuantile,
   weightedQuantiles, sortedQuantile, blurredInterval, makeLaw, logOptimum, logWorth, logTokensWorth,
-  repeatLoss, makeEnsemble, ensembleLogLoss, ensembleOptimum, searchRange, decide, band,
+  repeatLoss, makeEnsemble, ensembleLogLoss, ensembleOptimum, claimed, searchRange, decide, band,
 };
 })(globalThis);

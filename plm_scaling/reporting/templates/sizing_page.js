@@ -349,6 +349,8 @@ function doubtsOf(found, data) {
     DATA_REPEATED: () => plainly("Repeats", `${significant(found.epochs, 2)} epochs over ${count(found.unique_tokens, 3)} unique tokens.`),
     DATA_EXHAUSTED: () => strong("Data exhausted", `your unique tokens are repeated ${significant(found.epochs, 2)} times; gaps to fresh data were seen to grow beyond ${page.limits.max_epochs} epochs. More tokens, a larger model or a smaller budget are the choices.`),
     FORMS_DISAGREE: () => strong("Forms disagree", `the forms' best sizes differ by a factor of ${significant(found.form_factor, 2)}: larger runs would settle it, more of the same kind would not.`),
+    BUDGET_NOT_ALL_USEFUL: () => strong("More compute than the data can use", `your unique data cannot use more than about ${power(found.C, 2)} FLOPs, ${percent(found.useful_share)} of what is left for compute: further repeats raise the loss. Keep the rest of the budget, or add tokens.`),
+    SIZE_CAPPED: () => strong("Size capped", "the laws would spend more budget on a larger model rather than on repeats; sizes beyond ten times the largest they have seen are not claimed."),
   };
   for (const flag of found.flags) if (sentences[flag]) sentences[flag](); else plainly(flag.replace(/_/g, " ").toLowerCase(), "see the fit's own notes.");
   if (page.hardware.gpus[question.gpu].status !== "read") plainly("Machine", "speed or price of this accelerator are unverified: put in your own.");
