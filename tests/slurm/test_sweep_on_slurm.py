@@ -142,14 +142,15 @@ def array_job(facts: dict[str, Any]) -> str:
     return f"{facts['SLURM_ARRAY_JOB_ID']}_{facts['SLURM_ARRAY_TASK_ID']}"
 
 
-def minutes_left_to_save(job: str) -> int:
-    """A time limit of whole minutes at which the warning of 60 s is due soon, with 40 s left to heed it.
+def come_to_the_limit(job: str) -> None:
+    """Its time limit becomes one for which the warning is due, 40 s at least before the end; then the old one again.
 
-    A job that is past its limit already is killed without one.
+    A job that Slurm starts again keeps its limit, and would be warned before it has begun.
     """
-    *hours, minutes, seconds = (int(part) for part in command("squeue", "-h", "-j", job, "-o", "%M").split(":"))
-    elapsed = 3600 * (hours[-1] if hours else 0) + 60 * minutes + seconds
-    return (elapsed + 40) // 60 + 1
+    minutes, seconds = (int(part) for part in command("squeue", "-h", "-j", job, "-o", "%M").split(":"))
+    command("scontrol", "update", f"JobId={job}", f"TimeLimit={(60 * minutes + seconds + 40) // 60 + 1}")
+    wait_until(lambda: command("squeue", "-h", "-j", job, "-o", "%T") != "RUNNING", "the end of a job at its limit")
+    command("scontrol", "update", f"JobId={job}", f"TimeLimit={OPTIONS['minutes']}")
 
 
 def stop_node(home: Path, facts: dict[str, Any]) -> None:
@@ -194,8 +195,7 @@ class Striker(threading.Thread):
 
     def strike(self, fault: str, facts: dict[str, Any]) -> None:
         if fault == "timeout":
-            job = array_job(facts)
-            command("scontrol", "update", f"JobId={job}", f"TimeLimit={minutes_left_to_save(job)}")
+            come_to_the_limit(array_job(facts))
         elif fault == "requeue":
             command("scontrol", "requeue", array_job(facts))
         elif fault == "preempt":
