@@ -71,7 +71,9 @@ def expect_engine(question: dict[str, Any], found: dict[str, Any], laws: LawEnse
     made = decide(laws, purse_of(question), unique_tokens=question["unique_tokens"], force=True)
     wanted = {"N": made.N, "D": made.D, "N_minimax": made.N_minimax}
     assert {key: found[key] for key in wanted} == pytest.approx(wanted, rel=2e-4)
-    assert found["loss"] == pytest.approx(made.loss, rel=1e-6)
+    assert found["loss"] == pytest.approx(made.loss, rel=1e-5)
+    exact = laws.draw_weights @ laws.losses(found["N"], found["D"], question["unique_tokens"])
+    assert found["loss"] == pytest.approx(float(exact[0]), rel=1e-9)
     wanted = {"loss_low": made.loss_low, "loss_high": made.loss_high}
     assert {key: found[key] for key in wanted} == pytest.approx(wanted, rel=5e-5)
 
