@@ -19,8 +19,9 @@ from plm_scaling.core.records import Record
 from plm_scaling.core.run_table import RunTable
 from plm_scaling.laws.forms import FloatArray
 from plm_scaling.laws.interval import Interval
-from plm_scaling.laws.isoflop import fit_isoflop
+from plm_scaling.laws.isoflop import ISOFLOP_WINDOW, fit_isoflop
 from plm_scaling.laws.law_fit import IsoflopFit
+from plm_scaling.laws.noise import law_runs, pooled_seed_noise
 from plm_scaling.laws.power_laws import bootstrap_power_law
 
 __all__ = ["CauseReading", "CauseSwitch", "CauseTable", "causes_of_runs", "published_causes"]
@@ -30,6 +31,8 @@ _SOURCE: Final = (
     "Porian et al. 2024, Resolving discrepancies in compute-optimal scaling of language models: released minima on "
     "RefinedWeb (MIT licence, the authors)"
 )
+
+_PAIRED_DRAWS: Final = 100
 
 _ORDER: Final[Mapping[str, Mapping[str, str]]] = {
     "counting": {"kaplan": "head left out", "standard": "head counted", "attention": "head and attention counted"},
@@ -61,7 +64,7 @@ class CauseSwitch(Record):
     a_before: float
     a_after: float
     shift: Interval
-    """a_after - a_before, the two taken as independent."""
+    """a_after - a_before, the two taken as independent but for `counting` on runs of one's own."""
 
     @property
     def resolved(self) -> bool:
@@ -184,22 +187,54 @@ def causes_of_runs(
     FitError : fewer than two tables (or one and its `all_parameters`), or no usable run in one.
     """
     names = list(tables)
-    fits = {name: fit_isoflop(table, objective) for name, table in tables.items()}
-    if names and all_parameters:
-        first = RunTable(tuple(row.model_copy(update={"N": all_parameters[row.run_id]}) for row in tables[names[0]]))
-        fits[f"{names[0]}, all parameters counted"] = fit_isoflop(first, objective)
-    if len(fits) < 2:
-        raise FitError("one set of runs has no other to be compared with", hint="name two or more runs folders")
-    readings = [_reading(name, fit) for name, fit in fits.items()]
-    reference = readings[0]
+    readings = [_reading(name, _fit(table, objective)) for name, table in tables.items()]
     switches = [
-        _switch(other.name, f"{reference.name} -> {other.name}", "all else", reference.a_N, other.a_N)
+        _switch(other.name, f"{readings[0].name} -> {other.name}", "all else", readings[0].a_N, other.a_N)
         for other in readings[1:]
-        if reference.a_N is not None and other.a_N is not None
+        if readings[0].a_N is not None and other.a_N is not None
     ]
+    if names and all_parameters:
+        counted = _recounted(tables[names[0]], all_parameters)
+        reading = _reading(f"{names[0]}, all parameters counted", _fit(counted, objective))
+        switches += _counting(readings[0], reading, tables[names[0]], counted, objective)
+        readings.append(reading)
+    if len(readings) < 2:
+        raise FitError("one set of runs has no other to be compared with", hint="name two or more runs folders")
     return CauseTable(
         source="runs of your own", readings=tuple(readings), switches=tuple(switches), notes=_notes(readings)
     )
+
+
+def _fit(table: RunTable, objective: str, draws: int = 1000) -> IsoflopFit:
+    return fit_isoflop(table, objective, window=ISOFLOP_WINDOW, draws=draws)
+
+
+def _recounted(table: RunTable, all_parameters: Mapping[str, float]) -> RunTable:
+    return RunTable(tuple(row.model_copy(update={"N": all_parameters[row.run_id]}) for row in table))
+
+
+def _counting(
+    before: CauseReading, after: CauseReading, table: RunTable, counted: RunTable, objective: str
+) -> list[CauseSwitch]:
+    """The same runs counted in two ways share their noise: losses are drawn anew for both at once."""
+    noise = pooled_seed_noise(law_runs(table, objective))
+    if before.a_N is None or after.a_N is None or noise is None:
+        return []
+    rng, shifts = np.random.default_rng(0), []
+    for _ in range(_PAIRED_DRAWS):
+        losses = np.array([row.loss for row in table]) + noise.sd * rng.standard_normal(len(table.rows))
+        pair = [_fit(_with_losses(one, losses), objective, draws=2).a_N for one in (table, counted)]
+        if pair[0] is not None and pair[1] is not None:
+            shifts.append(pair[1].value - pair[0].value)
+    if len(shifts) < _PAIRED_DRAWS // 2:
+        return []
+    made = _switch("counting", "blocks -> all parameters", "the same runs", before.a_N, after.a_N)
+    low, middle, high = np.quantile(shifts, [0.025, 0.5, 0.975]) - np.median(shifts) + made.shift.value
+    return [made.model_copy(update={"shift": Interval(value=float(middle), low=float(low), high=float(high))})]
+
+
+def _with_losses(table: RunTable, losses: FloatArray) -> RunTable:
+    return RunTable(tuple(row.model_copy(update={"loss": float(x)}) for row, x in zip(table, losses, strict=True)))
 
 
 def _reading(name: str, fit: IsoflopFit) -> CauseReading:

@@ -14,7 +14,7 @@ from plm_scaling.laws.clusters import ValidationClusters
 from plm_scaling.laws.doubts import explain, explain_rows
 from plm_scaling.laws.ensemble import AUTO, Surfaces, fit_surfaces
 from plm_scaling.laws.frontier import frontier_of
-from plm_scaling.laws.isoflop import fit_isoflop_both
+from plm_scaling.laws.isoflop import ISOFLOP_WINDOW, fit_isoflop_both
 from plm_scaling.laws.law_fit import FormScore, IsoflopFit, LawFit, Optimum, Refusal, SurfaceFit
 from plm_scaling.laws.noise import law_runs, pooled_seed_noise
 from plm_scaling.laws.optima import budget_levels, disagreement, optimum_at, with_profile
@@ -25,9 +25,6 @@ from plm_scaling.laws.tuning import explain_tuning, lr_corners
 
 __all__ = ["fit_laws", "law_sample"]
 
-_WINDOW: Final = 1.2
-"""Sizes within this |ln N| of a row's lowest loss make its parabola: further out the valley is no parabola, and a wide
-row would put its minimum where the far sizes want it."""
 _MISMATCH: Final = 0.02
 """Share by which a stated compute may differ from 6 N D: rounding, and nothing that is counted in another way."""
 _KEPT_DRAWS: Final = 1000
@@ -96,7 +93,7 @@ def fit_laws(
     found = _with_batch_flag(found)
     surface = found.surface
     isoflop, other = fit_isoflop_both(
-        runs, objective, surface, currency=currency, window=_WINDOW, draws=min(draws, _KEPT_DRAWS), seed=seed
+        runs, objective, surface, currency=currency, window=ISOFLOP_WINDOW, draws=min(draws, _KEPT_DRAWS), seed=seed
     )
     flags += _flags_between(isoflop, other, surface)
     surface, optima, refusals = _optima(found, sample, isoflop)

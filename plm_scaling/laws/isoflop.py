@@ -23,8 +23,11 @@ from plm_scaling.laws.noise import LossNoise, law_runs, pooled_seed_noise
 from plm_scaling.laws.power_laws import log_lines
 from plm_scaling.laws.surface import surface_loss
 
-__all__ = ["fit_isoflop", "fit_isoflop_both"]
+__all__ = ["ISOFLOP_WINDOW", "fit_isoflop", "fit_isoflop_both"]
 
+ISOFLOP_WINDOW: Final = 1.2
+"""Sizes within this |ln N| of a row's lowest loss make its parabola: further out the valley is no parabola, and a wide
+row would put its minimum where the far sizes want it."""
 _SD_FLOOR: Final = 0.1
 """In ln N: keeps one row with a lucky interval from deciding the exponents alone."""
 _WEAK: Final = frozenset({"SHALLOW_MINIMUM", "OPEN_INTERVAL"})

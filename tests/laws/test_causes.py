@@ -10,6 +10,7 @@ import pytest
 
 from plm_scaling.core.errors import FitError
 from plm_scaling.core.run_table import RunTable
+from plm_scaling.laws import causes
 from plm_scaling.laws.causes import CauseTable, causes_of_runs, published_causes
 from tests.laws.conftest import Truth, simulate_isoflop
 
@@ -56,13 +57,18 @@ def test_shipped_minima_give_the_published_exponents(published: CauseTable) -> N
 
 @pytest.fixture(scope="module")
 def tables() -> dict[str, RunTable]:
-    same = simulate_isoflop(Truth(), seed=1, sd=0.002, seeds=2, sizes=5)
-    other = simulate_isoflop(Truth(alpha=0.25, beta=0.6, A=6.0, B=900.0), seed=2, sd=0.002, seeds=2, sizes=5)
-    again = simulate_isoflop(Truth(), seed=3, sd=0.002, seeds=2, sizes=5)
+    same = simulate_isoflop(Truth(), seed=1, sd=0.002, seeds=2, sizes=5, step=1.4, offset=0.0)
+    other = simulate_isoflop(
+        Truth(alpha=0.25, beta=0.6, A=6.0, B=900.0), seed=2, sd=0.002, seeds=2, sizes=5, step=1.4, offset=0.0
+    )
+    again = simulate_isoflop(Truth(), seed=3, sd=0.002, seeds=2, sizes=5, step=1.4, offset=0.0)
     return {"tuned": same, "other law": other, "same law": again}
 
 
-def test_a_switch_of_the_law_is_seen_and_none_is_not(tables: dict[str, RunTable]) -> None:
+def test_a_switch_of_the_law_is_seen_and_none_is_not(
+    tables: dict[str, RunTable], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(causes, "_PAIRED_DRAWS", 16)
     counted = {row.run_id: 40.0 * row.N**0.6 for row in tables["tuned"]}
     found = causes_of_runs(tables, "clm", all_parameters=counted)
     other, same, total = found.switches
@@ -71,6 +77,9 @@ def test_a_switch_of_the_law_is_seen_and_none_is_not(tables: dict[str, RunTable]
     assert other.resolved
     assert other.shift.low < wanted < other.shift.high
     assert not same.resolved
+    assert total.cause == "counting"
+    assert total.resolved
+    assert total.shift.value == pytest.approx(-0.4 * total.a_before, rel=1e-3)
     assert total.a_after == pytest.approx(0.6 * total.a_before, rel=1e-3), "a power of N scales the exponent"
 
 
