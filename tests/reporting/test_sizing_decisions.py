@@ -31,8 +31,8 @@ def test_decisions_are_those_of_the_engine(tmp_path: Path) -> None:
         assert {key: found[key] for key in wanted} == pytest.approx(wanted, rel=5e-5)
         sizes = [found[key] for key in ("N_low", "N_median", "N_high", "band_low", "band_high")]
         assert sizes == pytest.approx([*made.N_quantiles, *made.N_band], rel=2e-3)
-        assert found["regret"] == pytest.approx(made.regrets[0].mean, abs=2e-6)
-        assert found["regret_minimax"] == pytest.approx(made.regrets[-1].worst, abs=2e-5)
+        assert found["regret"] == pytest.approx(made.regrets[0].mean, abs=3e-5)
+        assert found["regret_minimax"] == pytest.approx(made.regrets[-1].worst, abs=5e-5)
         assert found["probability"] == pytest.approx(made.probability, abs=1e-9)
         assert found["decades"] == pytest.approx(made.extrapolation_decades, abs=1e-4)
         for form, member in zip(made.forms, found["members"], strict=True):
