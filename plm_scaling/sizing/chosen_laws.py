@@ -21,8 +21,8 @@ from plm_scaling.sizing.law_ensemble import LawEnsemble, ensemble_of_fit, ensemb
 
 __all__ = ["ChosenLaws", "choose_laws", "ensemble_sizing_law", "read_laws"]
 
-_BUDGETS = np.linspace(math.log(1e12), math.log(1e30), 73)
-_SIZES = np.linspace(math.log(1e2), math.log(1e17), 181)
+_BUDGETS = np.linspace(math.log(1e12), math.log(1e30), 37)
+_SIZES = np.linspace(math.log(1e2), math.log(1e17), 121)
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,7 @@ def choose_laws(
     if not laws:
         raise ConfigError("no law to answer from", hint="leave laws out to use the published ones")
     counted: list[SizingLaw] = []
-    by_id = {made.law_id: made for made in published}
+    by_id, own_ensembles = {made.law_id: made for made in published}, list[LawEnsemble]()
     for law in laws:
         if law.objective not in (objective, "text"):
             what = law.id if isinstance(law, PublishedLaw) else "this fit"
@@ -77,11 +77,11 @@ def choose_laws(
         if isinstance(law, PublishedLaw):
             counted.append(by_id.get(law.id) or published_sizing_law(law, unique_tokens))
         else:
-            counted += _laws_of_own(law)
+            counted += _laws_of_own(law, own_ensembles)
     named = {law.law_id for law in counted}
     others = [law for law in (*own, *text) if law.default and law.id not in named]
     comparison = (default_law, *(published_sizing_law(law, unique_tokens) for law in others))
-    return ChosenLaws(tuple(counted), comparison, _ensemble_behind(laws[0]), default_law, frontier)
+    return ChosenLaws(tuple(counted), comparison, _ensemble_behind(laws[0], own_ensembles), default_law, frontier)
 
 
 @lru_cache(maxsize=2)
@@ -89,11 +89,11 @@ def _default_law(objective: str) -> SizingLaw:
     return ensemble_sizing_law(published_ensemble(objective), f"cheng2024-fits-{objective}")
 
 
-def _ensemble_behind(law: PublishedLaw | LawFit) -> LawEnsemble | None:
-    """The draws of a law; None where it says which N, but no loss."""
+def _ensemble_behind(law: PublishedLaw | LawFit, own: Sequence[LawEnsemble]) -> LawEnsemble | None:
+    """The draws of a law, those of a fit being the first of `own`; None where it says which N, but no loss."""
     if isinstance(law, PublishedLaw):
         return ensemble_of_published([law]) if law.loss(1e8, 1e10) is not None else None
-    return ensemble_of_fit(law) if _sizes(law) else None
+    return own[0] if _sizes(law) else None
 
 
 def _sizes(fit: LawFit) -> bool:
@@ -101,18 +101,19 @@ def _sizes(fit: LawFit) -> bool:
     return fit.surface is not None and fit.surface.a_N is not None
 
 
-def _laws_of_own(fit: LawFit) -> list[SizingLaw]:
-    """A fit's ensemble first, where its surface has an optimum, then its single laws."""
+def _laws_of_own(fit: LawFit, ensembles: list[LawEnsemble]) -> list[SizingLaw]:
+    """A fit's ensemble first, where its surface has an optimum, then its single laws; the ensemble is kept too."""
     single = laws_of_fit(fit)
     if not _sizes(fit):
         return list(single)
-    return [ensemble_sizing_law(ensemble_of_fit(fit), f"own-{fit.objective}-forms"), *single]
+    ensembles.append(ensemble_of_fit(fit))
+    return [ensemble_sizing_law(ensembles[-1], f"own-{fit.objective}-forms"), *single]
 
 
 def ensemble_sizing_law(ensemble: LawEnsemble, law_id: str) -> SizingLaw:
     """The estimates of an ensemble as one law: the size of the lowest weighted loss on fresh data.
 
-    Its optimum is read from a table over C, straight in logarithms between budgets a quarter of a decade apart.
+    Its optimum is read from a table over C, straight in logarithms between budgets half a decade apart.
 
     Raises
     ------

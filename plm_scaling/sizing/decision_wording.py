@@ -36,13 +36,16 @@ def _percent(share: float) -> str:
     return "over 99 %" if share > 0.99 else f"{100.0 * share:.0f} %"
 
 
-def difference_sentence(frontier: SizingLaw, ensemble: SizingLaw, C: float, N: float | None = None) -> str:
+def difference_sentence(
+    frontier: SizingLaw, ensemble: SizingLaw, C: float, N: float | None = None, *, repeats: bool = False
+) -> str:
     """Why a published frontier and fits of the same runs name different sizes at C; empty if they hardly do.
 
     Parameters
     ----------
     frontier : a power law N ~ C^a through the lowest losses at equal compute.
     N : size that the fits give, where it is known better than by their estimates.
+    repeats : the plan repeats its data, which neither law is asked about here.
     """
     said, here = frontier.optimum(C), N or ensemble.optimum(C)
     if max(said / here, here / said) < _SAME or frontier.range_C is None:
@@ -50,7 +53,8 @@ def difference_sentence(frontier: SizingLaw, ensemble: SizingLaw, C: float, N: f
     top, count = frontier.range_C[1], format_count
     slopes = [math.log(law.optimum(C * 1.1) / law.optimum(C / 1.1)) / math.log(1.21) for law in (frontier, ensemble)]
     text = (
-        f"{frontier.law_id} says {count(said, 2)}, {ensemble.law_id} {count(here, 2)}: the frontier is a straight "
+        f"{frontier.law_id} says {count(said, 2)}, {ensemble.law_id} {count(here, 2)}"
+        f"{', both for data without repeats' if repeats else ''}: the frontier is a straight "
         f"line, N ~ C^{slopes[0]:.2f}, through the lowest loss seen at each of a few budgets; the fits weigh every run "
         "of the same study at once, with losses that have a ceiling and a floor, and their N grows as "
         f"C^{slopes[1]:.2f}"

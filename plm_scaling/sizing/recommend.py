@@ -308,8 +308,9 @@ def _difference(plan: _Plan) -> str:
     laws = plan.laws
     if laws.frontier is None or not any(laws.counted[0] is law for law in (laws.frontier, laws.default)):
         return ""
-    own = plan.N if laws.counted[0] is laws.default else None
-    return difference_sentence(laws.frontier, laws.default, plan.C, own)
+    repeats = plan.decision is not None and (plan.decision.epochs or 0.0) > 1.0
+    own = plan.N if laws.counted[0] is laws.default and not repeats else None
+    return difference_sentence(laws.frontier, laws.default, plan.C, own, repeats=repeats)
 
 
 def _state_gb(shape: Shape) -> float:

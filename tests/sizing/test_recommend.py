@@ -253,6 +253,16 @@ def test_a_fit_of_ones_own_gives_n_by_its_forms() -> None:
     assert "FRONTIER_DIFFERS" not in answer.flags, "another study's runs are no reason"
 
 
+def test_repeats_are_no_reason_for_the_frontier_to_differ() -> None:
+    plenty, scarce = (recommend(Budget(flops=1e20), "clm", unique_tokens=unique) for unique in (1e12, 1e9))
+    assert scarce.N > 1.25 * plenty.N
+    assert "FRONTIER_DIFFERS" not in (*plenty.flags, *scarce.flags)
+    (why,) = [
+        said for said in recommend(Budget(flops=3e21), "mlm", unique_tokens=1e9).warnings if "cheng-mlm says" in said
+    ]
+    assert "both for data without repeats" in why
+
+
 def test_a_version_1_file_reads(tmp_path: Path) -> None:
     answer = recommend(Budget(flops=1e20), "clm")
     data = json.loads(answer.to_json())
