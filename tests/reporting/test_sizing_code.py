@@ -48,18 +48,20 @@ def answers(requests: list[dict[str, Any]], page: Path) -> list[dict[str, Any]]:
 # ---- worked examples -----------------------------------------------------------------------------------------------
 
 
-def test_worked_examples_come_out_of_the_shipped_code_and_of_a_page(pages: Callable[[LawEnsemble], Path]) -> None:
-    for page in (None, pages(ensemble(FORMS[:1]))):
-        report = check_page(EXAMPLES, page)
-        assert [(case.example, case.case, case.differences) for case in report.cases if not case.passed] == []
-        assert len(report.cases) == sum(len(e["input"]["cases"]) for e in json.loads(EXAMPLES.read_text())["examples"])
+def test_worked_examples_come_out_of_a_page(pages: Callable[[LawEnsemble], Path]) -> None:
+    report = check_page(EXAMPLES, pages(ensemble(FORMS[:1])))
+    assert [(case.example, case.case, case.differences) for case in report.cases if not case.passed] == []
+    assert len(report.cases) == sum(len(e["input"]["cases"]) for e in json.loads(EXAMPLES.read_text())["examples"])
 
 
 def test_a_wrong_answer_is_told_by_its_key(tmp_path: Path) -> None:
     data = json.loads(EXAMPLES.read_text())
+    data["examples"] = data["examples"][:2]
     data["examples"][0]["expected"]["cases"][1]["N_params"] *= 1.0 + 3e-6
     (tmp_path / "wrong.json").write_text(json.dumps(data))
-    (case,) = [case for case in check_page(tmp_path / "wrong.json").cases if not case.passed]
+    report = check_page(tmp_path / "wrong.json")  # by the code as it is shipped
+    assert len(report.cases) == 6
+    (case,) = [case for case in report.cases if not case.passed]
     assert (case.case, [difference.key for difference in case.differences]) == (2, ["N_params"])
 
 
@@ -186,7 +188,7 @@ def test_no_size_has_a_lower_mean_regret_or_a_smaller_worst_one(
 def test_the_bill_is_the_cost_table_s(decay_laws: LawEnsemble, pages: Callable[[LawEnsemble], Path]) -> None:
     hardware = load_hardware()
     question = {"unit": "flops", "gpu": "h100", "gpus": 4, "unique_tokens": None, "force": True}
-    budgets = [10.0 ** (17.5 + 0.25 * k) for k in range(25)]
+    budgets = [10.0 ** (18.0 + 0.5 * k) for k in range(9)]
     many = answers([{"question": {**question, "budget": C}} for C in budgets], pages(decay_laws))
     assert [one["shape"]["N"] for one in many] == [nearest_shape(one["N"]).N for one in many]
     found = many[budgets.index(1e21)]
@@ -241,7 +243,7 @@ def test_a_model_that_is_read_much_is_smaller(decay_laws: LawEnsemble, pages: Ca
 
     target = float(estimate(many["N"], many["D"])[0])
     assert float(estimate(life["N"], life["D"])[0]) == pytest.approx(target, abs=1e-9)
-    N, D = (axis.ravel() for axis in np.meshgrid(*(np.geomspace(x / 8, x * 8, 300) for x in (life["N"], life["D"]))))
+    N, D = (axis.ravel() for axis in np.meshgrid(*(np.geomspace(x / 8, x * 8, 120) for x in (life["N"], life["D"]))))
     total = np.where(estimate(N, D) <= target, 6 * N * D + 2 * N * 1e13, np.inf)
     assert life["train_flops"] + life["serve_flops"] <= total.min() * (1 + 1e-9)
 

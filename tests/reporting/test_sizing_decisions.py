@@ -16,7 +16,7 @@ from tests.reporting.page_kit import ensemble, needs_node, purse_of, questions, 
 
 @needs_node
 def test_decisions_are_those_of_the_engine(tmp_path: Path) -> None:
-    decay_laws, asked = ensemble(repeats=text_decay(), draws=20), questions(12)
+    decay_laws, asked = ensemble(repeats=text_decay(), draws=20), questions(8)
     page = write_sizing_page(tmp_path / "page.html", [page_laws(decay_laws)])
     for question, answered in zip(asked, answer_under_node([{"question": q} for q in asked], page), strict=True):
         found = answered["answer"]
