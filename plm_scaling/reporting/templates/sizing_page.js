@@ -280,8 +280,8 @@ function drawRegret(found, c) {
 
 // ---- words --------------------------------------------------------------------------------------------------------------
 
-const percent = share => Math.round(100 * share) + " %";
-const nearly = share => share > 0.995 && share < 1 - 1e-9 ? "more than 99 %" : percent(share);
+const percent = share => Math.round(100 * share) + "\u00a0%";
+const nearly = share => share > 0.995 && share < 1 - 1e-9 ? "more than 99\u00a0%" : percent(share);
 // A formula as HTML: raised exponents, Greek letters.
 const GREEK = { alpha: "α", beta: "β", eta: "η" };
 function formula(text) {
