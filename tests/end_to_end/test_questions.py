@@ -45,6 +45,9 @@ def test_the_page_quotes_what_the_commands_say() -> None:
     gpt3 = run("plm-scaling audit gpt3")
     for quoted in ("3.3x the best size", "N 53B", "D 990B", "N 41B on D 780B", "39% of", "costs 76% less", "66% of"):
         assert quoted in gpt3
+    oversized = run("plm-scaling audit --params 15.5B --tokens 26.5B --objective mlm")
+    assert "24% of the training compute wasted" in oversized
+    assert "0.0154 nats" in oversized
     compared = run("plm-scaling laws compare --flops 1e21 porian2024-kaplan porian2024-tuned")
     assert "14.7B" in compared
     assert "3.24B" in compared
