@@ -19,7 +19,7 @@ __all__ = ["command"]
 )
 @DryRun
 def command(study: Path, out: Path | None, validation: str, dry_run: bool) -> None:
-    """Write the report of STUDY: verdict first, then the pictures, the runs and their provenance."""
+    """Write the report of STUDY: the decision for the budget in size.json, the verdict, pictures, runs, provenance."""
     from plm_scaling import api
 
     if dry_run:

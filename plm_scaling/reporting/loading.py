@@ -22,6 +22,8 @@ from plm_scaling.laws.law_fit import LawFit
 from plm_scaling.reporting.arms import Arm, repeat_series
 from plm_scaling.reporting.mixtures import diversity_groups, diversity_sources
 from plm_scaling.reporting.study import OBJECTIVES, SET_PART, Curve, Study, on_set, source_set
+from plm_scaling.sizing.allocation_record import AllocationPlan
+from plm_scaling.sizing.recommendation import Recommendation
 from plm_scaling.sweeps.plan_records import SweepPlan
 from plm_scaling.transfers.transfer_fit import TransferFit
 
@@ -34,7 +36,7 @@ _MOST_TOKENS: Final = 500_000_000
 
 
 def load_study(path: Path, *, validation: str = VAL_IID) -> Study:
-    """Read plan.json, runs/, fit-clm.json, fit-mlm.json, transfer.json and corpus/manifest.json of a study.
+    """Read plan.json, runs/, fit-clm.json, fit-mlm.json, transfer.json, size.json and corpus/manifest.json of a study.
 
     Parameters
     ----------
@@ -56,11 +58,13 @@ def load_study(path: Path, *, validation: str = VAL_IID) -> Study:
         if law is not None:
             laws[objective] = law
     transfer = _optional(TransferFit, path / "transfer.json", "The transfer analysis", missing)
+    sizing = _unasked(Recommendation, path / "size.json", "The answer of size", missing)
+    allocation = _unasked(AllocationPlan, path / "allocation.json", "The split of the allocation", missing)
     corpus = _corpus_folder(path, plan)
     manifest = _optional(Manifest, corpus / MANIFEST_NAME, "The corpus' manifest", missing)
     table = _collected(path, validation, missing)
     records = _records(path / "runs", (row.run_id for row in table), missing)
-    if plan is None and not laws and transfer is None and not len(table):
+    if not any((plan, laws, transfer, sizing, len(table))):
         raise RecordError(
             "nothing to report yet",
             where=str(path),
@@ -76,6 +80,8 @@ def load_study(path: Path, *, validation: str = VAL_IID) -> Study:
         plan=plan,
         laws=laws,
         transfer=transfer,
+        sizing=sizing,
+        allocation=allocation,
         manifest=manifest,
         statistics=_statistics(corpus, manifest) if manifest else None,
         floors=_floors(corpus, records, validation, missing) if manifest else {},
@@ -93,6 +99,11 @@ def _optional(kind: type[_R], path: Path, what: str, missing: list[str]) -> _R |
     except PlmScalingError as error:
         missing.append(f"{what} cannot be read: {error.what}.")
         return None
+
+
+def _unasked(kind: type[_R], path: Path, what: str, missing: list[str]) -> _R | None:
+    """As `_optional`, of what no study needs: only a file that cannot be read is worth a sentence."""
+    return _optional(kind, path, what, missing) if path.is_file() else None
 
 
 def _corpus_folder(path: Path, plan: SweepPlan | None) -> Path:

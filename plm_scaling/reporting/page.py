@@ -15,6 +15,8 @@ from plm_scaling.core.files import write_atomic
 from plm_scaling.corpus.format import VAL_IID
 from plm_scaling.reporting import figures
 from plm_scaling.reporting.corpus_section import corpus_sections
+from plm_scaling.reporting.decision_section import decision_part
+from plm_scaling.reporting.decision_view import SIZE_COMMAND
 from plm_scaling.reporting.doubts import limits, named_doubts
 from plm_scaling.reporting.drawing import COLORS, DARK
 from plm_scaling.reporting.loading import load_study
@@ -31,7 +33,8 @@ def write_report(study: Path, out: Path, *, validation: str = VAL_IID) -> Path:
 
     Parameters
     ----------
-    study : folder with plan.json, runs/, fit-clm.json, fit-mlm.json, transfer.json, corpus/ (each may be missing).
+    study : folder with plan.json, runs/, fit-clm.json, fit-mlm.json, transfer.json, size.json, corpus/ (each
+        may be missing).
     out : the HTML file, replaced atomically.
     validation : name of the validation set whose losses are shown.
 
@@ -53,13 +56,16 @@ def render_page(study: Study, *, now: datetime | None = None) -> str:
         lstrip_blocks=True,
     )
     environment.filters["typeset"] = typeset
+    decision = decision_part(study)
     return environment.get_template("report.html.j2").render(
         study=study,
         subtitle=_subtitle(study),
         answers=answers(study),
         limits=limits(study),
         doubts=named_doubts(study),
-        sections=(*figures.all_sections(study), *corpus_sections(study)),
+        decision=decision,
+        size_command=SIZE_COMMAND,
+        sections=(*decision.sections, *figures.all_sections(study), *corpus_sections(study)),
         corpus=_present([tabulate_sources(study)]),
         ledger=tabulate_ledger(study),
         runs=tabulate_runs(study),

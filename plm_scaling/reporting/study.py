@@ -16,6 +16,8 @@ from plm_scaling.corpus.format import TRAIN, VAL_IID, Manifest
 from plm_scaling.corpus.statistics import CorpusStatistics
 from plm_scaling.laws.law_fit import LawFit
 from plm_scaling.laws.noise import law_runs, pooled_seed_noise
+from plm_scaling.sizing.allocation_record import AllocationPlan
+from plm_scaling.sizing.recommendation import Recommendation
 from plm_scaling.sweeps.plan_records import SweepPlan
 from plm_scaling.transfers.transfer_fit import TransferFit, TransferPair
 
@@ -71,6 +73,10 @@ class Study:
     plan: SweepPlan | None = None
     laws: Mapping[Objective, LawFit] = field(default_factory=dict)
     transfer: TransferFit | None = None
+    sizing: Recommendation | None = None
+    """What `size` answered for a budget: size.json."""
+    allocation: AllocationPlan | None = None
+    """How an allocation is to be split: allocation.json."""
     manifest: Manifest | None = None
     statistics: CorpusStatistics | None = None
     """Of the corpus, where it is at hand and small enough to be read for a page."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 import shutil
 import subprocess
@@ -15,6 +16,7 @@ import pytest
 
 from plm_scaling.reporting.page import render_page
 from plm_scaling.reporting.study import Study
+from plm_scaling.sizing.recommend import Budget, recommend
 
 pytestmark = pytest.mark.slow
 
@@ -68,6 +70,15 @@ def page(full_study: Study, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+@pytest.fixture(scope="module")
+def decided(full_study: Study, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same page with a budget that somebody has named."""
+    path = tmp_path_factory.mktemp("decided") / "report.html"
+    sizing = recommend(Budget(usd=5000), "mlm", unique_tokens=15e9)
+    path.write_text(render_page(dataclasses.replace(full_study, laws={}, sizing=sizing)))
+    return path
+
+
 def picture(path: Path) -> npt.NDArray[np.uint8]:
     from PIL import Image
 
@@ -116,11 +127,16 @@ root.dataset.loaded = performance.getEntriesByType("resource").length;
 </script></body>"""
 
 
-@pytest.mark.parametrize("width", [600, 1400])
-def test_nothing_sticks_out_and_nothing_is_loaded(browse: Browse, page: Path, tmp_path: Path, width: int) -> None:
+@pytest.mark.parametrize(("name", "width"), [("page", 600), ("page", 1400), ("decided", 500)])
+def test_nothing_sticks_out_and_nothing_is_loaded(
+    browse: Browse, tmp_path: Path, request: pytest.FixtureRequest, name: str, width: int
+) -> None:
+    page: Path = request.getfixturevalue(name)
     measured = tmp_path / "measured.html"
     measured.write_text(page.read_text().replace("</body>", MEASURE))
-    dom = browse(measured, f"--window-size={width},1000", "--dump-dom").out
+    seen = browse(measured, f"--window-size={width},1000", "--dump-dom")
+    assert seen.complaints == []
+    dom = seen.out
     found = {name: int(value) for name, value in re.findall(r'data-(over|drawn|loaded)="(-?\d+)"', dom)}
     assert found == {"over": 0, "drawn": page.read_text().count("<svg"), "loaded": 0}
 
