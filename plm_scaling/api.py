@@ -15,6 +15,7 @@ from plm_scaling.api_laws import laws_causes, laws_check, laws_compare, laws_lis
 from plm_scaling.api_plan import plan
 from plm_scaling.api_runs import runs_export, runs_sql, runs_table, status, status_isoflop, watch
 from plm_scaling.api_sizing import size_check
+from plm_scaling.api_spending import exchange, spend
 from plm_scaling.core.errors import ConfigError
 from plm_scaling.core.run_table import RunTable
 
@@ -46,6 +47,7 @@ __all__ = [
     "collect",
     "demo",
     "doctor",
+    "exchange",
     "export",
     "fit",
     "import_runs",
@@ -67,6 +69,7 @@ __all__ = [
     "simulate",
     "size",
     "size_check",
+    "spend",
     "statistics",
     "status",
     "status_isoflop",

@@ -19,6 +19,7 @@ _OF_THE_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO)
 
 VERBS = {
     "size": "What should I train with this budget? Answered from published laws, no runs needed.",
+    "spend": "Every way to spend a budget side by side, what a dollar more buys, which pilots to run first.",
     "audit": "Is a model too large for what its training cost? ESM-2, ProGen2, the study's, or yours.",
     "demo": "The whole path on a simulated corpus in minutes on a CPU; ends with report.html.",
     "prep": "FASTA files to a prepared corpus: tokenise, de-duplicate, split, count.",
@@ -32,6 +33,7 @@ VERBS = {
     "fit": "Scaling laws with intervals and named doubts.",
     "predict": "Losses that a fit expects of runs not yet made, with intervals.",
     "transfer": "Effectively transferred tokens D_t, and the gain net of the source's compute.",
+    "exchange": "What a token of another source is worth, from runs on mixtures.",
     "laws": "Published scaling laws: list, show, compare at a budget, check against their sources.",
     "export": "Weights of a run as a folder that transformers loads.",
     "report": "One offline page: verdict first, then pictures and provenance.",

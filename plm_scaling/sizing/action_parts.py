@@ -37,6 +37,8 @@ PUBLISHED_RATE: Final = Interval(value=math.sqrt(1.7 * 3.5), low=1.7, high=3.5, 
 """MLM tokens that a CLM token was worth in the three published pairs (34M-202M, unrepeated data, share 9-19 %); their
 range is read as an 80 % interval. **Source:** Cheng et al. 2024, released logs."""
 _PUBLISHED_SHARE: Final = 0.19
+_WORST_RATE: Final = 0.7
+"""Where a rate was not measured (other sizes, repeated data) its interval reaches below its compute: an assumption."""
 _PUBLISHED_N: Final = (3.4e7, 2.02e8)
 _FULL: Final = 0.98
 
@@ -232,9 +234,10 @@ def _transfer(situation: Situation, scratch: Allocation) -> Candidate | None:
 
     **Source:** L(N, D_f + D_t) over the share, 1/D_t = 1/(k D_f^a N^b) + 1/(rho D_source).
     """
-    rate = _rate_of(situation, scratch)
-    if rate is None:
+    measured = _rate_of(situation, scratch)
+    if measured is None:
         return None
+    rate = _doubted(measured, situation, scratch)
     spending, N = situation.spending, scratch.N
     D = scratch.D
     shares = np.linspace(0.0, rate.most, 21)
@@ -251,7 +254,7 @@ def _transfer(situation: Situation, scratch: Allocation) -> Candidate | None:
     per_draw = shares[losses.mean(axis=2).argmin(axis=1)]
     low, high = (float(q) for q in np.quantile(per_draw, [0.1, 0.9], method="inverted_cdf"))
     first = "CLM" if situation.objective == "mlm" else "MLM"
-    flags = [*rate.flags, *(("UNTESTED_ON_REPEATS",) if (spending.unique_tokens or math.inf) < D else ())]
+    flags = list(rate.flags)
     flags += ["SHARE_AT_EDGE"] if at == len(shares) - 1 else []
     title = (
         f"{first} for {share:.0%} of the compute, then {situation.objective.upper()}, {format_count(N, 2)} parameters"
@@ -270,6 +273,24 @@ def _transfer(situation: Situation, scratch: Allocation) -> Candidate | None:
         ),
         losses[:, at],
     )
+
+
+def _less_sure(rate: Interval) -> Interval:
+    """A rate beyond what it was measured on: half-way, in the logarithm, between not paying and its upper end."""
+    if rate.low <= _WORST_RATE:
+        return rate
+    return rate.model_copy(update={"low": _WORST_RATE, "value": math.sqrt(_WORST_RATE * rate.high)})
+
+
+def _doubted(rate: _Rate, situation: Situation, scratch: Allocation) -> _Rate:
+    """With the flags and the width that this budget calls for."""
+    flags = rate.flags
+    if (situation.spending.unique_tokens or math.inf) < scratch.D:
+        flags += ("UNTESTED_ON_REPEATS",)
+    if not flags:
+        return rate
+    said = f"not measured at this size or on repeated data: down to {_WORST_RATE:g} is allowed for"
+    return replace(rate, rho=_less_sure(rate.rho), flags=flags, assumptions=(*rate.assumptions, said))
 
 
 def _rate_of(situation: Situation, scratch: Allocation) -> _Rate | None:

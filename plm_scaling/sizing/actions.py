@@ -24,6 +24,13 @@ Maps = dict[Objective | None, MetricMap]
 
 _SAMPLES: Final = 2048
 _DRAWS: Final = 64
+_DOUBTS: Final = {
+    "RATE_EXTRAPOLATED": "its exchange rate was measured at other sizes; try it with a small pair first",
+    "UNTESTED_ON_REPEATS": "its exchange rate was measured on unrepeated data, and this run repeats its tokens",
+    "CONTINUED_UNTESTED": "what continued training brings was read off runs from scratch; try a short run first",
+    "STOPS_EARLY": "it leaves money unspent, since longer training on these tokens makes it worse",
+}
+"""What has to be said of an action that comes out best."""
 _NEAR: Final = 0.01
 """Nats: a cheaper action this near the best is named."""
 
@@ -252,6 +259,7 @@ def _sentences(table: ActionTable, together: bool) -> tuple[str, ...]:
         if cheap:
             one = min(cheap, key=lambda action: action.usd)
             said.append(f"nearly as good for ${one.usd:,.0f} instead of ${best.usd:,.0f}: {one.title}.")
+        said += [f"{best.key}: {doubt}." for flag, doubt in _DOUBTS.items() if flag in best.flags]
         if "OUTSIDE_MAP" in best.flags:
             said.append(
                 f"its loss lies beyond those that {table.metric} was measured at, where the map is held constant: "

@@ -23,7 +23,7 @@ from plm_scaling.laws.law_fit import Refusal
 from plm_scaling.sizing.law_ensemble import LawEnsemble
 from plm_scaling.sizing.token_source import TokenSource
 
-__all__ = ["ExchangePoint", "ExchangeRate", "ExchangeRates", "fit_exchange_rates", "source_at_rate"]
+__all__ = ["ExchangePoint", "ExchangeRate", "ExchangeRates", "fit_exchange_rates", "source_at_rate", "sources_text"]
 
 FloatArray = npt.NDArray[np.float64]
 
@@ -177,6 +177,26 @@ def source_at_rate(
         evidence=f"{len(rate.points)} mixtures, N {format_count(rate.N, 2)}, D {format_count(rate.D, 2)}",
         flags=rate.flags,
     )
+
+
+def sources_text(rates: ExchangeRates) -> str:
+    """The rates as TOML that `read_sources` understands, at the largest size of every source; open ones as comments."""
+    lines = [
+        '# Exchange rates fitted to diversity runs. Add usd_per_token, tokens and kind = "generated" where they hold.'
+    ]
+    largest = {rate.source: rate for rate in sorted(rates.rates, key=lambda rate: rate.N)}
+    for rate in largest.values():
+        try:
+            source = source_at_rate(rate)
+        except RefusedError as error:
+            lines.append(f"\n# {error.what}: {error.why}")
+            continue
+        rho = ", ".join(f"{name} = {getattr(source.rho, name):.6g}" for name in ("value", "low", "high", "level"))
+        lines += ["", "[[source]]", f"name = {json.dumps(source.name)}", f"rho = {{ {rho} }}"]
+        if math.isfinite(source.saturation_tokens):
+            lines.append(f"saturation_tokens = {source.saturation_tokens:.6g}")
+        lines += [f'status = "{source.status}"', f"evidence = {json.dumps(source.evidence)}"]
+    return "\n".join(lines) + "\n"
 
 
 def _usual_target(rows: Sequence[RunRow]) -> str:

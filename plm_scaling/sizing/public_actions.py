@@ -21,7 +21,7 @@ from plm_scaling.sizing.spending import run_interval, search_ensemble
 from plm_scaling.sizing.trained_models import TrainedModel, all_trained_models
 from plm_scaling.sizing.unique_data import MAX_EPOCHS
 
-__all__ = ["alignment_action", "distilled_worth", "public_actions", "public_model"]
+__all__ = ["alignment_action", "distilled_worth", "public_actions", "public_model", "public_objective"]
 
 FloatArray = npt.NDArray[np.float64]
 
@@ -65,6 +65,19 @@ def alignment_action() -> Candidate:
         coefficients=(Coefficient(name="Spearman", status="read", source="ProteinGym, zero-shot substitutions"),),
     )
     return Candidate(action)
+
+
+def public_objective(name: str) -> str:
+    """What a public model was trained for.
+
+    Raises
+    ------
+    ConfigError : no such model.
+    """
+    known = {model.name: model.objective for model in (*all_trained_models(), _ESMC)}
+    if name.lower() not in known:
+        raise ConfigError(f"no public model is called {name!r}", hint=did_you_mean(name.lower(), known))
+    return known[name.lower()]
 
 
 def public_model(name: str, objective: Objective) -> TrainedModel:

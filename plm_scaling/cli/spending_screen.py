@@ -1,0 +1,101 @@
+"""A spending view and exchange rates as lines for a terminal, and as rows."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from plm_scaling.core.units import format_count
+from plm_scaling.laws.interval import Interval
+from plm_scaling.sizing.action import Action, ActionTable
+from plm_scaling.sizing.exchange_rates import ExchangeRates
+from plm_scaling.sizing.spending_view import SpendingView
+
+__all__ = ["action_rows", "exchange_rows", "spending_lines"]
+
+Row = dict[str, object]
+_MOST_SWINGS = 6
+
+
+def spending_lines(view: SpendingView) -> list[str]:
+    """Verdict, actions, marginal values, limits, swings and pilots."""
+    lines = [*view.actions.sentences, "", *_actions(view.actions)]
+    for objective, marginal in view.marginal.items():
+        lines += ["", f"One more dollar, {objective.upper()}:", *(f"  {sentence}" for sentence in marginal.sentences)]
+        for value in marginal.values:
+            ratio = "" if value.over_compute is None else f"   {value.over_compute:.2g} x compute"
+            per_thousand = 1e3 * value.nats_per_usd.value
+            lines.append(f"    {value.title:<56} {per_thousand:9.2g} nats per $1,000{ratio}")
+    for objective, limit in view.limits.items():
+        lines += [f"  {objective.upper()}: {sentence}" for sentence in limit.sentences]
+    for objective, swings in view.tornado.items():
+        lines += ["", f"What moves the answer, {objective.upper()} (low end, high end):"]
+        for swing in swings.swings[:_MOST_SWINGS]:
+            size = f"N {format_count(swing.N[0], 2)} - {format_count(swing.N[1], 2)}"
+            loss = f"loss {swing.loss[0]:.3f} - {swing.loss[1]:.3f}"
+            lines.append(f"    {swing.name:<28} {swing.low_label:>18} | {swing.high_label:<18} {loss}, {size}")
+    for objective, plan in view.pilots.items():
+        lines += [
+            "",
+            f"Pilots, {objective.upper()}: knowing the law would save {plan.evpi:.4f} nats (${plan.evpi_usd:,.0f})",
+        ]
+        for pilot in plan.first:
+            lines.append(f"    {pilot.name}: ${pilot.usd:,.0f} saves ${pilot.evsi_usd:,.0f} of regret")
+        lines.append(f"    {plan.stop}")
+    return lines
+
+
+def _actions(table: ActionTable) -> list[str]:
+    lines = []
+    by_metric = any(action.utility for action in table.actions)
+    head = (
+        f"  {'':>4}  {'loss':<22}"
+        + (f"{table.metric:<20}" if by_metric else "")
+        + f"{'regret':>8}  {'best':>5}  {'$':>9}"
+    )
+    lines.append(f"{head}  action")
+    for action in table.actions:
+        rank = f"{action.rank}." if action.rank else "-"
+        regret = "" if action.regret is None else f"{action.regret:.4f}"
+        best = "" if action.p_best is None else f"{action.p_best:.0%}"
+        name = "" if action.objective is None or len(table.groups) == 1 else f"{action.objective.upper()}: "
+        cells = f"  {rank:>4}  {_interval(action.loss):<22}" + (f"{_interval(action.utility):<20}" if by_metric else "")
+        lines.append(f"{cells}{regret:>8}  {best:>5}  {action.usd:>9,.0f}  {name}{action.title}")
+        if action.ruled_out:
+            lines.append(f"        {'':<22}not ranked: {action.ruled_out}")
+    return lines
+
+
+def _interval(interval: Interval | None) -> str:
+    return "" if interval is None else f"{interval.value:.3f} ({interval.low:.3f}-{interval.high:.3f})"
+
+
+def action_rows(table: ActionTable) -> list[Row]:
+    """One row per action, for JSON lines and CSV."""
+    return [_row(action) for action in table.actions]
+
+
+def _row(action: Action) -> Row:
+    names = ("rank", "name", "objective", "N", "D", "epochs", "C", "gpu_hours", "usd", "regret", "p_best", "ruled_out")
+    row: Row = {name: getattr(action, name) for name in names}
+    row |= {"loss": action.loss.value if action.loss else None, "title": action.title}
+    return row | {"utility": action.utility.value if action.utility else None, "flags": ",".join(action.flags)}
+
+
+def exchange_rows(rates: ExchangeRates) -> list[Row]:
+    """One row per source and size."""
+    rows: Sequence[Row] = [
+        {
+            "source": rate.source,
+            "target": rate.target,
+            "objective": rate.objective,
+            "N": rate.N,
+            "D": rate.D,
+            "rho": rate.rho.value,
+            "rho_low": rate.rho.low,
+            "rho_high": rate.rho.high,
+            "saturation_tokens": rate.saturation_tokens.value if rate.saturation_tokens else None,
+            "flags": ",".join(rate.flags),
+        }
+        for rate in rates.rates
+    ]
+    return list(rows)
