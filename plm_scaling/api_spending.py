@@ -115,8 +115,8 @@ def exchange(
     runs : a runs folder, CSV or Parquet file.
     laws : as in `spend`; a fit of the target's runs is best.
     target : source that counts as one; empty: the one that runs draw a limited part of.
-    validation : validation set whose losses are compared; that of the target alone, `val_iid/TARGET`, tells its worth
-        from its likeness (runs folders only).
+    validation : validation set whose losses are compared; that of the target alone, `val_iid@TARGET`, tells worth
+        from likeness (runs folders only).
     out : TOML file to write the rates to, as `spend` reads sources; prices and tokens are yours to add.
 
     Raises

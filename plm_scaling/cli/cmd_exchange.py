@@ -16,7 +16,12 @@ __all__ = ["command"]
 @click.option("--objective", type=click.Choice(["clm", "mlm"]), required=True, help="Of the runs.")
 @click.option("--laws", multiple=True, metavar="FILE|zoo:NAME", help="Law of the target's losses; best your own fit.")
 @click.option("--target", default="", help="Source that counts as one; default: the one drawn in limited parts.")
-@click.option("--validation", default="val_iid", show_default=True, help="Set whose losses are compared.")
+@click.option(
+    "--validation",
+    default="val_iid",
+    show_default=True,
+    help="Set whose losses are compared; val_iid@TARGET: the target's own sequences.",
+)
 @click.option("-o", "--out", type=click.Path(path_type=Path, dir_okay=False), help="TOML for `spend --sources`.")
 @OutputFormat
 def command(

@@ -6,6 +6,7 @@ import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Final
 
 import numpy as np
@@ -35,6 +36,9 @@ _OPEN: Final = 0.1
 _SATURATIONS: Final = np.append(np.geomspace(0.02, 50.0, 40), np.inf)
 """In units of the most tokens of the source that were run."""
 _LEAST_SIZES: Final = 3
+_SURE: Final = 0.975
+_EARLY: Final = 0.05
+"""A saturation below this share of the most tokens run leaves only its product with the rate determined."""
 
 
 class ExchangePoint(Record):
@@ -157,8 +161,14 @@ def source_at_rate(
 
     Raises
     ------
-    RefusedError : the interval of the rate is open.
+    RefusedError : the interval of the rate is open, or the mix of sources counts and not the number of tokens.
     """
+    if "MIX_MATTERS" in rate.flags:
+        raise RefusedError(
+            f"{rate.source} has no exchange rate on this validation set",
+            why="more of its tokens are worth less than fewer: the set rewards training on its own mix of sources",
+            hint="losses on the target's sequences alone (--validation val_iid@TARGET)",
+        )
     if not all(math.isfinite(end) for end in (rate.rho.low, rate.rho.value, rate.rho.high)):
         raise RefusedError(
             f"the exchange rate of {rate.source} is open",
@@ -336,6 +346,9 @@ def _rate(reader: _Reader, mixes: Sequence[_Mix], target: str, first: RunRow) ->
         rho, _ = _fitted(tokens, worth, np.array([np.inf]))
     interval = _interval(rho)
     flags = [] if known else ["SATURATION_OPEN"]
+    flags += ["MIX_MATTERS"] if _falls(tokens, worth) else []
+    if known and float(np.median(limits[closed])) < _EARLY * tokens.max():
+        flags.append("SATURATED_EARLY")
     flags += ["RATE_OPEN"] if not all(math.isfinite(end) for end in (interval.low, interval.high)) else []
     flags += ["HARMFUL"] if interval.high < 0 else (["NO_DETECTABLE_WORTH"] if interval.low <= 0 else [])
     if any(mix.source_unique is not None and mix.source_unique < 0.9 * mix.source_tokens for mix in mixes):
@@ -353,6 +366,13 @@ def _rate(reader: _Reader, mixes: Sequence[_Mix], target: str, first: RunRow) ->
         validation_id=first.validation_id,
         flags=tuple(flags),
     )
+
+
+def _falls(tokens: FloatArray, worth: FloatArray) -> bool:
+    """Whether more tokens of the source are surely worth less in all: then something else than their number counts."""
+    order = np.argsort(tokens)
+    rows = worth[order]
+    return any(float(np.mean(later < earlier)) > _SURE for earlier, later in pairwise(rows) if earlier.mean() > 0)
 
 
 def _fitted(
@@ -413,10 +433,18 @@ def _sentence(rate: ExchangeRate) -> str:
         f"one token of {rate.source} is worth {rate.rho.value:.2g} of {rate.target} ({rate.rho.low:.2g} to "
         f"{rate.rho.high:.2g}) {at}, {rate.objective.upper()}"
     )
+    if "MIX_MATTERS" in rate.flags:
+        worths = ", ".join(f"{format_count(p.worth.value, 2)} for {format_count(p.tokens, 2)}" for p in rate.points)
+        return (
+            f"no exchange rate of {rate.source} {at}, {rate.objective.upper()}: worth falls with more tokens ({worths}); "
+            "nearness to the validation set's mix counts: compare losses on the target's sequences alone."
+        )
     if "HARMFUL" in rate.flags:
         return f"tokens of {rate.source} make it worse {at}: {what}."
     if "NO_DETECTABLE_WORTH" in rate.flags:
         return f"no detectable worth: {what}."
     if rate.saturation_tokens is None:
         return f"{what}; whether it wears off with more of them these runs do not tell."
+    if "SATURATED_EARLY" in rate.flags:
+        return f"{what}, but all that is sure is what the smallest amount run was worth: they wear off before it."
     return f"{what}; half as much after {format_count(rate.saturation_tokens.value, 2)} tokens."

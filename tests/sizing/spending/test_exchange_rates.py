@@ -14,7 +14,7 @@ from plm_scaling.core.run import Stream
 from plm_scaling.core.run_row import RunRow
 from plm_scaling.core.run_table import RunTable
 from plm_scaling.laws.interval import Interval
-from plm_scaling.sizing.exchange_rates import ExchangeRate, fit_exchange_rates, source_at_rate
+from plm_scaling.sizing.exchange_rates import ExchangeRate, fit_exchange_rates, source_at_rate, sources_text
 from plm_scaling.sizing.law_ensemble import LawEnsemble, TokenDecay
 from plm_scaling.sizing.spending import Spending, best_allocation, search_ensemble
 from plm_scaling.sizing.training_price import price_per_flop
@@ -111,6 +111,20 @@ def test_worthless_and_harmful_tokens_are_called_so(laws: LawEnsemble) -> None:
     # Nobody takes them, not even for nothing.
     spending = Spending(search_ensemble(laws, 4), price_per_flop(2.4e-18), 2e4, 5e9, (source_at_rate(harmful),))
     assert best_allocation(spending).taken[0] < 1e5
+
+
+def test_a_validation_set_that_rewards_the_mix_has_no_rate(laws: LawEnsemble) -> None:
+    """Half of the other source helps more than all of it."""
+    quiet = replace(laws, noise_sd=1e-3)
+    half = table(quiet, 2.0, noise=0.0, shares=(0.0, 0.5)).rows
+    rows = RunTable((*half, *table(quiet, 0.3, noise=0.0, shares=(1.0,)).rows))
+    found = fit_exchange_rates(rows, quiet)
+    assert "MIX_MATTERS" in found.rates[0].flags
+    assert "no exchange rate of other" in found.sentences[0]
+    with pytest.raises(RefusedError, match="no exchange rate"):
+        source_at_rate(found.rates[0])
+    assert "[[source]]" not in sources_text(found)
+    assert "MIX_MATTERS" not in the_rate(quiet, table(quiet, 0.5, noise=0.0)).flags
 
 
 def test_rates_of_several_sizes_have_a_slope(laws: LawEnsemble) -> None:
