@@ -436,7 +436,7 @@ def _sentence(rate: ExchangeRate) -> str:
     if "MIX_MATTERS" in rate.flags:
         worths = ", ".join(f"{format_count(p.worth.value, 2)} for {format_count(p.tokens, 2)}" for p in rate.points)
         return (
-            f"no exchange rate of {rate.source} {at}, {rate.objective.upper()}: worth falls with more tokens ({worths}); "
+            f"no exchange rate of {rate.source} {at}, {rate.objective.upper()}: more is worth less ({worths}); "
             "nearness to the validation set's mix counts: compare losses on the target's sequences alone."
         )
     if "HARMFUL" in rate.flags:
