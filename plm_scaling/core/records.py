@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Self
 
 from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic_core import from_json
 
 from plm_scaling.core.errors import ConfigError, RecordError, did_you_mean
 from plm_scaling.core.files import canonical_json, sha256_text, write_atomic
@@ -65,7 +66,7 @@ class Record(BaseModel):
         RecordError : missing, damaged, or written by a newer version.
         """
         try:
-            data = json.loads(path.read_text())
+            data = from_json(path.read_bytes())
             version = int(data.pop("schema_version"))
         except FileNotFoundError:
             raise RecordError(f"no {cls.__name__} here", where=str(path)) from None

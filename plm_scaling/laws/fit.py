@@ -11,7 +11,8 @@ import numpy as np
 import numpy.typing as npt
 
 from plm_scaling.laws.forms import FloatArray, Form, Rows, find_form
-from plm_scaling.laws.law_fit import Interval, SurfaceFit
+from plm_scaling.laws.interval import interval_of, percentile_interval
+from plm_scaling.laws.law_fit import SurfaceFit
 from plm_scaling.laws.newton import Problem, minimise
 from plm_scaling.laws.problem import Reached, Sample, border_of, make_problem, make_sample, solve
 from plm_scaling.laws.surface import log_optimum, optimal_exponent
@@ -39,20 +40,6 @@ _STARTS: Final = 8
 _AGREE: Final = 1e-3
 TOLERANCE: Final = 1e-6
 """Relative gain at which a bootstrap draw stops: far below the spread of the draws."""
-
-
-def percentile_interval(value: float, draws: FloatArray, level: float = 0.95) -> Interval:
-    """The percentile interval of bootstrap draws around an estimate. **Source:** Efron 1979."""
-    low, high = np.quantile(draws, [(1 - level) / 2, (1 + level) / 2])
-    return Interval(value=value, low=min(float(low), value), high=max(float(high), value), level=level)
-
-
-def interval_of(value: float, draws: FloatArray, level: float = 0.95) -> Interval | None:
-    """`percentile_interval`, or None where the estimate or more than half a tail of the draws is not a number."""
-    finite = draws[np.isfinite(draws)]
-    if not math.isfinite(value) or len(finite) < (1 - (1 - level) / 4) * len(draws) or not len(finite):
-        return None
-    return percentile_interval(value, finite, level)
 
 
 def resample(n: int, draws: int, seed: int) -> FloatArray:

@@ -8,10 +8,9 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from plm_scaling.laws.fit import percentile_interval
 from plm_scaling.laws.forms import Form, log_loss
+from plm_scaling.laws.interval import Interval, percentile_interval
 from plm_scaling.laws.jets import FloatArray
-from plm_scaling.laws.law_fit import Interval
 from plm_scaling.laws.repeat_fit import RepeatFit
 from plm_scaling.laws.repeat_forms import base_form, make_repeat_rows, repeat_form
 

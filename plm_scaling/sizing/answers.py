@@ -5,12 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from statistics import median
 from typing import Final, Literal
 
 import numpy as np
 
 from plm_scaling.core.errors import ConfigError, RefusedError
-from plm_scaling.laws.fit import interval_of
+from plm_scaling.laws.interval import interval_of
 from plm_scaling.laws.law_fit import Interval, IsoflopFit, LawFit, SurfaceFit
 from plm_scaling.laws.surface import form_of, surface_loss, surface_optimum
 from plm_scaling.laws.zoo import PublishedLaw
@@ -192,7 +193,7 @@ def _isoflop_law(fit: LawFit, isoflop: IsoflopFit, a_N: Interval, k_N: float) ->
     rows = [row for row in isoflop.rows if row.N_opt is not None]
     centre = float(np.mean([math.log(row.C) for row in rows])) if rows else math.log(math.sqrt(math.prod(fit.range_C)))
     own = [math.log(row.N_opt.high / row.N_opt.low) / 2.0 for row in rows if row.N_opt is not None]
-    at_centre = float(np.median(own)) if own else 0.0
+    at_centre = median(own) if own else 0.0
     optimum = _in_currency(isoflop.currency, lambda C: float(k_N * C**a_N.value))
 
     def band(C: float) -> Band | None:

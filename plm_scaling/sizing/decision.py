@@ -14,6 +14,7 @@ import numpy as np
 
 from plm_scaling.core.errors import ConfigError, RefusedError
 from plm_scaling.core.units import format_count
+from plm_scaling.laws.interval import quantiles
 from plm_scaling.laws.repeat_fit import RepeatFit
 from plm_scaling.sizing.answers import FLAG_DECADES, REFUSE_DECADES, VALLEY_NATS, decades_outside
 from plm_scaling.sizing.decision_record import Decision, FormSize, LossSplit, Regret, Valley
@@ -193,7 +194,7 @@ def _interval(losses: FloatArray, weights: FloatArray, split: LossSplit, level: 
     normal = np.array([NormalDist().inv_cdf((k + 0.5) / 64) for k in range(64)])
     normal /= normal.std()
     blurred = centres[:, None] + math.sqrt(split.noise + split.extrapolation) * normal
-    low, high = np.exp(np.quantile(blurred, [(1.0 - level) / 2.0, (1.0 + level) / 2.0]))
+    low, high = np.exp(quantiles(blurred.ravel(), [(1.0 - level) / 2.0, (1.0 + level) / 2.0]))
     return float(low), float(high)
 
 
@@ -202,7 +203,7 @@ def _forms(search: Search, plan: _Plan) -> tuple[FormSize, ...]:
     found = []
     for k, member in enumerate(search.ensemble.members):
         here = members == k
-        low, mid, high = np.exp(np.quantile(own[here], _QUANTILES)).tolist()
+        low, mid, high = np.exp(quantiles(own[here], _QUANTILES)).tolist()
         loss = float(plan.losses[here].mean())
         found.append(FormSize(name=member.name, weight=member.weight, N_low=low, N_mid=mid, N_high=high, loss=loss))
     return tuple(found)
