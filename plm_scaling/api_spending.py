@@ -45,7 +45,7 @@ def spend(
     objectives : clm, mlm, or both where that is open.
     laws : fit.json files and `zoo:NAME`; each objective takes the first of its own, or the released logs' fits.
     sources : TOML file of `[[source]]` tables: more tokens, their price and exchange rate.
-    usd_per_token : price of a new unique token where no source has one.
+    usd_per_token : price of a new unique token of the target, where no source has one.
     metric : what decides across objectives: fitness, contacts, capsid, ... or a name of your own; published scores of
         public models and alignments join where there are any.
     metric_table : CSV with loss, metric and, for both objectives, objective: scored models of your own.
@@ -66,8 +66,12 @@ def spend(
     from plm_scaling.sizing.published_scores import published_scores
     from plm_scaling.sizing.situations import make_situations
     from plm_scaling.sizing.spending_view import read_sources, view_spending
+    from plm_scaling.sizing.token_source import TokenSource
     from plm_scaling.transfers.transfer_fit import TransferFit
 
+    offered = read_sources(sources) if sources else ()
+    if usd_per_token is not None and not any(one.kind == "sequenced" for one in offered):
+        offered += (TokenSource.checked(name="new tokens", usd_per_token=usd_per_token),)
     situations, purchase = make_situations(
         Budget(gpu_hours=gpu_hours, usd=usd, flops=flops),
         objectives,
@@ -76,7 +80,7 @@ def spend(
         mfu=mfu,
         usd_per_gpu_hour=usd_per_gpu_hour,
         unique_tokens=unique_tokens,
-        sources=read_sources(sources) if sources else (),
+        sources=offered,
         transfer=TransferFit.read(transfer) if transfer else None,
         public_losses=public_losses,
         teacher=teacher,

@@ -4,16 +4,30 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from plm_scaling.core.units import format_count
+import click
+
+from plm_scaling.cli.render import emit, next_command, warn
+from plm_scaling.core.units import format_count, format_usd
 from plm_scaling.laws.interval import Interval
 from plm_scaling.sizing.action import Action, ActionTable
 from plm_scaling.sizing.exchange_rates import ExchangeRates
 from plm_scaling.sizing.spending_view import SpendingView
 
-__all__ = ["action_rows", "exchange_rows", "spending_lines"]
+__all__ = ["action_rows", "exchange_rows", "show_spending", "spending_lines"]
 
 Row = dict[str, object]
 _MOST_SWINGS = 6
+
+
+def show_spending(view: SpendingView, output: str) -> None:
+    """Print a view as `--format` asks for."""
+    if output == "human":
+        click.echo("\n".join(spending_lines(view)))
+        for refusal in view.refusals:
+            warn(f"{refusal.quantity}: {refusal.reason}.")
+        next_command("plm-scaling size ...   # shape, recipe and bill of the run")
+    else:
+        emit(output, rows=action_rows(view.actions), value=view)
 
 
 def spending_lines(view: SpendingView) -> list[str]:
@@ -36,10 +50,10 @@ def spending_lines(view: SpendingView) -> list[str]:
     for objective, plan in view.pilots.items():
         lines += [
             "",
-            f"Pilots, {objective.upper()}: knowing the law would save {plan.evpi:.4f} nats (${plan.evpi_usd:,.0f})",
+            f"Pilots, {objective.upper()}: knowing the law saves {plan.evpi:.4f} nats ({format_usd(plan.evpi_usd)})",
         ]
         for pilot in plan.first:
-            lines.append(f"    {pilot.name}: ${pilot.usd:,.0f} saves ${pilot.evsi_usd:,.0f} of regret")
+            lines.append(f"    {pilot.name}: {format_usd(pilot.usd)} saves {format_usd(pilot.evsi_usd)} of regret")
         lines.append(f"    {plan.stop}")
     return lines
 
@@ -50,16 +64,18 @@ def _actions(table: ActionTable) -> list[str]:
     head = (
         f"  {'':>4}  {'loss':<22}"
         + (f"{table.metric:<20}" if by_metric else "")
-        + f"{'regret':>8}  {'best':>5}  {'$':>9}"
+        + f"{'regret':>8}  {'best':>5}  {'cost':>9}"
     )
     lines.append(f"{head}  action")
     for action in table.actions:
         rank = f"{action.rank}." if action.rank else "-"
         regret = "" if action.regret is None else f"{action.regret:.4f}"
         best = "" if action.p_best is None else f"{action.p_best:.0%}"
+        free = action.key in ("reuse", "alignment")
+        cost = format_usd(action.usd) if action.usd or free else ""
         name = "" if action.objective is None or len(table.groups) == 1 else f"{action.objective.upper()}: "
         cells = f"  {rank:>4}  {_interval(action.loss):<22}" + (f"{_interval(action.utility):<20}" if by_metric else "")
-        lines.append(f"{cells}{regret:>8}  {best:>5}  {action.usd:>9,.0f}  {name}{action.title}")
+        lines.append(f"{cells}{regret:>8}  {best:>5}  {cost:>9}  {name}{action.title}")
         if action.ruled_out:
             lines.append(f"        {'':<22}not ranked: {action.ruled_out}")
     return lines

@@ -16,6 +16,7 @@ __all__ = [
     "block_parameters",
     "exact_training_flops",
     "format_count",
+    "format_usd",
     "format_with_error",
     "parse_quantity",
     "six_nd",
@@ -106,6 +107,13 @@ def format_count(value: float, digits: int = 3) -> str:
 def _significant(value: float, digits: int) -> str:
     text = f"{value:.{digits}g}"
     return f"{float(text):.0f}" if "e" in text else text
+
+
+def format_usd(value: float) -> str:
+    """$12,300, $4.20, $0.00031: whole dollars from ten on, two digits below."""
+    if abs(value) >= 9.995:
+        return f"${value:,.0f}"
+    return f"${value:.2f}" if abs(value) >= 0.995 or value == 0 else f"${value:.2g}"
 
 
 def format_with_error(value: float, se: float | None) -> str:

@@ -95,6 +95,10 @@ def own_actions(situation: Situation) -> list[Candidate]:
     made = [_scratch(situation, scratch), *_with_sources(situation, scratch)]
     if (transfer := _transfer(situation, scratch)) is not None:
         made.append(transfer)
+    elif situation.transfer is not None:
+        title, why = "a first phase of the other objective", "your pairs tell no share of the compute to spend on it"
+        said = ("transfer needs scratch and transferred runs whose source compute is known",)
+        made.append(Candidate(_bare(situation, "transfer", title, why, said)))
     return made
 
 

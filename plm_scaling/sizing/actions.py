@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from plm_scaling.core.errors import ConfigError, FitError, RefusedError
 from plm_scaling.core.run import Objective
+from plm_scaling.core.units import format_usd
 from plm_scaling.sizing.action import Action, ActionTable, PublicScore
 from plm_scaling.sizing.action_parts import Candidate, Situation, group_of, own_actions
 from plm_scaling.sizing.metric_map import MetricMap, MetricPoint, fit_metric_maps
@@ -250,7 +251,9 @@ def _sentences(table: ActionTable, together: bool) -> tuple[str, ...]:
             if action.rank not in (None, 1) and (together or action.group == best.group)
         ]
         where = "" if together or len(table.groups) == 1 else f" of {best.group}"
-        if best.p_best is not None and best.regret is not None and peers:
+        if not peers:
+            said.append(f"one action{where} could be ranked: {best.title}.")
+        elif best.p_best is not None and best.regret is not None:
             said.append(
                 f"best{where}: {best.title} (ahead in {best.p_best:.0%} of the laws, expected regret "
                 f"{best.regret:.2g} {unit})."
@@ -258,7 +261,7 @@ def _sentences(table: ActionTable, together: bool) -> tuple[str, ...]:
         cheap = [action for action in peers if action.usd < 0.9 * best.usd and _nearly(action, best, together)]
         if cheap:
             one = min(cheap, key=lambda action: action.usd)
-            said.append(f"nearly as good for ${one.usd:,.0f} instead of ${best.usd:,.0f}: {one.title}.")
+            said.append(f"nearly as good for {format_usd(one.usd)} instead of {format_usd(best.usd)}: {one.title}.")
         said += [f"{best.key}: {doubt}." for flag, doubt in _DOUBTS.items() if flag in best.flags]
         if "OUTSIDE_MAP" in best.flags:
             said.append(

@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from plm_scaling.core.errors import ConfigError
 from plm_scaling.core.records import Record
-from plm_scaling.core.units import format_count
+from plm_scaling.core.units import format_count, format_usd
 from plm_scaling.laws.interval import Interval
 from plm_scaling.sizing.spending import Allocation, Spending, allocation_at, best_allocation, quantile_interval
 
@@ -214,7 +214,7 @@ def _sentences(found: MarginalValues) -> tuple[str, ...]:
     if "COMPUTE_BUYS_NOTHING" in found.flags:
         said.append("one more dollar of compute buys nothing here: these unique tokens cannot use it.")
     else:
-        said.append(f"${_dollars_per_nat(compute.nats_per_usd.value)} of compute lower the loss by 0.01 nats.")
+        said.append(f"{_for_a_hundredth(compute.nats_per_usd.value)} of compute lower the loss by 0.01 nats.")
     if found.break_even_usd_per_token is not None:
         price = found.break_even_usd_per_token
         said.append(
@@ -236,5 +236,5 @@ def _sentences(found: MarginalValues) -> tuple[str, ...]:
     return tuple(said)
 
 
-def _dollars_per_nat(nats_per_usd: float) -> str:
-    return f"{0.01 / nats_per_usd:,.3g}" if nats_per_usd > _NOTHING else "any sum"
+def _for_a_hundredth(nats_per_usd: float) -> str:
+    return format_usd(0.01 / nats_per_usd) if nats_per_usd > _NOTHING else "any sum"

@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from plm_scaling.core.errors import ConfigError, RefusedError
 from plm_scaling.core.records import Record
-from plm_scaling.core.units import format_count
+from plm_scaling.core.units import format_count, format_usd
 from plm_scaling.sizing.information_value import Beliefs, ObservationError
 from plm_scaling.sizing.marginal import marginal_values
 from plm_scaling.sizing.spending import Spending, best_allocation, can_turn
@@ -216,8 +216,8 @@ class _Valued:
             if not best.pays:
                 what = "no pilot pays" if not made else "no further pilot pays"
                 return tuple(made), (
-                    f"{what}: the best of the others ({best.name}) would save ${best.evsi_usd:,.0f} of regret for "
-                    f"${best.usd:,.0f}"
+                    f"{what}: the best of the others ({best.name}) would save {format_usd(best.evsi_usd)} of regret "
+                    f"for {format_usd(best.usd)}"
                 )
             chosen.append(k)
             made.append(best)

@@ -260,6 +260,8 @@ def _distil(situation: Situation, epochs: float | None) -> list[Candidate]:
     losses = laws.losses(sizes[pick], worth[pick] * D[pick], None if unique is None else unique[pick])
     N, tokens = float(sizes[at]), float(D[at])
     value = float((laws.draw_weights @ losses).item())
+    if tokens < N:
+        return []  # the teacher's passes leave next to nothing to learn from
     action = _action(
         situation,
         "distil",

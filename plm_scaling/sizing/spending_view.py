@@ -117,6 +117,12 @@ def view_spending(
     def limited(one: Situation) -> bool:
         return one.spending.unique_tokens is not None
 
+    def values(one: Situation) -> MarginalValues:
+        priced = [s.usd_per_token for s in one.spending.bought if s.kind == "sequenced" and s.usd_per_token > 0]
+        price = usd_per_token or next(iter(priced), None)
+        # At one's own tokens: where more are bought the last dollars are worth the same everywhere.
+        return marginal_values(replace(one.spending, sources=()), usd_per_token=price)
+
     def plan(one: Situation) -> PilotPlan:
         return pilot_plan(replace(one.spending, sources=()), usd_per_nat=usd_per_nat)
 
@@ -125,9 +131,7 @@ def view_spending(
 
     return SpendingView(
         actions=actions,
-        marginal=each(
-            "marginal values", lambda one: marginal_values(one.spending, usd_per_token=usd_per_token), lambda one: True
-        ),
+        marginal=each("marginal values", values, lambda one: True),
         limits=each("limit of the data", lambda one: data_limit(one.spending), limited),
         tornado=each("tornado", swings, lambda one: True),
         pilots=each("pilots", plan, lambda one: pilots),

@@ -13,6 +13,7 @@ from plm_scaling.core.units import (
     block_parameters,
     exact_training_flops,
     format_count,
+    format_usd,
     format_with_error,
     parse_quantity,
     six_nd,
@@ -171,3 +172,11 @@ def test_the_head_is_counted_for_every_position() -> None:
     whole = exact_training_flops(2, 24, positions=70, sum_length_squared=4900)
     without = exact_training_flops(2, 24, positions=70, sum_length_squared=4900, vocab_size=0)
     assert whole - without == 3 * 70 * 2 * 24 * 33
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [(12345.6, "$12,346"), (9.999, "$10"), (4.2, "$4.20"), (0.00031, "$0.00031"), (0.0, "$0.00"), (1.0, "$1.00")],
+)
+def test_sums_are_printed_as_people_read_them(value: float, text: str) -> None:
+    assert format_usd(value) == text
