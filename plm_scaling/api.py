@@ -14,7 +14,7 @@ from plm_scaling.api_audit import audit
 from plm_scaling.api_laws import laws_causes, laws_check, laws_compare, laws_list, laws_show
 from plm_scaling.api_plan import plan
 from plm_scaling.api_runs import runs_export, runs_sql, runs_table, status, status_isoflop, watch
-from plm_scaling.api_sizing import size_check
+from plm_scaling.api_sizing import size, size_allocation, size_check, size_page, size_uses
 from plm_scaling.api_spending import exchange, spend
 from plm_scaling.core.errors import ConfigError
 from plm_scaling.core.run_table import RunTable
@@ -36,7 +36,6 @@ if TYPE_CHECKING:
     from plm_scaling.laws.points import PredictedPoints
     from plm_scaling.models.export import Exported
     from plm_scaling.sizing.law_choices import LawChoices
-    from plm_scaling.sizing.recommendation import Recommendation
     from plm_scaling.sweeps.reconcile import SweepOutcome
     from plm_scaling.training.machine import MachineReport
     from plm_scaling.transfers.transfer_fit import TransferFit
@@ -68,7 +67,10 @@ __all__ = [
     "runs_table",
     "simulate",
     "size",
+    "size_allocation",
     "size_check",
+    "size_page",
+    "size_uses",
     "spend",
     "statistics",
     "status",
@@ -80,51 +82,6 @@ __all__ = [
 
 _SMALL_INPUT_BYTES = 64_000_000
 """Files as stored that are prepared before a pool of processes is worth starting."""
-
-
-def size(
-    *,
-    objective: str,
-    gpu_hours: float | None = None,
-    usd: float | None = None,
-    flops: float | None = None,
-    gpu: str = "a100",
-    n_gpus: int = 1,
-    unique_tokens: float | None = None,
-    mfu: float | None = None,
-    usd_per_gpu_hour: float | None = None,
-    laws: Sequence[Path | str] = (),
-    force: bool = False,
-) -> Recommendation:
-    """Model size, tokens, epochs and cost for a budget, with the regret of other sizes under uncertain laws.
-
-    Exactly one of `gpu_hours`, `usd` and `flops` is the budget; `unique_tokens` are the distinct training tokens at
-    hand; `mfu` and `usd_per_gpu_hour` replace the GPU's defaults.
-
-    Parameters
-    ----------
-    laws : fit.json files and published laws as `zoo:NAME`; the first gives N, the others of this objective widen its
-        band. None given: fits of the logs released with the published laws, and those laws.
-
-    Raises
-    ------
-    RefusedError : more than 1.5 decades outside the law's range, unless `force`.
-    """
-    from plm_scaling.sizing.chosen_laws import read_laws
-    from plm_scaling.sizing.recommend import Budget, recommend
-
-    budget = Budget(gpu_hours=gpu_hours, usd=usd, flops=flops)
-    return recommend(
-        budget,
-        objective,
-        gpu=gpu,
-        n_gpus=n_gpus,
-        unique_tokens=unique_tokens,
-        mfu=mfu,
-        usd_per_gpu_hour=usd_per_gpu_hour,
-        laws=read_laws(laws) or None,
-        force=force,
-    )
 
 
 def prep(

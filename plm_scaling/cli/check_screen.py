@@ -14,24 +14,12 @@ if TYPE_CHECKING:
 
 __all__ = ["run_check"]
 
-_BESIDES = {"check", "output"}
 
-
-def run_check(ctx: click.Context, examples: Path, output: str) -> int:
-    """Print pass or the differences of every case; the exit code, 1 if any number did not come out.
-
-    Raises
-    ------
-    UsageError : another option of the verb was given.
-    """
-    from click.core import ParameterSource
-
+def run_check(examples: Path, output: str, *, page: bool = False) -> int:
+    """Print pass or the differences of every case; the exit code, 1 if any number did not come out."""
     from plm_scaling import api
 
-    typed = [p for p in ctx.command.params if ctx.get_parameter_source(p.name or "") is ParameterSource.COMMANDLINE]
-    if others := [p.opts[-1] for p in typed if p.name not in _BESIDES]:
-        raise click.UsageError(f"--check asks its own questions: leave out {', '.join(others)}", ctx)
-    report = api.size_check(examples)
+    report = api.size_check(examples, page=page)
     if output == "human":
         click.echo("\n".join(_lines(report)))
     else:

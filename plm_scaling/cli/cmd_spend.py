@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from plm_scaling.cli.render import OutputFormat, emit, next_command, warn
+from plm_scaling.cli.render import OutputFormat
 from plm_scaling.core.units import parse_quantity
 
 __all__ = ["command"]
@@ -95,7 +95,7 @@ def command(
     through the models you scored; without them nothing is compared.
     """
     from plm_scaling import api
-    from plm_scaling.cli.spending_screen import action_rows, spending_lines
+    from plm_scaling.cli.spending_screen import show_spending
 
     view = api.spend(
         objectives=("mlm", "clm") if objective == "any" else (objective,),
@@ -121,11 +121,5 @@ def command(
         pilots=not no_pilots,
         force=force,
     )
-    if output == "human":
-        click.echo("\n".join(spending_lines(view)))
-        for refusal in view.refusals:
-            warn(f"{refusal.quantity}: {refusal.reason}.")
-        next_command("plm-scaling size ...   # shape, recipe and bill of the run")
-    else:
-        emit(output, rows=action_rows(view.actions), value=view)
+    show_spending(view, output)
     return 0

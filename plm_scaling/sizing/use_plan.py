@@ -1,0 +1,80 @@
+"""`UsePlan`: the model to train when its uses over its life are paid for too."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import ClassVar
+
+from plm_scaling.core.architecture import ModelShape
+from plm_scaling.core.records import Record
+from plm_scaling.sizing.law_ensemble import LawEnsemble
+from plm_scaling.sizing.lifetime import LifetimePlan, lifetime_line, lifetime_optimum
+from plm_scaling.sizing.serving import InferenceJob, ServingBill, inference_tokens, serving_bill
+from plm_scaling.sizing.shapes import nearest_shape
+
+__all__ = ["UsePlan", "plan_uses", "use_lines"]
+
+
+class UsePlan(Record):
+    """What a model of the budget's loss costs over its life, and the size at which that is least."""
+
+    SCHEMA_VERSION: ClassVar[int] = 1
+
+    objective: str
+    C: float
+    """Training FLOPs whose lowest expected loss is the target, 6 N D."""
+    jobs: tuple[InferenceJob, ...]
+    lifetime: LifetimePlan
+    serving: ServingBill
+    """Of the buildable model nearest to `lifetime.best`."""
+    serving_trained_cheapest: ServingBill
+    """Of the one that is cheapest to train to the same loss."""
+
+
+def plan_uses(
+    ensemble: LawEnsemble,
+    C: float,
+    jobs: Sequence[InferenceJob],
+    *,
+    unique_tokens: float | None = None,
+    gpu: str = "a100",
+    mfu: float | None = None,
+    usd_per_gpu_hour: float | None = None,
+) -> UsePlan:
+    """The cheapest model of the loss that C training FLOPs reach, its uses included.
+
+    Raises
+    ------
+    ConfigError : unknown accelerator. RefusedError : no size reaches the loss.
+    """
+    plan = lifetime_optimum(ensemble, inference_tokens(jobs), C=C, unique_tokens=unique_tokens)
+
+    def bill(N: float) -> ServingBill:
+        shape = nearest_shape(N)
+        model = ModelShape(n_layers=shape.n_layers, d_model=shape.d_model)
+        return serving_bill(jobs, model, gpu=gpu, mfu=mfu, usd_per_gpu_hour=usd_per_gpu_hour)
+
+    return UsePlan(
+        objective=ensemble.objective,
+        C=C,
+        jobs=tuple(jobs),
+        lifetime=plan,
+        serving=bill(plan.best.N),
+        serving_trained_cheapest=bill(plan.trained_cheapest.N),
+    )
+
+
+def use_lines(plan: UsePlan) -> list[str]:
+    """The plan for a terminal: the verdict, and what serving costs at either size."""
+    lines = [lifetime_line(plan.lifetime), ""]
+    for title, N, bill in (
+        ("least over its life", plan.lifetime.best.N, plan.serving),
+        ("least to train", plan.lifetime.trained_cheapest.N, plan.serving_trained_cheapest),
+    ):
+        bound = ", waiting for memory" if bill.bandwidth_bound else ""
+        lines.append(
+            f"  {title:<20} N {N:.3g}: serving {bill.flops_exact:.3g} FLOPs, {bill.gpu_hours:,.2f} {bill.gpu} hours"
+            f"{bound}, ${bill.usd_mid:,.2f} (${bill.usd_low:,.2f} to ${bill.usd_high:,.2f}), "
+            f"{bill.energy_kwh:,.1f} kWh, {bill.co2_kg:,.1f} kg CO2"
+        )
+    return lines
