@@ -18,12 +18,16 @@ from plm_scaling.reporting.drawing import COLORS, count_axis, draw_panel, flops_
 from plm_scaling.reporting.wording import count_range, power_of_ten
 from plm_scaling.sizing.answers import VALLEY_NATS
 from plm_scaling.sizing.decision_record import Decision
+from plm_scaling.sizing.tornado import Tornado
 
-__all__ = ["draw_frontier", "draw_repeat_loss", "draw_valley", "form_name"]
+__all__ = ["draw_frontier", "draw_repeat_loss", "draw_tornado", "draw_valley", "form_name"]
 
 _HEIGHT: Final = 4.0
 _FORM_ROW: Final = 0.055
 """Of the height, between the forms' best sizes."""
+_SWINGS: Final = 9
+_SEEN: Final = 1e-4
+"""Nats: shorter bars get no words."""
 _SHOWN_REGRET: Final = 0.12
 """Nats above the lowest loss that the valley is drawn up to."""
 
@@ -135,6 +139,37 @@ def _measured(fit: LawFit | None, unique_tokens: float | None) -> list[tuple[flo
     rows = next((table.rows for table in tables if table is not None and table.currency == "C_6nd"), ())
     enough = math.inf if unique_tokens is None else unique_tokens
     return [(row.C, row.L_opt) for row in rows if row.L_opt is not None and (row.D_opt or 0.0) <= enough]
+
+
+def draw_tornado(found: Tornado, objective: Objective) -> Markup:
+    """How far the loss moves from one end of each input to the other, the widest first."""
+    swings = found.swings[:_SWINGS]
+
+    def draw(axes: Axes) -> None:
+        for row, swing in enumerate(reversed(swings)):
+            for end, label, alpha in zip(swing.loss, (swing.low_label, swing.high_label), (0.45, 0.9), strict=True):
+                axes.barh(
+                    row, end - found.loss, left=found.loss, height=0.55, color=COLORS[objective], alpha=alpha, lw=0
+                )
+                if abs(end - found.loss) > _SEEN:
+                    side, offset = ("left", (4, 0)) if end > found.loss else ("right", (-4, 0))
+                    note(axes, form_name(label), end, row, offset=offset, ha=side, fontsize=7.5, color=COLORS["muted"])
+        axes.axvline(found.loss, color=COLORS["ink"], lw=1.0, zorder=3)
+        axes.set_yticks(range(len(swings)), [swing.name for swing in reversed(swings)])
+        axes.tick_params(axis="y", labelcolor=COLORS["ink"])
+        axes.grid(visible=False, axis="y")
+        ends = [found.loss, *(end for swing in swings for end in swing.loss)]
+        room = max(0.5 * (max(ends) - min(ends)), 1e-3)
+        axes.set_xlim(min(ends) - room, max(ends) + room)
+        axes.locator_params(axis="x", nbins=4)
+        axes.set_xlabel("Expected loss, nats per token")
+        axes.set_title(f"{objective.upper()}: what moves the answer")
+
+    label = f"How far inputs move the expected loss of {objective.upper()}, {found.loss:.3f} nats: " + "; ".join(
+        f"{swing.name} from {swing.low_label} to {swing.high_label}, {swing.loss[0]:.3f} to {swing.loss[1]:.3f}"
+        for swing in swings
+    )
+    return draw_panel(f"tornado-{objective}", label + ".", draw, height=1.1 + 0.36 * len(swings))
 
 
 def draw_repeat_loss(curve: RepeatCurve, made: Decision, objective: Objective) -> Markup:

@@ -20,6 +20,8 @@ from plm_scaling.sizing.decision_record import Decision
 from plm_scaling.sizing.downstream_records import DownstreamView
 from plm_scaling.sizing.law_ensemble import LawEnsemble, TokenDecay
 from plm_scaling.sizing.marginal import MarginalValues
+from plm_scaling.sizing.pilots import PilotPlan
+from plm_scaling.sizing.tornado import Tornado
 
 __all__ = [
     "tabulate_actions",
@@ -28,8 +30,10 @@ __all__ = [
     "tabulate_downstream",
     "tabulate_marginal",
     "tabulate_objectives",
+    "tabulate_pilots",
     "tabulate_sizes",
     "tabulate_splits",
+    "tabulate_swings",
 ]
 
 _ABSENT = "\u2013"
@@ -98,8 +102,9 @@ def _laws_named(made: Decision) -> str:
 
 def tabulate_actions(table: ActionTable) -> Table:
     """Every action, ranked within what it may be compared with."""
-    rows = tuple(_action_row(action) for action in table.actions)
-    unit = "nats" if table.metric == "loss" else table.metric
+    measured = table.metric != "loss"
+    rows = tuple(_action_row(action, measured) for action in table.actions)
+    unit = f"of {table.metric}" if measured else "nats"
     header = (
         "Action",
         "Objective",
@@ -108,6 +113,7 @@ def tabulate_actions(table: ActionTable) -> Table:
         "D",
         "Cost",
         "Loss (80 %)",
+        *((f"{table.metric} (80 %)",) if measured else ()),
         f"Regret, {unit}",
         "Best under",
         "Doubts",
@@ -115,10 +121,11 @@ def tabulate_actions(table: ActionTable) -> Table:
     return Table(f"Ways to spend ${table.usd:,.0f}, or not to", header, rows, 2)
 
 
-def _action_row(action: Action) -> tuple[str, ...]:
+def _action_row(action: Action, measured: bool) -> tuple[str, ...]:
     why = action.ruled_out or ("not comparable: it has no loss" if action.objective is None else "")
     doubts = "; ".join(part for part in (why, flag_words(action.flags)) if part)
-    loss = action.loss
+    loss, utility = action.loss, action.utility
+    scored = _ABSENT if utility is None else _loss(utility.value, utility.low, utility.high)
     return (
         action.title,
         action.objective.upper() if action.objective else _ABSENT,
@@ -127,6 +134,7 @@ def _action_row(action: Action) -> tuple[str, ...]:
         _counted(action.D),
         f"${action.usd:,.0f}" if action.usd or not action.ruled_out else _ABSENT,
         _ABSENT if loss is None else _loss(loss.value, loss.low, loss.high),
+        *((scored,) if measured else ()),
         _ABSENT if action.regret is None else f"{action.regret:.4f}",
         _ABSENT if action.p_best is None else percent(action.p_best),
         doubts,
@@ -166,6 +174,42 @@ def _usd_per_step(nats_per_usd: float) -> str:
     if nats_per_usd <= 0.01 / (1e3 * _MUCH):
         return "none would do"
     return f"${float(f'{0.01 / nats_per_usd:.3g}'):,.0f}"
+
+
+def tabulate_swings(found: Tornado) -> Table:
+    """What each input does to size, loss and money."""
+    rows = tuple(
+        (
+            swing.name,
+            f"{swing.low_label} to {swing.high_label}",
+            count_range(*swing.N),
+            f"{swing.loss[0]:.3f} to {swing.loss[1]:.3f}",
+            f"${swing.usd_same_loss[0]:,.0f} to ${swing.usd_same_loss[1]:,.0f}",
+        )
+        for swing in found.swings
+    )
+    header = ("Input", "From, to", "N", "Loss, nats", "Dollars for the same loss")
+    return Table("Sensitivity: one input at a time", header, rows, 2)
+
+
+def tabulate_pilots(plan: PilotPlan) -> Table:
+    """Pilot runs in the order in which they would be made, or each by itself where none pays."""
+    chosen = plan.first or plan.candidates
+    rows = tuple(
+        (
+            pilot.name,
+            str(len(pilot.N)),
+            count_range(min(pilot.N), max(pilot.N)),
+            f"${pilot.usd:,.0f}",
+            f"{pilot.evsi:.5f}",
+            f"${pilot.evsi_usd:,.0f}",
+            "yes" if pilot.pays else "no",
+        )
+        for pilot in chosen
+    )
+    title = "Pilot runs to make first" if plan.first else "Pilot runs, none of which pays"
+    header = ("Pilots", "Runs", "N", "Cost", "Regret saved, nats", "Worth", "Pays")
+    return Table(title, header, rows)
 
 
 def tabulate_downstream(views: Sequence[DownstreamView], N: float) -> Table:

@@ -23,15 +23,22 @@ from plm_scaling.sizing.downstream import downstream_view
 from plm_scaling.sizing.downstream_records import DownstreamView
 from plm_scaling.sizing.law_ensemble import LawEnsemble, ensemble_of_fit
 from plm_scaling.sizing.marginal import MarginalValues
+from plm_scaling.sizing.pilots import PilotPlan
 from plm_scaling.sizing.recommendation import Recommendation
+from plm_scaling.sizing.spending_view import SpendingView
+from plm_scaling.sizing.tornado import Tornado
 
-__all__ = ["ASSUMED_FACTOR", "SIZE_COMMAND", "DecisionView", "decision_view"]
+__all__ = ["ASSUMED_FACTOR", "SIZE_COMMAND", "SPEND_COMMAND", "DecisionView", "view_decision"]
 
 ASSUMED_FACTOR: Final = 10.0
 """Budget of a study that nobody has sized: so many times the largest it ran."""
 SIZE_COMMAND: Final = (
     "plm-scaling size --objective mlm --gpu-hours 5000 --unique-tokens 15e9 --laws study/fit-mlm.json "
     "-o study/size.json"
+)
+SPEND_COMMAND: Final = (
+    "plm-scaling spend --objective any --gpu-hours 5000 --unique-tokens 15e9 --laws study/fit-clm.json "
+    "--laws study/fit-mlm.json --format json > study/spend.json"
 )
 _SAME_LOSS: Final = 2e-3
 """Nats by which laws may miss the loss of a decision that was made with them: they may have been thinned since."""
@@ -62,12 +69,14 @@ class DecisionView:
     repeats: Mapping[Objective, RepeatCurve] = field(default_factory=dict)
     actions: ActionTable | None = None
     marginal: MarginalValues | None = None
+    tornado: Tornado | None = None
+    pilots: PilotPlan | None = None
     allocation: AllocationPlan | None = None
     downstream: tuple[DownstreamView, ...] = ()
     omitted: Mapping[str, str] = field(default_factory=dict)
 
 
-def decision_view(study: Study) -> DecisionView | str:
+def view_decision(study: Study) -> DecisionView | str:
     """The decision of a study, or the sentence that says why it has none."""
     own, refused = _own_laws(study)
     try:
@@ -145,12 +154,15 @@ def _completed(
     few = {name: law.thinned(_PAGE_DRAWS) for name, law in laws.items()}
     decisions = {objective: made, **_others(few, made, omitted, objective)}
     unique, sizing = made.unique_tokens, study.sizing
-    actions = marginal = None
+    actions, marginal, tornado, pilots = _spent(study.spending, objective)
     if unique is None:
         omitted.setdefault("repeats", "Not drawn: nobody has said how many unique tokens there are (--unique-tokens).")
     if sizing is not None:
-        actions = tried("actions", lambda: priced_actions(sizing, few, study.transfer), omitted)
-        marginal = tried("marginal", lambda: priced_values(sizing, few[objective]), omitted)
+        actions = actions or tried("actions", lambda: priced_actions(sizing, few, study.transfer), omitted)
+        marginal = marginal or tried("marginal", lambda: priced_values(sizing, few[objective]), omitted)
+    for part, found in (("tornado", tornado), ("pilots", pilots)):
+        if found is None:
+            omitted[part] = f"Not shown: {SPEND_COMMAND} adds it."
     return DecisionView(
         decision=made,
         near=_near(laws[objective], made) if objective in laws else (made.probability, VALLEY_NATS),
@@ -162,10 +174,22 @@ def _completed(
         repeats={name: repeat_curve(law, made, unique) for name, law in few.items()} if unique else {},
         actions=actions,
         marginal=marginal,
+        tornado=tornado,
+        pilots=pilots,
         allocation=study.allocation,
         downstream=tuple(map(downstream_view, _DOWNSTREAM)) if sizing is not None else (),
         omitted=omitted,
     )
+
+
+def _spent(
+    spending: SpendingView | None, objective: Objective
+) -> tuple[ActionTable | None, MarginalValues | None, Tornado | None, PilotPlan | None]:
+    """What spend.json holds for the page's objective."""
+    if spending is None:
+        return None, None, None, None
+    parts = (spending.marginal.get(objective), spending.tornado.get(objective), spending.pilots.get(objective))
+    return (spending.actions, *parts)
 
 
 def _others(laws: _Laws, made: Decision, omitted: dict[str, str], own: Objective) -> _Decisions:

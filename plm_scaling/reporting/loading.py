@@ -24,6 +24,7 @@ from plm_scaling.reporting.mixtures import diversity_groups, diversity_sources
 from plm_scaling.reporting.study import OBJECTIVES, SET_PART, Curve, Study, on_set, source_set
 from plm_scaling.sizing.allocation_record import AllocationPlan
 from plm_scaling.sizing.recommendation import Recommendation
+from plm_scaling.sizing.spending_view import SpendingView
 from plm_scaling.sweeps.plan_records import SweepPlan
 from plm_scaling.transfers.transfer_fit import TransferFit
 
@@ -36,7 +37,7 @@ _MOST_TOKENS: Final = 500_000_000
 
 
 def load_study(path: Path, *, validation: str = VAL_IID) -> Study:
-    """Read plan.json, runs/, fit-clm.json, fit-mlm.json, transfer.json, size.json and corpus/manifest.json of a study.
+    """Read plan.json, runs/, fit-clm.json, fit-mlm.json, transfer.json, size.json, spend.json and the corpus.
 
     Parameters
     ----------
@@ -59,6 +60,7 @@ def load_study(path: Path, *, validation: str = VAL_IID) -> Study:
             laws[objective] = law
     transfer = _optional(TransferFit, path / "transfer.json", "The transfer analysis", missing)
     sizing = _unasked(Recommendation, path / "size.json", "The answer of size", missing)
+    spending = _unasked(SpendingView, path / "spend.json", "The answer of spend", missing)
     allocation = _unasked(AllocationPlan, path / "allocation.json", "The split of the allocation", missing)
     corpus = _corpus_folder(path, plan)
     manifest = _optional(Manifest, corpus / MANIFEST_NAME, "The corpus' manifest", missing)
@@ -81,6 +83,7 @@ def load_study(path: Path, *, validation: str = VAL_IID) -> Study:
         laws=laws,
         transfer=transfer,
         sizing=sizing,
+        spending=spending,
         allocation=allocation,
         manifest=manifest,
         statistics=_statistics(corpus, manifest) if manifest else None,

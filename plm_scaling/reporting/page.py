@@ -33,8 +33,8 @@ def write_report(study: Path, out: Path, *, validation: str = VAL_IID) -> Path:
 
     Parameters
     ----------
-    study : folder with plan.json, runs/, fit-clm.json, fit-mlm.json, transfer.json, size.json, corpus/ (each
-        may be missing).
+    study : folder with plan.json, runs/, fit-clm.json, fit-mlm.json, transfer.json, size.json, spend.json,
+        allocation.json, corpus/ (each may be missing).
     out : the HTML file, replaced atomically.
     validation : name of the validation set whose losses are shown.
 

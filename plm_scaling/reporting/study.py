@@ -18,6 +18,7 @@ from plm_scaling.laws.law_fit import LawFit
 from plm_scaling.laws.noise import law_runs, pooled_seed_noise
 from plm_scaling.sizing.allocation_record import AllocationPlan
 from plm_scaling.sizing.recommendation import Recommendation
+from plm_scaling.sizing.spending_view import SpendingView
 from plm_scaling.sweeps.plan_records import SweepPlan
 from plm_scaling.transfers.transfer_fit import TransferFit, TransferPair
 
@@ -75,6 +76,8 @@ class Study:
     transfer: TransferFit | None = None
     sizing: Recommendation | None = None
     """What `size` answered for a budget: size.json."""
+    spending: SpendingView | None = None
+    """What `spend` said of the same budget: spend.json."""
     allocation: AllocationPlan | None = None
     """How an allocation is to be split: allocation.json."""
     manifest: Manifest | None = None

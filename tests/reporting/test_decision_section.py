@@ -13,9 +13,9 @@ import pytest
 from plm_scaling.core.units import format_count
 from plm_scaling.reporting.decision_curves import frontier_of, repeat_curve
 from plm_scaling.reporting.decision_prices import budget_spending
-from plm_scaling.reporting.decision_section import DecisionPart, decision_part
+from plm_scaling.reporting.decision_section import DecisionPart, decision_part, part_of
 from plm_scaling.reporting.decision_tables import tabulate_coefficients
-from plm_scaling.reporting.decision_view import ASSUMED_FACTOR, DecisionView, decision_view
+from plm_scaling.reporting.decision_view import ASSUMED_FACTOR, DecisionView, view_decision
 from plm_scaling.reporting.loading import load_study
 from plm_scaling.reporting.page import render_page
 from plm_scaling.reporting.study import Study
@@ -23,7 +23,10 @@ from plm_scaling.sizing.allocation import plan_allocation
 from plm_scaling.sizing.allocation_risk import Allocation
 from plm_scaling.sizing.decision import decide
 from plm_scaling.sizing.default_laws import published_ensemble, published_fit
+from plm_scaling.sizing.pilots import PilotPlan, PilotValue
 from plm_scaling.sizing.recommend import Budget, recommend
+from plm_scaling.sizing.spending_view import SpendingView
+from plm_scaling.sizing.tornado import Swing, Tornado
 from tests.reporting.page_kit import ensemble, repeat_fit
 
 
@@ -37,14 +40,20 @@ def study() -> Study:
 
 @pytest.fixture(scope="module")
 def view(study: Study) -> DecisionView:
-    found = decision_view(study)
+    found = view_decision(study)
     assert isinstance(found, DecisionView)
     return found
 
 
 @pytest.fixture(scope="module")
-def part(study: Study) -> DecisionPart:
-    return decision_part(study)
+def part(study: Study, view: DecisionView) -> DecisionPart:
+    return part_of(view, study)
+
+
+@pytest.fixture
+def no_scores(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Published scores are left out where they are not what is looked at: their pictures take a second."""
+    monkeypatch.setattr("plm_scaling.reporting.decision_view._DOWNSTREAM", ())
 
 
 @pytest.fixture(scope="module")
@@ -185,45 +194,87 @@ def test_pictures_have_titles_words_and_a_text_instead(part: DecisionPart, view:
 
 
 def test_no_budget_means_one_that_is_assumed_and_said_so(unnamed: Study) -> None:
-    found = decision_view(unnamed)
+    found = view_decision(unnamed)
     assert isinstance(found, DecisionView)
     tops = [law.range_C[1] for law in found.laws.values() if law.range_C]
     assert found.decision.C_budget == pytest.approx(ASSUMED_FACTOR * max(tops))
     assert "Nobody has named a budget" in found.assumption
-    assert found.sizing is found.actions is found.marginal is None
+    assert (found.sizing, found.actions, found.marginal) == (None, None, None)
     for part in ("actions", "marginal", "downstream"):
         assert "plm-scaling size --objective" in found.omitted[part]
     assert "--unique-tokens" in found.omitted["repeats"]
 
 
+@pytest.mark.usefixtures("no_scores")
 def test_laws_that_are_not_at_hand_are_not_passed_off(study: Study) -> None:
     assert study.sizing
     assert study.sizing.decision
-    foreign = decision_view(stated(study, loss=study.sizing.decision.loss + 0.05, source="elsewhere"))
+    foreign = view_decision(stated(study, loss=study.sizing.decision.loss + 0.05, source="elsewhere"))
     assert isinstance(foreign, DecisionView)
     assert not foreign.laws
     assert not foreign.frontiers
+    assert "plm-scaling spend" in foreign.omitted["tornado"]
     assert "elsewhere" in foreign.omitted["frontier"]
     assert foreign.near == (foreign.decision.probability, 0.01)
-    shipped = decision_view(dataclasses.replace(study, laws={}))
+    shipped = view_decision(dataclasses.replace(study, laws={}))
     assert isinstance(shipped, DecisionView)
     assert shipped.laws["mlm"].status == "measured"  # the shipped fits are the same laws
 
 
 def test_what_cannot_be_decided_says_why(study: Study) -> None:
-    nothing = decision_view(Study(name="empty"))
+    nothing = view_decision(Study(name="empty"))
     assert isinstance(nothing, str)
     assert "there is no fit" in nothing
     fit = study.laws["mlm"].model_copy(update={"surface": None, "forms": ()})
-    refused = decision_view(Study(name="x", laws={"mlm": fit}))
+    refused = view_decision(Study(name="x", laws={"mlm": fit}))
     assert isinstance(refused, str)
     assert "MLM predicts no losses" in refused
     assert "plm-scaling size" in render_page(Study(name="empty"))
 
 
+@pytest.mark.usefixtures("no_scores")
+def test_what_spend_said_is_shown_as_it_said_it(tmp_path: Path, study: Study, view: DecisionView) -> None:
+    assert view.actions
+    assert view.marginal
+    swing = Swing(
+        name="unique tokens", low_label="7.5B", high_label="30B", N=(1e9, 2e9), loss=(2.1, 1.9), usd=(5e3, 5e3),
+        usd_same_loss=(9e3, 3e3), swing_N=0.3, swing_loss=0.2, swing_usd=0.5,
+    )  # fmt: skip
+    pilot = PilotValue(
+        name="row <1>", N=(1e7, 4e7), D=(1e9, 1e9), usd=40.0, evsi=0.002, evsi_se=0.0, evsi_usd=250.0,
+        nats_per_usd=5e-5, pays=True,
+    )  # fmt: skip
+    plan = PilotPlan(
+        usd=5e3, N_now=1e9, evpi=0.004, evpi_usd=500.0, usd_per_nat=1.25e5, common_sd=0.05, candidates=(pilot,),
+        first=(pilot,), regret_after=0.002, stop="further pilots cost more than they save",
+    )  # fmt: skip
+    spent = SpendingView(
+        actions=view.actions.model_copy(update={"usd": 9e3}),
+        marginal={"mlm": view.marginal.model_copy(update={"usd": 9e3})},
+        tornado={"mlm": Tornado(N=1.5e9, loss=2.0, usd=5e3, swings=(swing,))},
+        pilots={"mlm": plan},
+    )
+    spent.write(tmp_path / "spend.json")
+    study.laws["mlm"].write(tmp_path / "fit-mlm.json")
+    found = load_study(tmp_path)
+    assert found.spending == spent
+    foreign = dataclasses.replace(stated(study, loss=9.0), spending=found.spending)  # no laws: quick
+    part = decision_part(foreign)
+    sections = {section.key: section for section in part.sections}
+    assert "$9,000" in sections["dollar"].reading
+    (panel,), (swings,) = sections["sensitivity"].panels, sections["sensitivity"].tables
+    assert "unique tokens from 7.5B to 30B, 2.100 to 1.900" in panel
+    assert swings.rows[0][-1] == "$9,000 to $3,000"
+    assert sections["pilots"].tables[0].rows[0] == (
+        "row <1>", "2", "10M to 40M".replace(" ", "\u00a0"), "$40", "0.00200", "$250", "yes",
+    )  # fmt: skip
+    assert any("another budget: $9,000 , not $" in line for line in map(words, part.lines))
+
+
 # ---- the page ------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.usefixtures("no_scores")
 def test_a_page_with_everything_is_one_small_offline_file(study: Study, part: DecisionPart) -> None:
     plan = plan_allocation(
         published_ensemble("mlm").thinned(8),
@@ -251,7 +302,8 @@ def test_a_page_with_everything_is_one_small_offline_file(study: Study, part: De
 
 
 def test_a_decision_nobody_asked_for_follows_the_verdict(unnamed: Study) -> None:
-    text = render_page(dataclasses.replace(unnamed, laws={"mlm": unnamed.laws["mlm"]}))
+    bare = unnamed.laws["mlm"].model_copy(update={"isoflop": None, "isoflop_other_currency": None})
+    text = render_page(dataclasses.replace(unnamed, laws={"mlm": bare}))
     assert text.index('id="verdict"') < text.index('id="decision"') < text.index("assumed budget")
     assert "Only MLM has laws here" in text
 
