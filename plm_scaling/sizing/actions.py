@@ -15,7 +15,7 @@ from plm_scaling.core.units import format_usd
 from plm_scaling.sizing.action import Action, ActionTable, PublicScore
 from plm_scaling.sizing.action_parts import Candidate, Situation, group_of, own_actions
 from plm_scaling.sizing.metric_map import MetricMap, MetricPoint, fit_metric_maps
-from plm_scaling.sizing.public_actions import alignment_action, public_actions
+from plm_scaling.sizing.public_actions import alignment_action, best_scored, public_actions
 from plm_scaling.sizing.spending import normal_strata, quantile_interval
 
 __all__ = ["compare_actions"]
@@ -63,7 +63,10 @@ def compare_actions(
     """
     _check(situations, metric, points, scores)
     situations = [_thinned(situation) for situation in situations]
-    candidates = [candidate for situation in situations for candidate in _candidates(situation)]
+    candidates = []
+    for situation in situations:
+        known = best_scored(scores, situation.objective, higher_is_better)
+        candidates += _candidates(situation, known)
     candidates.append(alignment_action())
     maps, flags, notes = _maps(situations, metric, points, higher_is_better)
     laws = {group_of(situation): situation.spending.laws.draw_weights for situation in situations}
@@ -111,9 +114,9 @@ def _thinned(situation: Situation) -> Situation:
     return replace(situation, spending=replace(spending, ensemble=spending.laws.thinned(_DRAWS)))
 
 
-def _candidates(situation: Situation) -> list[Candidate]:
+def _candidates(situation: Situation, beside: Sequence[str]) -> list[Candidate]:
     own = own_actions(situation)
-    found = [*own, *public_actions(situation, own[0].action.epochs)]
+    found = [*own, *public_actions(situation, own[0].action.epochs, beside)]
     return [_renamed(candidate, situation.objective) for candidate in found]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Final
 
 import numpy as np
@@ -14,14 +15,14 @@ from plm_scaling.core.units import format_count
 from plm_scaling.laws.interval import Interval
 from plm_scaling.laws.zoo import find_law
 from plm_scaling.laws.zoo_forms import two_powers
-from plm_scaling.sizing.action import Action, ActionKey, Coefficient
+from plm_scaling.sizing.action import Action, ActionKey, Coefficient, PublicScore
 from plm_scaling.sizing.action_parts import Candidate, Situation, group_of, law_coefficients
 from plm_scaling.sizing.distilled import distil
 from plm_scaling.sizing.spending import run_interval, search_ensemble
 from plm_scaling.sizing.trained_models import TrainedModel, all_trained_models
 from plm_scaling.sizing.unique_data import MAX_EPOCHS
 
-__all__ = ["alignment_action", "distilled_worth", "public_actions", "public_model", "public_objective"]
+__all__ = ["alignment_action", "best_scored", "distilled_worth", "public_actions", "public_model", "public_objective"]
 
 FloatArray = npt.NDArray[np.float64]
 
@@ -39,13 +40,20 @@ _SPENT: Final = np.geomspace(1e-3, 1.0, 13)
 _MOST_WORTH: Final = 100.0
 
 
-def public_actions(situation: Situation, epochs: float | None) -> list[Candidate]:
-    """Continue, distil and reuse; `epochs` are those of the best run from scratch, None for unlimited tokens."""
+def public_actions(situation: Situation, epochs: float | None, beside: Sequence[str] = ()) -> list[Candidate]:
+    """Continue, distil and reuse.
+
+    Parameters
+    ----------
+    epochs : those of the best run from scratch, None for unlimited tokens.
+    beside : more public models to hold against, by name.
+    """
     models = [public_model(name, situation.objective) for name in _NULL[situation.objective]]
-    others = [public_model(name, situation.objective) for name in situation.public_losses]
+    others = [public_model(name, situation.objective) for name in (*situation.public_losses, *beside)]
     models += [model for model in others if model not in models]
     reused = [_reuse(situation, model) for model in models]
-    continued = [_continue(situation, model) for model in models[:1] + models[len(_NULL[situation.objective]) :]]
+    known = [model for model in models[1:] if model.name in situation.public_losses]
+    continued = [_continue(situation, model) for model in (*models[:1], *known)]
     return [*continued, *_distil(situation, epochs), *reused]
 
 
@@ -65,6 +73,16 @@ def alignment_action() -> Candidate:
         coefficients=(Coefficient(name="Spearman", status="read", source="ProteinGym, zero-shot substitutions"),),
     )
     return Candidate(action)
+
+
+def best_scored(
+    scores: Sequence[PublicScore], objective: Objective, *, higher_is_better: bool = True
+) -> tuple[str, ...]:
+    """The public model of an objective that scores best, none where no listed one has a score."""
+    listed = {model.name for model in (*all_trained_models(), _ESMC) if model.objective == objective}
+    own = [score for score in scores if score.name in listed]
+    sign = 1.0 if higher_is_better else -1.0
+    return (max(own, key=lambda score: sign * score.value).name,) if own else ()
 
 
 def public_objective(name: str) -> str:

@@ -70,6 +70,10 @@ def test_published_scores_stand_beside_what_is_trained(ensemble: LawEnsemble) ->
     )
     assert table.best is not None
     assert table.best.key == "alignment"
+    # The public model that scores best here is small; it stands among what may be reused.
+    reused = [action for action in table.actions if action.key == "reuse" and action.utility]
+    best = max(reused, key=lambda action: action.utility.value if action.utility else 0.0)
+    assert best.name == "mlm reuse esm2-35m"
 
 
 @pytest.mark.slow
