@@ -75,9 +75,7 @@ def alignment_action() -> Candidate:
     return Candidate(action)
 
 
-def best_scored(
-    scores: Sequence[PublicScore], objective: Objective, *, higher_is_better: bool = True
-) -> tuple[str, ...]:
+def best_scored(scores: Sequence[PublicScore], objective: Objective, higher_is_better: bool = True) -> tuple[str, ...]:
     """The public model of an objective that scores best, none where no listed one has a score."""
     listed = {model.name for model in (*all_trained_models(), _ESMC) if model.objective == objective}
     own = [score for score in scores if score.name in listed]
