@@ -15,7 +15,7 @@ from plm_scaling.reporting.decision_view import DecisionView, view_decision
 from plm_scaling.reporting.figures import Section
 from plm_scaling.reporting.study import Study
 from plm_scaling.reporting.tables import Table
-from plm_scaling.reporting.wording import chip_line, count_range, flag_words, join_words, percent, power_of_ten, typeset
+from plm_scaling.reporting.wording import chip_line, count_range, join_words, percent, power_of_ten, typeset
 from plm_scaling.sizing.action import ActionTable
 from plm_scaling.sizing.answers import VALLEY_NATS
 from plm_scaling.sizing.decision_record import Decision
@@ -159,9 +159,8 @@ def _best_actions(table: ActionTable) -> list[Markup]:
         if scratch is not None and scratch is not best:
             better = (scratch.regret or 0.0) - (best.regret or 0.0)
             gain = f", on average {better:.3f} better than from scratch"
-        doubts = f" Doubts: {flag_words(best.flags)}." if best.flags else ""
-        text = "Of {} ways to spend it that compare, <b>{}</b> ranks first: ahead under {} of the laws{}.{}"
-        said.append(chip_line(best.objective, text, len(peers), best.title, _chance(best.p_best), gain, doubts))
+        text = "Of {} ways to spend it that compare, <b>{}</b> ranks first: ahead under {} of the laws{}."
+        said.append(chip_line(best.objective, text, len(peers), best.title, _chance(best.p_best), gain))
     return said + [Markup("{}").format(capital(line)) for line in table.sentences if not line.startswith("best")]
 
 
