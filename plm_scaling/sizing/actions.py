@@ -29,6 +29,7 @@ _DOUBTS: Final = {
     "RATE_EXTRAPOLATED": "its exchange rate was measured at other sizes; try it with a small pair first",
     "UNTESTED_ON_REPEATS": "its exchange rate was measured on unrepeated data, and this run repeats its tokens",
     "CONTINUED_UNTESTED": "what continued training brings was read off runs from scratch; try a short run first",
+    "TEXT_LAW": "its loss is by a law of text, not of proteins: the order may hold, the numbers do not",
     "STOPS_EARLY": "it leaves money unspent, since longer training on these tokens makes it worse",
 }
 """What has to be said of an action that comes out best."""

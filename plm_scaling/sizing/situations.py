@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import NamedTuple, cast
 
 from plm_scaling.core.errors import ConfigError, RefusedError, did_you_mean
@@ -158,7 +159,8 @@ def ensemble_for(objective: str, laws: Sequence[PublishedLaw | LawFit] = ()) -> 
     """
     if objective not in ("clm", "mlm"):
         raise ConfigError(f"unknown objective {objective!r}", hint=did_you_mean(objective, ("clm", "mlm")))
-    return _ensemble(cast(Objective, objective), laws)
+    # A law of text stands in for this objective; its flag says so.
+    return replace(_ensemble(cast(Objective, objective), laws), objective=objective)
 
 
 def _alone(spending: Spending) -> Spending:
