@@ -15,7 +15,7 @@ from plm_scaling.core.units import format_count
 from plm_scaling.laws.law_fit import LawFit
 from plm_scaling.reporting.decision_curves import Frontier, RepeatCurve
 from plm_scaling.reporting.drawing import COLORS, count_axis, draw_panel, flops_axis, note
-from plm_scaling.reporting.wording import count_range, power_of_ten
+from plm_scaling.reporting.wording import count_range, passes, power_of_ten
 from plm_scaling.sizing.answers import VALLEY_NATS
 from plm_scaling.sizing.decision_record import Decision
 from plm_scaling.sizing.tornado import Tornado
@@ -192,7 +192,7 @@ def draw_repeat_loss(curve: RepeatCurve, made: Decision, objective: Objective) -
         axes.set_title(
             f"{objective.upper()}: {format_count(curve.N, 2)} on {format_count(curve.unique_tokens, 2)} unique"
         )
-        _mark_top(axes, epochs, f"planned {epochs:.2g}", COLORS["ink"])
+        _mark_top(axes, epochs, f"planned {passes(epochs)}", COLORS["ink"])
         end = float(curve.epochs[-1])
         bottom, top = axes.get_ylim()
         steepest = 2.0 * float(curve.high[0]) - float(min(curve.low.min(), curve.fresh.min()))
@@ -206,14 +206,18 @@ def draw_repeat_loss(curve: RepeatCurve, made: Decision, objective: Objective) -
         if curve.best_epochs is not None:
             lowest = float(curve.loss.min())
             axes.plot(curve.best_epochs, lowest, "v", color=COLORS["warn"], ms=7, zorder=5)
-            note(axes, f"turns upwards after {curve.best_epochs:.2g}", curve.best_epochs, lowest, offset=(0, 24),
+            note(axes, f"turns upwards after {passes(curve.best_epochs)}", curve.best_epochs, lowest, offset=(0, 24),
                  ha="center", color=COLORS["warn"])  # fmt: skip
 
-    turn = "never turns upwards" if curve.best_epochs is None else f"turns upwards after {curve.best_epochs:.2g} passes"
+    turn = (
+        "never turns upwards"
+        if curve.best_epochs is None
+        else f"turns upwards after {passes(curve.best_epochs)} passes"
+    )
     label = (
         f"Loss of {format_count(curve.N, 2)} parameters, {objective.upper()}, against passes over "
         f"{format_count(curve.unique_tokens, 2)} unique tokens: from {curve.loss[0]:.3f} nats after half a pass to "
         f"{curve.loss[-1]:.3f} after {curve.epochs[-1]:.0f}; as many new tokens would give {curve.fresh[-1]:.3f}. "
-        f"{epochs:.2g} passes are planned. By this law the loss {turn}."
+        f"{passes(epochs)} passes are planned. By this law the loss {turn}."
     )
     return draw_panel(f"passes-{objective}", label, draw, height=_HEIGHT)

@@ -15,7 +15,7 @@ from plm_scaling.reporting.decision_view import DecisionView, view_decision
 from plm_scaling.reporting.figures import Section
 from plm_scaling.reporting.study import Study
 from plm_scaling.reporting.tables import Table
-from plm_scaling.reporting.wording import chip_line, count_range, join_words, percent, power_of_ten, typeset
+from plm_scaling.reporting.wording import chip_line, count_range, join_words, passes, percent, power_of_ten, typeset
 from plm_scaling.sizing.action import ActionTable
 from plm_scaling.sizing.answers import VALLEY_NATS
 from plm_scaling.sizing.decision_record import Decision
@@ -99,13 +99,13 @@ def _sentence(view: DecisionView) -> Markup:
         if _is_uncertain(made)
         else "the law states no uncertainty, so that <b>no probability</b> can be given."
     )
-    passes = ""
+    over = ""
     if made.epochs is not None and made.unique_tokens is not None:
-        passes = f" ({made.epochs:.2g} passes over {format_count(made.unique_tokens)} unique tokens)"
+        over = f" ({passes(made.epochs)} passes over {format_count(made.unique_tokens)} unique tokens)"
     spent = f"{power_of_ten(made.C_budget)} FLOPs"
     if made.useful_C is not None:
         spent = f"{power_of_ten(made.C, 2)} of the {spent}, and keep the rest"
-    args = (format_count(made.N, 2), format_count(made.D, 2), passes, spent)
+    args = (format_count(made.N, 2), format_count(made.D, 2), over, spent)
     return chip_line(decided_objective(made), text, *args, _chance(share), nats)
 
 
@@ -116,7 +116,7 @@ def _is_uncertain(made: Decision) -> bool:
 
 def _chance(share: float) -> str:
     """Certainty is not for draws to give."""
-    return f"over {percent(0.99)}" if share > _CERTAIN else percent(share)
+    return f"more than {percent(0.99)}" if share > _CERTAIN else percent(share)
 
 
 def _lines(view: DecisionView) -> tuple[Markup, ...]:
@@ -178,10 +178,10 @@ def _numbers(view: DecisionView) -> tuple[KeyNumber, ...]:
     level = f"{made.level:.0%} of runs"
     numbers = [
         KeyNumber("Parameters N", format_count(made.N, 2), f"best by the laws {count_range(*_outer(made))}"),
-        KeyNumber("Tokens D", format_count(made.D, 2), f"{made.D / made.N:.0f} per parameter"),
+        KeyNumber("Tokens D", format_count(made.D, 2), f"{passes(made.D / made.N)} per parameter"),
     ]
     if made.epochs is not None:
-        numbers.append(KeyNumber("Passes", f"{made.epochs:.2g}", f"{format_count(made.unique_tokens or 0.0)} unique"))
+        numbers.append(KeyNumber("Passes", passes(made.epochs), f"{format_count(made.unique_tokens or 0.0)} unique"))
     numbers += [
         KeyNumber("Loss, nats per token", f"{made.loss:.3f}", f"{level} {made.loss_low:.3f} to {made.loss_high:.3f}"),
         KeyNumber("Perplexity", f"{perplexity[1]:.3g}", f"{perplexity[0]:.3g} to {perplexity[2]:.3g}"),

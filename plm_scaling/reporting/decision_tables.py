@@ -12,7 +12,7 @@ from plm_scaling.reporting.decision_figures import form_name
 from plm_scaling.reporting.decision_view import DecisionView
 from plm_scaling.reporting.downstream_figures import floors_shown
 from plm_scaling.reporting.tables import Table
-from plm_scaling.reporting.wording import count, count_range, flag_words, join_words, percent
+from plm_scaling.reporting.wording import count, count_range, flag_words, join_words, passes, percent
 from plm_scaling.sizing.action import Action, ActionTable
 from plm_scaling.sizing.allocation_record import AllocationPlan
 from plm_scaling.sizing.costs import gpu_named, load_hardware
@@ -49,7 +49,7 @@ def tabulate_sizes(made: Decision) -> Table:
             _SIZES.get(regret.label, regret.label),
             format_count(regret.N, 2),
             format_count(regret.D, 2),
-            _ABSENT if made.unique_tokens is None else f"{regret.D / made.unique_tokens:.2g}",
+            _ABSENT if made.unique_tokens is None else passes(regret.D / made.unique_tokens),
             f"{regret.mean:.4f}",
             f"{regret.worst:.4f}",
         )
@@ -68,7 +68,7 @@ def tabulate_objectives(view: DecisionView) -> Table:
             format_count(made.N, 2),
             count_range(*made.N_band),
             format_count(made.D, 2),
-            _ABSENT if made.epochs is None else f"{made.epochs:.2g}",
+            _ABSENT if made.epochs is None else passes(made.epochs),
             _loss(made.loss, made.loss_low, made.loss_high),
             f"{made.form_factor:.2g}",
             f"{made.extrapolation_decades:.1f}",

@@ -8,6 +8,7 @@ from typing import Final
 
 from plm_scaling.core.errors import RefusedError
 from plm_scaling.core.run import Objective
+from plm_scaling.core.units import format_count
 from plm_scaling.reporting.decision_curves import Frontier, RepeatCurve, frontier_of, repeat_curve
 from plm_scaling.reporting.decision_prices import priced_actions, priced_values, tried
 from plm_scaling.reporting.study import OBJECTIVES, Study
@@ -108,7 +109,10 @@ def _stated(study: Study, sizing: Recommendation, own: _Laws) -> DecisionView:
     if made is None:
         laws = own if objective in own else shipped
         made = decide(laws[objective], sizing.C, unique_tokens=sizing.unique_tokens, force=True)
-        said = f"The law behind size.json states no loss: this decision was made for the page, from {made.source}."
+        said = (
+            f"The law behind size.json, which asks for {format_count(sizing.N, 2)} parameters (shape, cost and bill are "
+            f"of that size), states no loss: this decision was made for the page, from {made.source}."
+        )
         return _completed(study, made, laws, {}, assumption=said)
     for laws in (own, shipped):
         if objective in laws and _gives(laws[objective], made):

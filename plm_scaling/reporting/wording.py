@@ -26,6 +26,7 @@ __all__ = [
     "join_words",
     "measured",
     "number_interval",
+    "passes",
     "percent",
     "power_of_ten",
     "signed",
@@ -151,6 +152,11 @@ def power_of_ten(value: float, digits: int = 3) -> str:
     raised = f"10{str(int(exponent)).translate(_RAISED)}"
     short = mantissa.rstrip("0").rstrip(".")
     return raised if short == "1" else f"{short}{TIMES}{raised}"
+
+
+def passes(epochs: float) -> str:
+    """Passes over the data: 0.5, 4.2, 13, 120."""
+    return f"{epochs:.2g}" if epochs < 99.5 else f"{epochs:,.0f}"
 
 
 def percent(share: float) -> str:

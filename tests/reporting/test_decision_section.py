@@ -221,6 +221,18 @@ def test_laws_that_are_not_at_hand_are_not_passed_off(study: Study) -> None:
     assert shipped.laws["mlm"].status == "measured"  # the shipped fits are the same laws
 
 
+@pytest.mark.usefixtures("no_scores")
+def test_a_size_without_losses_or_price_is_completed_and_said_so(study: Study) -> None:
+    assert study.sizing
+    bare = study.sizing.model_copy(update={"decision": None, "usd": None})
+    found = view_decision(dataclasses.replace(study, sizing=bare))
+    assert isinstance(found, DecisionView)
+    assert "states no loss" in found.assumption
+    assert found.decision.C_budget == pytest.approx(bare.C)
+    assert found.decision.objective == "mlm"
+    assert found.omitted["actions"] == found.omitted["marginal"] == "Not computed: size.json states no price."
+
+
 def test_what_cannot_be_decided_says_why(study: Study) -> None:
     nothing = view_decision(Study(name="empty"))
     assert isinstance(nothing, str)
