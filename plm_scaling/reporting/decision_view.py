@@ -110,8 +110,8 @@ def _stated(study: Study, sizing: Recommendation, own: _Laws) -> DecisionView:
         laws = own if objective in own else shipped
         made = decide(laws[objective], sizing.C, unique_tokens=sizing.unique_tokens, force=True)
         said = (
-            f"The law behind size.json, which asks for {format_count(sizing.N, 2)} parameters (shape, cost and bill are "
-            f"of that size), states no loss: this decision was made for the page, from {made.source}."
+            f"The law behind size.json, which asks for {format_count(sizing.N, 2)} parameters (shape, cost and bill "
+            f"are of that size), states no loss: this decision was made for the page, from {made.source}."
         )
         return _completed(study, made, laws, {}, assumption=said)
     for laws in (own, shipped):
