@@ -17,13 +17,13 @@ from plm_scaling.api_runs import runs_export, runs_sql, runs_table, status, stat
 from plm_scaling.api_sizing import size, size_allocation, size_check, size_page, size_uses
 from plm_scaling.api_spending import exchange, spend
 from plm_scaling.core.errors import ConfigError
-from plm_scaling.core.run_table import RunTable
 
 if TYPE_CHECKING:
     from data_prep.inputs import SourceInput
     from data_prep.plan import PrepSpec
     from data_prep.progress import Progress
     from data_prep.simulate import SimulationTruth
+    from plm_scaling.core.run_table import RunTable
     from plm_scaling.corpus.format import Manifest
     from plm_scaling.corpus.ledger_report import LedgerReport
     from plm_scaling.corpus.overlap import OverlapReport
@@ -322,6 +322,8 @@ def collect(table: Path | str, *, validation: str = "val_iid", objective: str | 
         from plm_scaling.sweeps.runs import collect_runs
 
         return collect_runs(table, validation=validation)
+    from plm_scaling.core.run_table import RunTable
+
     return RunTable.read(table, objective=objective)
 
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from plm_scaling.core.architecture import ModelShape
-from plm_scaling.core.run import RunConfig
-from plm_scaling.core.run_order import Recompute
+from plm_scaling.core.layout import Recompute
+
+if TYPE_CHECKING:
+    from plm_scaling.core.run import RunConfig
 
 __all__ = ["GPU_MEMORY_SHARE", "shape_bytes", "training_bytes"]
 

@@ -8,6 +8,7 @@ from typing import ClassVar, Literal, Self
 from pydantic import Field, field_validator, model_validator
 
 from plm_scaling.core.architecture import Architecture, ModelShape
+from plm_scaling.core.objective import Objective
 from plm_scaling.core.recipe import RecipeName, ScheduleName
 from plm_scaling.core.records import Record
 from plm_scaling.core.units import six_nd
@@ -23,7 +24,6 @@ __all__ = [
     "ValidationLoss",
 ]
 
-Objective = Literal["clm", "mlm"]
 Sampling = Literal["flat", "cluster50"]
 RunStatus = Literal["planned", "running", "interrupted", "failed", "diverged", "complete"]
 

@@ -7,14 +7,13 @@ from typing import ClassVar, Literal
 
 from pydantic import Field
 
+from plm_scaling.core.layout import Parallel, Recompute
 from plm_scaling.core.records import Record
 from plm_scaling.core.run import RunConfig, RunStatus
 
 __all__ = ["Device", "Parallel", "Recompute", "RunOrder", "StatusFile", "Tracker"]
 
 Device = Literal["auto", "cpu", "cuda"]
-Parallel = Literal["auto", "replicated", "sharded"]
-Recompute = Literal["none", "every_other", "all"]
 Tracker = Literal["tensorboard", "wandb"]
 
 

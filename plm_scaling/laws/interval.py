@@ -25,7 +25,7 @@ class Interval(Record):
 
 def quantiles(values: FloatArray, at: npt.ArrayLike) -> FloatArray:
     """Quantiles of values [n], straight between order statistics: `np.quantile` without the imports it makes."""
-    return np.interp(np.asarray(at) * (len(values) - 1), np.arange(len(values)), np.sort(values))
+    return np.asarray(np.interp(np.asarray(at) * (len(values) - 1), np.arange(len(values)), np.sort(values)))
 
 
 def percentile_interval(value: float, draws: FloatArray, level: float = 0.95) -> Interval:

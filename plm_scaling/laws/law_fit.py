@@ -6,11 +6,11 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
+from plm_scaling.core.objective import Objective
 from plm_scaling.core.records import Record
-from plm_scaling.core.run import Objective
 from plm_scaling.laws.interval import Interval
+from plm_scaling.laws.lr_corner import LrCorner
 from plm_scaling.laws.repeat_fit import RepeatFit
-from plm_scaling.laws.tuning import LrCorner
 
 __all__ = [
     "Fold",

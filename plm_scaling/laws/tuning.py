@@ -9,12 +9,12 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from plm_scaling.core.records import Record
 from plm_scaling.core.run_table import RunRow, RunTable
 from plm_scaling.laws.interval import Interval
+from plm_scaling.laws.lr_corner import LrCorner
 from plm_scaling.laws.noise import PAIRED_SHARE, SAME_D, LossNoise
 
-__all__ = ["SENTENCES", "LrCorner", "explain_tuning", "lr_corners"]
+__all__ = ["SENTENCES", "explain_tuning", "lr_corners"]
 
 Float = npt.NDArray[np.float64]
 
@@ -26,26 +26,6 @@ SENTENCES: Final[dict[str, str]] = {
     "LR_TWO_RATES": "At {count} of these corners only two rates were tried: what is lost is their difference.",
     "LR_NO_NOISE": "At {count} of these corners nothing says how noisy a loss is: the interval has no width.",
 }
-
-
-class LrCorner(Record):
-    """Losses of one size and number of tokens at several peak learning rates."""
-
-    N: float
-    D: float
-    """Median tokens of the runs."""
-    peak_lr: float
-    """The recipe's, at which the runs of the laws were trained."""
-    factors: tuple[float, ...]
-    """Peak learning rates over the recipe's, rising."""
-    losses: tuple[float, ...]
-    """Nats per token, mean over seeds."""
-    lost: Interval
-    """Loss at the recipe's rate minus the lowest the parabola reaches among the rates tried, nats; never below 0."""
-    best_factor: float | None = None
-    """Where that lowest loss lies; None where the losses do not tell."""
-    flags: tuple[str, ...] = ()
-    """Keys of `SENTENCES`."""
 
 
 def lr_corners(

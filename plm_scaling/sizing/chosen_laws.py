@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from plm_scaling.core.errors import ConfigError, RefusedError
-from plm_scaling.core.run import Objective
+from plm_scaling.core.objective import Objective
 from plm_scaling.laws.law_fit import LawFit
 from plm_scaling.laws.zoo import PublishedLaw, find_law, load_zoo
 from plm_scaling.sizing.answers import SizingLaw, laws_of_fit, published_sizing_law

@@ -6,9 +6,9 @@ from typing import Final, Literal
 
 from plm_scaling.core.architecture import ModelShape
 from plm_scaling.core.errors import ConfigError
+from plm_scaling.core.layout import Parallel, Recompute
 from plm_scaling.core.memory_estimate import GPU_MEMORY_SHARE, shape_bytes
 from plm_scaling.core.records import Record
-from plm_scaling.core.run_order import Parallel, Recompute
 
 __all__ = ["MemoryPlan", "plan_memory"]
 

@@ -10,8 +10,8 @@ from typing import Final, cast, get_args
 import numpy as np
 
 from plm_scaling.core.errors import ConfigError, did_you_mean
+from plm_scaling.core.objective import Objective
 from plm_scaling.core.recipe import batch_tokens_for, default_recipe, peak_lr_for
-from plm_scaling.core.run import Objective
 from plm_scaling.core.units import total_parameters
 from plm_scaling.laws.law_fit import LawFit
 from plm_scaling.laws.zoo import PublishedLaw

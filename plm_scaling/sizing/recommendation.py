@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any, ClassVar, Literal
 
+from plm_scaling.core.objective import Objective
 from plm_scaling.core.records import Record
-from plm_scaling.core.run import Objective
 from plm_scaling.sizing.decision_record import Decision
 from plm_scaling.sizing.run_bill import RunBill
 
