@@ -273,8 +273,8 @@ def _span(ensemble: LawEnsemble, tokens: Purse, unique_tokens: float | None, tur
         names = ", ".join(member.name for member in ensemble.members)
         raise RefusedError(
             "no size is best for this budget",
-            why=f"the loss falls with N over all sizes, or rises, under {names}",
-            hint="a form with A N^-alpha + B D^-beta, fitted to several budgets",
+            why=f"the lowest loss lies outside 1e3 to 1e15 parameters, or there is none, under {names}",
+            hint="a budget and unique tokens nearer to the runs, or a form with A N^-alpha + B D^-beta",
         )
     return max(float(x[inside.min()]) - _MARGIN, _SIZES[0]), min(float(x[inside.max()]) + _MARGIN, _SIZES[1])
 
