@@ -62,10 +62,15 @@ class SizingLaw:
 
 
 def decades_outside(C: float, range_C: Band | None) -> float:
-    """log10 of the distance between C and a range of compute; 0 inside it, and for a law that states no range."""
+    """log10 of the distance between C and a range of compute; 0 inside it, and for a law that states no range.
+
+    Infinite where C is beyond what a number holds, or nothing.
+    """
     if range_C is None:
         return 0.0
-    return max(0.0, math.log10(C / range_C[1]), math.log10(range_C[0] / C))
+    if not 0 < C < math.inf:
+        return math.inf
+    return max(0.0, math.log10(C) - math.log10(range_C[1]), math.log10(range_C[0]) - math.log10(C))
 
 
 def valley(loss: Callable[[float], float], N_opt: float, *, width: float = VALLEY_NATS) -> Band:

@@ -38,6 +38,11 @@ ATTENDED_TOKENS: Final = 400
 """Length-weighted mean document length of packed protein windows of 1,024 (plain mean about 300)."""
 
 
+_LEAST_BUDGET: Final = 1e-30
+_MOST_BUDGET: Final = 1e60
+"""Beyond these sums of powers leave the range of floating-point numbers."""
+
+
 class Budget(Record):
     """What may be spent: exactly one of accelerator hours, US dollars or training FLOPs (6 N D)."""
 
@@ -54,6 +59,8 @@ class Budget(Record):
         key, value = next(iter(given.items()))
         if not (math.isfinite(value) and value > 0):
             raise ConfigError(f"budget {key} = {value:g} is not a positive number", hint=f"for example {key} = 5000")
+        if not _LEAST_BUDGET <= value <= _MOST_BUDGET:
+            raise ConfigError(f"budget {key} = {value:g} is no budget of this world", hint=f"for example {key} = 5000")
         return self
 
 

@@ -195,7 +195,9 @@ def _interval(losses: FloatArray, weights: FloatArray, split: LossSplit, level: 
     normal /= normal.std()
     blurred = centres[:, None] + math.sqrt(split.noise + split.extrapolation) * normal
     low, high = np.exp(quantiles(blurred.ravel(), [(1.0 - level) / 2.0, (1.0 + level) / 2.0]))
-    return float(low), float(high)
+    # The mean of a few draws far above all others lies beyond the quantiles; an interval holds what is expected.
+    mean = float(weights @ losses)
+    return min(float(low), mean), max(float(high), mean)
 
 
 def _forms(search: Search, plan: _Plan) -> tuple[FormSize, ...]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import NamedTuple, cast
@@ -114,12 +115,12 @@ def make_situations(
 
     Raises
     ------
-    ConfigError : no or an unknown objective, model or accelerator.
+    ConfigError : no or an unknown objective, model or accelerator; a loss that cannot be.
     RefusedError : a law that states no loss, or runs 1.5 decades away from the budget (unless `force`).
     """
     if not objectives:
         raise ConfigError("no objective", hint="clm, mlm or both")
-    losses = dict(public_losses or {})
+    losses = _checked_losses(public_losses or {})
     made, purchases = [], []
     for objective in dict.fromkeys(cast(Sequence[Objective], objectives)):
         ensemble = ensemble_for(objective, laws)
@@ -148,6 +149,15 @@ def make_situations(
             )
         )
     return tuple(made), purchases[0]
+
+
+def _checked_losses(losses: Mapping[str, float]) -> dict[str, float]:
+    for name, loss in losses.items():
+        if not (math.isfinite(loss) and loss > 0):
+            raise ConfigError(
+                f"the loss of {name} must be a positive number of nats per token", why=f"got {loss!r}", hint="2.41"
+            )
+    return dict(losses)
 
 
 def ensemble_for(objective: str, laws: Sequence[PublishedLaw | LawFit] = ()) -> LawEnsemble:

@@ -19,6 +19,7 @@ from plm_scaling.core.errors import ConfigError, RefusedError
 from plm_scaling.laws.forms import Rows, paired_log_loss
 from plm_scaling.laws.interval import Interval
 from plm_scaling.laws.repeat_fit import RepeatFit
+from plm_scaling.sizing.answers import decades_outside
 from plm_scaling.sizing.decision_search import largest_claimed
 from plm_scaling.sizing.descent import lowest_point
 from plm_scaling.sizing.law_ensemble import LawEnsemble, TokenDecay, normal_quantiles
@@ -255,7 +256,8 @@ class _Search:
                 most = np.minimum(spare / source.usd_per_token, source.tokens)
             taken[:, k] = share * most
             left = left - taken[:, k] * source.usd_per_token
-        D = left / spending.price.usd(N)
+        with np.errstate(over="ignore"):  # more than a number holds: the laws refuse it by their range
+            D = left / spending.price.usd(N)
         if self.turns and spending.unique_tokens is not None:
             D = np.minimum(D, (spending.unique_tokens + taken.sum(axis=1)) * np.exp(points[:, -1]))
         return N, D, taken, left
@@ -362,7 +364,7 @@ def _target_tokens(spending: Spending, D: FloatArray, taken: FloatArray, strata:
     raw = unique + taken.sum(axis=1)
     worth = np.stack([_worth(unique, sources, taken, z) for z in rho_strata(sources, strata)], axis=1)
     worth = np.maximum(worth, _LEAST_WORTH * raw[:, None])
-    return D[:, None] * worth / raw[:, None], worth
+    return D[:, None] * (worth / raw[:, None]), worth
 
 
 def _worth(unique: float, sources: tuple[TokenSource, ...], taken: FloatArray, z: FloatArray) -> FloatArray:
@@ -423,7 +425,7 @@ def run_interval(laws: LawEnsemble, losses: FloatArray, value: float, C: float, 
 
     **Source:** law of total variance; the extrapolation term grows with the root of the decades beyond the runs.
     """
-    decades = max(0.0, math.log10(C / laws.range_C[1])) if laws.range_C is not None and C > 0 else 0.0
+    decades = decades_outside(C, laws.range_C)
     sd = math.hypot(laws.noise_sd, laws.drift_sd * math.sqrt(decades))
     spread = losses[:, :, None] * np.exp(sd * normal_strata(_NOISE_STRATA))
     return quantile_interval(spread.reshape(len(losses), -1), laws.draw_weights, value, level)

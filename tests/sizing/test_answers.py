@@ -84,6 +84,7 @@ def test_decades_are_counted_on_both_sides() -> None:
     assert decades_outside(3e21, (1e18, 3e20)) == pytest.approx(1.0)
     assert decades_outside(1e16, (1e18, 3e20)) == pytest.approx(2.0)
     assert decades_outside(1e30, None) == 0.0
+    assert decades_outside(0.0, (1e18, 3e20)) == decades_outside(math.inf, (1e18, 3e20)) == math.inf
 
 
 def test_the_published_frontiers_at_3e19() -> None:

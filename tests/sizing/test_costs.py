@@ -40,6 +40,7 @@ def hardware() -> Hardware:
         ({"gpu_hours": 0.0}, "gpu_hours = 0 is not a positive number"),
         ({"flops": math.inf}, "flops = inf"),
         ({"usd": -3.0}, "usd = -3"),
+        ({"usd": 1e300}, "usd = 1e+300 is no budget of this world"),
     ],
 )
 def test_a_budget_is_one_positive_number(fields: dict[str, float], said: str) -> None:

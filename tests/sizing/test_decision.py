@@ -250,6 +250,16 @@ def test_far_outside_the_runs_is_flagged_and_then_refused() -> None:
         decide(ensemble, 1e16)
 
 
+def test_what_is_expected_lies_in_the_interval() -> None:
+    """One draw in fifty far above all others lifts the mean over their upper quantile."""
+    ensemble = made_ensemble(1, draws=50)
+    first = ensemble.members[0]
+    theta = first.theta.copy()
+    theta[1, first.form.index("E")] += 4.0
+    made = decide(replace(ensemble, members=(replace(first, theta=theta), *ensemble.members[1:])), 1e20)
+    assert made.loss_low < made.loss <= made.loss_high
+
+
 @pytest.mark.parametrize(
     ("budget", "options"),
     [(math.nan, {}), (-1.0, {}), (1e20, {"unique_tokens": 0.0}), (1e20, {"level": 1.0})],

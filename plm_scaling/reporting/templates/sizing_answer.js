@@ -230,7 +230,7 @@ function fromDraws(ensemble, d, purse, logU, decades) {
     N_low: low, N_median: middle, N_high: high, band_low: Math.exp(edges[0]), band_high: Math.exp(edges[1]),
     band_open: [edges[0] === d.range[0], edges[1] === d.range[1]],
     probability: losses.reduce((sum, one, k) => sum + (one - d.best[k].loss <= VALLEY ? weights[k] : 0), 0),
-    loss, loss_low: interval[0], loss_high: interval[1], perplexity: Math.exp(loss), members,
+    loss, loss_low: Math.min(interval[0], loss), loss_high: Math.max(interval[1], loss), perplexity: Math.exp(loss), members,
     form_factor: counted.length ? Math.max(...counted) / Math.min(...counted) : 1,
   };
 }

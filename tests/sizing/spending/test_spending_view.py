@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,9 +15,11 @@ from plm_scaling.laws.interval import Interval
 from plm_scaling.laws.zoo import find_law
 from plm_scaling.sizing.action_parts import Situation
 from plm_scaling.sizing.actions import compare_actions
+from plm_scaling.sizing.costs import Budget
 from plm_scaling.sizing.law_ensemble import LawEnsemble, ensemble_of_published
 from plm_scaling.sizing.metric_map import MetricPoint
 from plm_scaling.sizing.published_scores import published_scores
+from plm_scaling.sizing.situations import make_situations
 from plm_scaling.sizing.spending import Spending, best_allocation, search_ensemble
 from plm_scaling.sizing.spending_view import SpendingView, read_sources, view_spending
 from plm_scaling.sizing.token_source import TokenSource
@@ -74,6 +77,19 @@ def test_published_scores_stand_beside_what_is_trained(ensemble: LawEnsemble) ->
     reused = [action for action in table.actions if action.key == "reuse" and action.utility]
     best = max(reused, key=lambda action: action.utility.value if action.utility else 0.0)
     assert best.name == "mlm reuse esm2-35m"
+
+
+@pytest.mark.parametrize("loss", [0.0, -2.0, math.nan, math.inf])
+def test_a_loss_that_cannot_be_is_no_public_models(loss: float) -> None:
+    with pytest.raises(ConfigError, match="the loss of esm2-650m must be a positive number"):
+        make_situations(Budget(usd=5e3), ["mlm"], public_losses={"esm2-650m": loss})
+
+
+def test_tokens_without_end_are_unlimited_tokens(ensemble: LawEnsemble) -> None:
+    laws = search_ensemble(ensemble, 6)
+    endless, free = (best_allocation(Spending(laws, PRICE, 2e4, unique)) for unique in (1e300, None))
+    assert endless.loss == pytest.approx(free.loss, abs=1e-6)
+    assert pytest.approx(free.N, rel=1e-2) == endless.N
 
 
 @pytest.mark.slow
