@@ -77,7 +77,9 @@ def _times(factor: float) -> str:
     """How far a size is from the best one."""
     if abs(factor - 1.0) < 0.05:
         return "the best size"
-    return f"{factor:.2g}x the best size" if factor >= 1 else f"1/{1 / factor:.2g} of the best size"
+    if factor < 1:
+        return f"1/{format_count(1 / factor, 2)} of the best size"
+    return f"{format_count(factor, 2)}x the best size"
 
 
 def table_rows(table: AuditTable) -> list[dict[str, Any]]:

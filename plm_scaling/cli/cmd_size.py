@@ -183,7 +183,11 @@ def _allocation(taken: dict[str, Any], output: str) -> int:
         click.echo("\n".join(allocation_lines(plan)))
         for warning in plan.warnings:
             warn(warning)
-        next_command("plm-scaling plan ... --gpu-hours N   # the sweep, cut to its share of the hours")
+        sweep = plan.allocation.gpus_per_node * plan.chosen.hours_of("sweep")
+        if sweep:
+            next_command(f"plm-scaling plan ... --gpu-hours {sweep:.0f}   # the sweep, cut to its share of the hours")
+        else:
+            next_command("plm-scaling spend ...   # the hours beside every other way to spend them")
     else:
         emit(output, rows=allocation_rows(plan), value=plan)
     return 0

@@ -19,17 +19,25 @@ def _headline(answer: Recommendation) -> list[str]:
     size = f"  parameters N  {count(answer.N, 2):>6}   band {count(answer.N_low, 2)} to {count(answer.N_high, 2)}"
     if answer.decision is not None:
         low, middle, high = (count(N, 2) for N in answer.decision.N_quantiles)
-        size += f"; best N of the draws {low}, {middle}, {high} (10, 50, 90 %)"
+        size += f"{_widened(answer)}; best N of the draws {low}, {middle}, {high} (10, 50, 90 %)"
     lines = [
         f"{answer.objective.upper()} for {answer.C:.2e} FLOPs: {hours}",
         *([answer.verdict] if answer.verdict else []),
         "",
         size,
-        f"  tokens D      {count(answer.D, 2):>6}   {answer.tokens_per_parameter:.0f} per parameter",
+        f"  tokens D      {count(answer.D, 2):>6}   {count(answer.tokens_per_parameter, 2)} per parameter",
     ]
     if answer.epochs is not None and answer.unique_tokens is not None:
         lines.append(f"  epochs        {answer.epochs:>6.1f}   over {count(answer.unique_tokens)} unique tokens")
     return lines
+
+
+def _widened(answer: Recommendation) -> str:
+    """The laws whose size stretches the band beyond the valley of the first."""
+    assert answer.decision is not None
+    valley = answer.decision.N_band
+    beyond = [law.law_id for law in answer.answers if law.role != "comparison" and not valley[0] <= law.N <= valley[1]]
+    return f" (widened by {', '.join(beyond)})" if beyond else ""
 
 
 def _decision(answer: Recommendation) -> list[str]:

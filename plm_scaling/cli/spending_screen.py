@@ -12,6 +12,7 @@ from plm_scaling.laws.interval import Interval
 from plm_scaling.sizing.action import Action, ActionTable
 from plm_scaling.sizing.exchange_rates import ExchangeRates
 from plm_scaling.sizing.spending_view import SpendingView
+from plm_scaling.sizing.tornado import Swing
 
 __all__ = ["action_rows", "exchange_rows", "show_spending", "spending_lines"]
 
@@ -43,10 +44,12 @@ def spending_lines(view: SpendingView) -> list[str]:
         lines += [f"  {objective.upper()}: {sentence}" for sentence in limit.sentences]
     for objective, swings in view.tornado.items():
         lines += ["", f"What moves the answer, {objective.upper()} (low end, high end):"]
-        for swing in swings.swings[:_MOST_SWINGS]:
+        shown = swings.swings[:_MOST_SWINGS]
+        left, right = (max(len(label) for label in labels) for labels in _labels(shown))
+        for swing in shown:
             size = f"N {format_count(swing.N[0], 2)} - {format_count(swing.N[1], 2)}"
             loss = f"loss {swing.loss[0]:.3f} - {swing.loss[1]:.3f}"
-            lines.append(f"    {swing.name:<28} {swing.low_label:>18} | {swing.high_label:<18} {loss}, {size}")
+            lines.append(f"    {swing.name:<28} {swing.low_label:>{left}} | {swing.high_label:<{right}} {loss}, {size}")
     for objective, plan in view.pilots.items():
         lines += [
             "",
@@ -56,6 +59,10 @@ def spending_lines(view: SpendingView) -> list[str]:
             lines.append(f"    {pilot.name}: {format_usd(pilot.usd)} saves {format_usd(pilot.evsi_usd)} of regret")
         lines.append(f"    {plan.stop}")
     return lines
+
+
+def _labels(swings: Sequence[Swing]) -> tuple[list[str], list[str]]:
+    return ["", *(swing.low_label for swing in swings)], ["", *(swing.high_label for swing in swings)]
 
 
 def _actions(table: ActionTable) -> list[str]:
@@ -82,7 +89,10 @@ def _actions(table: ActionTable) -> list[str]:
 
 
 def _interval(interval: Interval | None) -> str:
-    return "" if interval is None else f"{interval.value:.3f} ({interval.low:.3f}-{interval.high:.3f})"
+    if interval is None:
+        return ""
+    low, value, high = (f"{one:.3f}" for one in (interval.low, interval.value, interval.high))
+    return value if low == high else f"{value} ({low}-{high})"
 
 
 def action_rows(table: ActionTable) -> list[Row]:

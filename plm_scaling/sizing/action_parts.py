@@ -26,6 +26,7 @@ from plm_scaling.sizing.spending import (
     run_interval,
 )
 from plm_scaling.sizing.token_source import TokenSource
+from plm_scaling.sizing.unique_data import UNSEEN_EPOCHS
 from plm_scaling.transfers.transfer_fit import SourceShare, TransferFit
 
 __all__ = ["STRATA", "Candidate", "Situation", "group_of", "law_coefficients", "own_actions"]
@@ -106,6 +107,8 @@ def _allocated(
     situation: Situation, key: ActionKey, title: str, found: Allocation, assumptions: tuple[str, ...], **more: object
 ) -> Candidate:
     flags = [flag for flag in situation.spending.ensemble.flags if flag in ("TEXT_LAW", "TEXT_REPEATS", "NO_DRAWS")]
+    if (found.epochs or 0.0) > UNSEEN_EPOCHS:
+        flags.append("REPEATS_UNSEEN")
     if found.used < _FULL:
         flags.append("STOPS_EARLY")
         assumptions += (f"stops at {found.used:.0%} of the money: on these tokens longer training makes it worse",)

@@ -28,11 +28,16 @@ _DRAWS: Final = 64
 _DOUBTS: Final = {
     "RATE_EXTRAPOLATED": "its exchange rate was measured at other sizes; try it with a small pair first",
     "UNTESTED_ON_REPEATS": "its exchange rate was measured on unrepeated data, and this run repeats its tokens",
+    "REPEATS_UNSEEN": "it repeats its tokens more often than any published run: its size is the repeat law's alone",
+    "LOSS_OF_OTHER_SET": "its loss has to be measured on the validation set of these published laws; on a set of your "
+    "own it compares with laws fitted there alone (--laws fit.json)",
     "CONTINUED_UNTESTED": "what continued training brings was read off runs from scratch; try a short run first",
     "TEXT_LAW": "its loss is by a law of text, not of proteins: the order may hold, the numbers do not",
     "STOPS_EARLY": "it leaves money unspent, since longer training on these tokens makes it worse",
 }
 """What has to be said of an action that comes out best."""
+_SCORED: Final = 3
+"""Of the scores that need no training, so many are said."""
 _NEAR: Final = 0.01
 """Nats: a cheaper action this near the best is named."""
 
@@ -94,7 +99,8 @@ def compare_actions(
         ),
         flags=flags,
     )
-    return table.model_copy(update={"sentences": (*notes, *_sentences(table, bool(maps)))})
+    said = (*notes, *(() if maps else _scored_sentences(table)), *_sentences(table, bool(maps)))
+    return table.model_copy(update={"sentences": said})
 
 
 def _check(
@@ -242,6 +248,16 @@ def _ranked(
             update = {"regret": float(regrets[k]), "p_best": float(shares[k]), "rank": rank}
             found[rows[k][0].name] = found[rows[k][0].name].model_copy(update=update)
     return list(found.values())
+
+
+def _scored_sentences(table: ActionTable) -> tuple[str, ...]:
+    """What can be had without training compares by its scores, even where no loss maps to the metric."""
+    scored = [(action.utility.value, action.title) for action in table.actions if action.utility]
+    if len(scored) < 2:
+        return ()
+    ordered = sorted(scored, reverse=table.higher_is_better)[:_SCORED]
+    parts = (f"{title.removeprefix('train nothing: ')} {value:.3f}" for value, title in ordered)
+    return (f"{table.metric} without training anything: {', '.join(parts)}.",)
 
 
 def _sentences(table: ActionTable, together: bool) -> tuple[str, ...]:

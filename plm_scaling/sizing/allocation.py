@@ -11,6 +11,7 @@ from typing import Final
 import numpy as np
 
 from plm_scaling.core.errors import ConfigError, RefusedError
+from plm_scaling.core.units import format_count
 from plm_scaling.laws.jets import FloatArray
 from plm_scaling.sizing.allocation_record import NO_SWEEP, AllocationOption, AllocationPlan, StageShare
 from plm_scaling.sizing.allocation_risk import (
@@ -21,12 +22,14 @@ from plm_scaling.sizing.allocation_risk import (
     largest_work,
     simulate_stages,
 )
+from plm_scaling.sizing.answers import decades_outside
 from plm_scaling.sizing.costs import Gpu, Hardware, gpu_named, load_hardware, throughput_for
 from plm_scaling.sizing.decision import refuse_far
 from plm_scaling.sizing.decision_search import search_sizes
 from plm_scaling.sizing.law_ensemble import LawEnsemble
 from plm_scaling.sizing.run_bill import run_bill
 from plm_scaling.sizing.sweep_value import doubted, expected_optimum, regrets_of_choice, sweep_design
+from plm_scaling.sizing.unique_data import MAX_EPOCHS
 
 __all__ = ["plan_allocation"]
 
@@ -133,7 +136,7 @@ def plan_allocation(
     oracle = search_sizes(ensemble, lambda N: asked.tokens(asked.allocation.node_hours, N), unique_tokens)
     N = math.exp(oracle.best_size())
     C = 6.0 * N * float(asked.tokens(asked.allocation.node_hours, np.array([N]))[0])
-    refuse_far(ensemble.source, ensemble.range_C, C, force)
+    refuse_far(f"the {ensemble.objective.upper()} laws", ensemble.range_C, C, force)
     optimum = expected_optimum(ensemble, [C / 1e4, C / 1e3, C / 1e2, C / 10.0])
     known = "own law" if ensemble.status == "own fit" else "published law"
     shares = [(f"{NO_SWEEP}{known}", 0.0, 0.0), *((_name(share, known), pilots, share) for share in sweeps)]
@@ -144,7 +147,7 @@ def plan_allocation(
         raise RefusedError(
             f"no final run ends in time with a risk of {risk:.0%}",
             why=f"waits and losses leave less than {_LEAST_FINAL:.0%} of the hours to it",
-            hint="more time, a longer queue limit, fewer nodes at a time, or a larger --risk",
+            hint="more time, a longer queue limit, fewer nodes at a time, or more accepted risk",
         )
     return _assembled(asked, splits, allocation)
 
@@ -279,9 +282,26 @@ def _assembled(asked: _Asked, splits: Sequence[_Split], granted: Allocation) -> 
     )
 
 
+def _far_doubts(asked: _Asked, option: AllocationOption) -> dict[str, str]:
+    """How far the final run lies from the runs behind the laws, and how often it repeats its tokens."""
+    found = {}
+    decades = decades_outside(option.C, asked.ensemble.range_C)
+    if decades > 0:
+        doubt = "treat N as an order of magnitude" if decades > 1 else "an extrapolation"
+        flag = "FAR_OUTSIDE_RANGE" if decades > 1 else "OUTSIDE_RANGE"
+        found[flag] = f"the final run lies {decades:.1f} decades outside the runs behind the laws: {doubt}."
+    epochs = 0.0 if asked.unique_tokens is None else option.D / asked.unique_tokens
+    if epochs > MAX_EPOCHS:
+        found["REPEATS"] = (
+            f"the final run repeats its {format_count(asked.unique_tokens or 0.0)} unique tokens {epochs:.1f} times: "
+            "what repeats are worth is taken from text."
+        )
+    return found
+
+
 def _doubts(asked: _Asked, best: _Split, granted: Allocation) -> dict[str, str]:
     """A plain sentence for every flag."""
-    found, option = {}, best.option
+    found, option = _far_doubts(asked, best.option), best.option
     if asked.allocation.node_hours < granted.node_hours:
         found["TIME_BEFORE_HOURS"] = (
             f"{granted.nodes} nodes use at most {asked.allocation.node_hours:,.0f} of {granted.node_hours:,.0f} "

@@ -63,6 +63,10 @@ class AllocationOption(Record):
         """The final run."""
         return next(stage for stage in self.stages if stage.name == "final run")
 
+    def hours_of(self, stage: str) -> float:
+        """Node-hours of a stage by its name, 0 where there is none."""
+        return next((one.node_hours for one in self.stages if one.name == stage), 0.0)
+
 
 class AllocationPlan(Record):
     """Splits of an allocation, best first to last tried, with what was assumed."""

@@ -19,6 +19,7 @@ from plm_scaling.sizing.spending import (
     can_turn,
     search_ensemble,
 )
+from plm_scaling.sizing.unique_data import MEASURED_EPOCHS, UNSEEN_EPOCHS
 
 __all__ = ["DataLimit", "LimitKey", "data_limit", "unique_tokens_wanted"]
 
@@ -195,6 +196,11 @@ def _sentences(found: DataLimit) -> tuple[str, ...]:
         said.append(
             f"{found.epochs:.1f} epochs over {U} unique tokens: {found.loss - found.loss_unlimited:.3f} nats above "
             "what as many new tokens would reach."
+        )
+    if found.epochs > UNSEEN_EPOCHS:
+        said.append(
+            f"no published protein run repeats its data more than {MEASURED_EPOCHS:g} times: the size is the repeat "
+            "law's alone, and these are too few tokens for a model of your own."
         )
     if found.C_useful is not None:
         said.append(

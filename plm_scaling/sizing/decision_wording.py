@@ -8,6 +8,7 @@ from typing import Final
 from plm_scaling.core.units import format_count
 from plm_scaling.sizing.answers import VALLEY_NATS, SizingLaw
 from plm_scaling.sizing.decision_record import Decision
+from plm_scaling.sizing.unique_data import MEASURED_EPOCHS, UNSEEN_EPOCHS
 
 __all__ = ["difference_sentence", "verdict_sentence"]
 
@@ -18,7 +19,7 @@ _SAME: Final = 1.25
 def verdict_sentence(made: Decision) -> str:
     """What to train, what to expect of it, and how sure that is."""
     count = format_count
-    epochs = "" if made.epochs is None else f" ({made.epochs:.2g} epochs)"
+    epochs = "" if made.epochs is None else f" ({count(made.epochs, 2)} epochs)"
     kept = ""
     if made.useful_C is not None:
         kept = f" and keep {100.0 * (1.0 - made.C / made.C_budget):.0f} % of the budget"
@@ -28,6 +29,16 @@ def verdict_sentence(made: Decision) -> str:
         f"{made.loss:.3f} nats ({interval}), within {VALLEY_NATS} nats of the best for this budget with probability "
         f"{_percent(made.probability)} by these laws; so is, on average, any size from {count(made.N_band[0], 2)} to "
         f"{count(made.N_band[1], 2)}."
+    ) + _repeats_unseen(made)
+
+
+def _repeats_unseen(made: Decision) -> str:
+    """That nobody has repeated data so often."""
+    if made.epochs is None or made.epochs < UNSEEN_EPOCHS:
+        return ""
+    return (
+        f" But no published protein run repeats its data more than {MEASURED_EPOCHS:g} times, so that the size is the "
+        "repeat law's alone: read it as too few tokens for a model of your own."
     )
 
 

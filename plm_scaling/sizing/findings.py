@@ -6,8 +6,8 @@ import math
 from collections.abc import Sequence
 from typing import Final
 
+from plm_scaling.core.objective import Objective
 from plm_scaling.core.recipe import RecipeName
-from plm_scaling.core.run import Objective
 from plm_scaling.core.units import format_count
 from plm_scaling.sizing.answers import FLAG_DECADES
 from plm_scaling.sizing.costs import Budget, Gpu, Hardware, Throughput
@@ -70,7 +70,8 @@ def _range_sentence(answer: LawAnswer, range_C: tuple[float, float]) -> str:
     low, high = range_C
     side = "above" if "ABOVE_RANGE" in answer.flags else "below"
     factor = 10.0**answer.extrapolation_decades
-    text = f"the budget is {factor:.1f}x {side} the runs behind {answer.law_id} ({low:.0e} to {high:.0e} FLOPs)"
+    runs = f"the runs behind {answer.law_id} ({low:.0e} to {high:.0e} FLOPs)"
+    text = f"the budget is {format_count(factor, 2)}x {side} {runs}"
     if answer.extrapolation_decades > FLAG_DECADES:
         return f"{text}: {answer.extrapolation_decades:.1f} decades of extrapolation; treat N as an order of magnitude."
     return f"{text}: an extrapolation of {answer.extrapolation_decades:.1f} decades."

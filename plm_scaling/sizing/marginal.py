@@ -218,8 +218,8 @@ def _sentences(found: MarginalValues) -> tuple[str, ...]:
     if found.break_even_usd_per_token is not None:
         price = found.break_even_usd_per_token
         said.append(
-            f"a million unique tokens are worth ${1e6 * price.value:.3g} of compute ({1e6 * price.low:.2g}-"
-            f"{1e6 * price.high:.2g}); below that price data beat compute."
+            f"a million unique tokens are worth {format_usd(1e6 * price.value)} of compute "
+            f"({format_usd(1e6 * price.low)} to {format_usd(1e6 * price.high)}); below that price data beat compute."
         )
     if unique is not None and unique.over_compute is not None:
         winner = "unique tokens" if unique.over_compute > 1 else "compute"

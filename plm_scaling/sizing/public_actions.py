@@ -129,6 +129,11 @@ def _training(model: TrainedModel) -> Coefficient:
     return Coefficient(name=f"tokens of {model.name}", value=model.D, status=model.status, source=model.source)
 
 
+def _other_set(situation: Situation) -> tuple[str, ...]:
+    """A loss that was stated beside laws of other people's runs may be of another validation set."""
+    return () if situation.spending.ensemble.status == "own fit" else ("LOSS_OF_OTHER_SET",)
+
+
 def _reuse(situation: Situation, model: TrainedModel) -> Candidate:
     """The null action."""
     laws = situation.spending.laws
@@ -147,7 +152,10 @@ def _reuse(situation: Situation, model: TrainedModel) -> Candidate:
         ruled_out="" if loss is not None else "its loss on your validation set was not measured",
         assumptions=tuple(said),
         coefficients=(_training(model),),
-        flags=("TOKENS_UNVERIFIED",) if model.status == "unverified" else (),
+        flags=(
+            *(("TOKENS_UNVERIFIED",) if model.status == "unverified" else ()),
+            *(() if loss is None else _other_set(situation)),
+        ),
     )
     losses = None if loss is None else np.full((len(laws.draw_weights), 1), loss)
     return Candidate(action, losses)
@@ -202,7 +210,7 @@ def _continue(situation: Situation, model: TrainedModel) -> Candidate:
         loss=run_interval(laws, losses, mean, 6.0 * model.N * D),
         assumptions=said,
         coefficients=(*law_coefficients(situation), _training(model)),
-        flags=("CONTINUED_UNTESTED",),
+        flags=("CONTINUED_UNTESTED", *_other_set(situation)),
     )
     return Candidate(action, losses)
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
-from plm_scaling.core.run import Objective
+from plm_scaling.core.objective import Objective
 from plm_scaling.core.units import format_count
 from plm_scaling.laws.repeat_worth import worth
 from plm_scaling.sizing.recommendation import Alternative
@@ -16,6 +16,7 @@ __all__ = [
     "MAX_EPOCHS",
     "MEASURED_EPOCHS",
     "REPEAT_GAPS",
+    "UNSEEN_EPOCHS",
     "Spend",
     "alternatives_for",
     "effective_tokens_of",
@@ -27,6 +28,8 @@ MAX_EPOCHS: Final = 4.0
 """Epochs up to which the measured gaps between repeated and unrepeated data did not grow."""
 MEASURED_EPOCHS: Final = 13.0
 """Epochs of the longest measured runs."""
+UNSEEN_EPOCHS: Final = 2.0 * MEASURED_EPOCHS
+"""Beyond so many the law of repeats alone decides, and no size is worth naming."""
 
 REPEAT_GAPS: Final[dict[Objective, tuple[tuple[int, float, float], ...]]] = {
     "mlm": ((1, 0.014, 0.017), (4, 0.013, 0.017), (8, 0.019, 0.021), (13, 0.028, 0.028)),
@@ -122,8 +125,9 @@ def repeat_findings(
     if per_token > 3.0 * study:
         flags += ("MORE_PARAMETERS_PER_UNIQUE_TOKEN",)
         warnings.append(
-            f"Your model has {per_token / study:.0f} times as many parameters per unique token as those runs "
-            f"({per_token:.2g} against {study:.2g}): expect repeats to hurt earlier than the gaps say."
+            f"Your model has {format_count(per_token / study, 2)} times as many parameters per unique token as "
+            f"those runs ({format_count(per_token, 2)} against {study:.2g}): expect repeats to hurt earlier than the "
+            "gaps say."
         )
     return flags, tuple(warnings)
 
@@ -284,7 +288,7 @@ def _reuse(spend: Spend) -> Alternative:
     return Alternative(
         key="reuse",
         title=f"train nothing: reuse {name}",
-        note=f"your budget is {share:.2g} of its training compute (about {spend.exact_hours(flops):,.0f} "
-        f"{spend.gpu_name} hours); {note}",
+        note=f"your budget is {format_count(share, 2)} times its training compute (about "
+        f"{spend.exact_hours(flops):,.0f} {spend.gpu_name} hours); {note}",
         N=N,
     )

@@ -7,6 +7,7 @@ from typing import ClassVar
 
 from plm_scaling.core.architecture import ModelShape
 from plm_scaling.core.records import Record
+from plm_scaling.core.units import format_count, format_usd
 from plm_scaling.sizing.law_ensemble import LawEnsemble
 from plm_scaling.sizing.lifetime import LifetimePlan, lifetime_line, lifetime_optimum
 from plm_scaling.sizing.serving import InferenceJob, ServingBill, inference_tokens, serving_bill
@@ -65,16 +66,22 @@ def plan_uses(
 
 
 def use_lines(plan: UsePlan) -> list[str]:
-    """The plan for a terminal: the verdict, and what serving costs at either size."""
+    """The plan for a terminal: the verdict, and what training and serving cost at either size."""
     lines = [lifetime_line(plan.lifetime), ""]
-    for title, N, bill in (
-        ("least over its life", plan.lifetime.best.N, plan.serving),
-        ("least to train", plan.lifetime.trained_cheapest.N, plan.serving_trained_cheapest),
+    for title, choice, bill in (
+        ("least over its life", plan.lifetime.best, plan.serving),
+        ("least to train", plan.lifetime.trained_cheapest, plan.serving_trained_cheapest),
     ):
         bound = ", waiting for memory" if bill.bandwidth_bound else ""
         lines.append(
-            f"  {title:<20} N {N:.3g}: serving {bill.flops_exact:.3g} FLOPs, {bill.gpu_hours:,.2f} {bill.gpu} hours"
-            f"{bound}, ${bill.usd_mid:,.2f} (${bill.usd_low:,.2f} to ${bill.usd_high:,.2f}), "
-            f"{bill.energy_kwh:,.1f} kWh, {bill.co2_kg:,.1f} kg CO2"
+            f"  {title:<20} N {format_count(choice.N)} on {format_count(choice.D)} tokens, training "
+            f"{choice.train_flops / plan.C:.2f} x the budget; serving {bill.flops_exact:.3g} FLOPs, "
+            f"{_rounded(bill.gpu_hours)} {bill.gpu} hours{bound}, {format_usd(bill.usd_mid)} "
+            f"({format_usd(bill.usd_low)} to {format_usd(bill.usd_high)}), {_rounded(bill.energy_kwh)} kWh, "
+            f"{_rounded(bill.co2_kg)} kg CO2"
         )
     return lines
+
+
+def _rounded(value: float) -> str:
+    return f"{value:,.0f}" if value >= 10 else f"{value:.2g}"

@@ -41,6 +41,8 @@ def test_an_allocation_is_split_and_its_shares_are_the_whole(tmp_path: Path) -> 
     assert shown.return_value == 0
     assert "reserve" in shown.stdout
     assert plan.best in shown.stdout
+    assert "FAR_OUTSIDE_RANGE" in plan.flags
+    assert "decades outside the runs behind the laws" in shown.stderr
 
 
 def test_a_model_that_is_used_more_is_smaller(tmp_path: Path) -> None:
@@ -54,6 +56,12 @@ def test_a_model_that_is_used_more_is_smaller(tmp_path: Path) -> None:
     assert sizes[0] > 1.5 * sizes[-1]
     assert "over 540B tokens served" in size(*BUDGET, "--sequences", "1e6", "--length", "735", "--use",
                                              "pseudo_likelihood").stdout  # fmt: skip
+
+
+def test_tokens_repeated_beyond_all_evidence_decide_no_size() -> None:
+    said = "too few tokens for a model of your own"
+    assert said in size(*BUDGET, "--unique-tokens", "7e7").stdout
+    assert said not in size(*BUDGET, "--unique-tokens", "15e9").stdout
 
 
 def test_the_answer_and_the_page_are_files(tmp_path: Path) -> None:
@@ -74,6 +82,8 @@ def test_a_metric_puts_public_models_and_alignments_beside_the_run(tmp_path: Pat
     assert "alignment" in scored
     assert any("esm2-650m" in name for name in scored)
     assert view.actions.metric == "capsid"
+    said = next(one for one in view.actions.sentences if one.startswith("capsid without training anything"))
+    assert said.index("alignment") < said.index("esm2")
 
 
 @pytest.mark.parametrize(

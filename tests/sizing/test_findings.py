@@ -40,7 +40,7 @@ def test_every_doubt_about_a_law_has_a_sentence() -> None:
     flags, warnings = law_findings([primary, answer("b", shape.N * 4.8), answer("c", 1e3, role="comparison")], shape)
     assert flags == ("ABOVE_RANGE", "TEXT_LAW", "UNVERIFIED", "LAWS_DISAGREE", "SHAPE_NOT_CLOSE")
     text = "\n".join(warnings)
-    assert "15.8x above the runs behind a (1e+18 to 3e+20 FLOPs): 1.2 decades of extrapolation" in text
+    assert "16x above the runs behind a (1e+18 to 3e+20 FLOPs): 1.2 decades of extrapolation" in text
     assert "a is a law of text" in text
     assert "were not checked" in text
     assert "a: made in a hurry." in text

@@ -138,4 +138,4 @@ def test_each_objective_has_its_public_model() -> None:
     (clm,) = alternatives_for(spend("clm"), frontier(1e9, 1e11), None)
     assert "ESM-2 650M" in mlm.title
     assert "ProGen2-xlarge" in clm.title
-    assert f"{6e20 / 4.42e21:.2g} of its training compute (about 44,200 TESTGPU hours)" in mlm.note
+    assert f"{6e20 / 4.42e21:.2g} times its training compute (about 44,200 TESTGPU hours)" in mlm.note
