@@ -35,7 +35,8 @@ def audit(
     params : N instead of a model, parameters.
     tokens : D, instead of what a published model is known for; without any only the tokens that fit are said.
     objective : clm, mlm or text; needed with `params` and for a named size.
-    laws : fit.json files of one's own and names of published laws (zoo:NAME); by default the published ones.
+    laws : fit.json files of one's own and names of published laws (zoo:NAME); by default the one
+        `size` answers by, then the published ones.
     force : answer even more than 1.5 decades of compute outside a law's range.
 
     Raises

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import median
 from typing import Final, Literal
 
@@ -28,6 +28,7 @@ __all__ = [
     "laws_of_fit",
     "published_sizing_law",
     "valley",
+    "with_valley",
 ]
 
 FLAG_DECADES: Final = 1.0
@@ -86,12 +87,21 @@ def valley(loss: Callable[[float], float], N_opt: float, *, width: float = VALLE
         inside, outside = math.log(N_opt), math.log(N_opt) + sign * math.log(1e6)
         if loss(math.exp(outside)) <= top:
             return math.exp(outside)
-        for _ in range(60):
+        for _ in range(48):
             middle = 0.5 * (inside + outside)
             inside, outside = (middle, outside) if loss(math.exp(middle)) <= top else (inside, middle)
         return math.exp(inside)
 
     return edge(-1.0), edge(1.0)
+
+
+def with_valley(law: SizingLaw) -> SizingLaw:
+    """A law that states a loss, with the sizes within 0.01 nats of its lowest as its band."""
+
+    def band(C: float) -> Band:
+        return valley(lambda N: _stated(law.loss(N, C / (6.0 * N))), law.optimum(C))
+
+    return replace(law, band=band)
 
 
 def published_sizing_law(law: PublishedLaw, unique_tokens: float | None = None) -> SizingLaw:

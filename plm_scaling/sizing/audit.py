@@ -5,9 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Final
+from typing import Final, get_args
 
 from plm_scaling.core.errors import ConfigError
+from plm_scaling.core.objective import Objective
 from plm_scaling.laws.law_fit import LawFit
 from plm_scaling.laws.zoo import PublishedLaw, load_zoo
 from plm_scaling.sizing.answers import (
@@ -18,15 +19,17 @@ from plm_scaling.sizing.answers import (
     decades_outside,
     laws_of_fit,
     published_sizing_law,
+    with_valley,
 )
 from plm_scaling.sizing.audit_records import Audit, AuditLine, AuditTable, AuditVerdict
+from plm_scaling.sizing.chosen_laws import default_sizing_law
 from plm_scaling.sizing.trained_models import TrainedModel
 
 __all__ = ["audit_models", "audit_under", "compute_for_loss", "compute_for_size", "laws_for_audit"]
 
 _WIDEST: Final = 12
 """Decades of compute either side that are searched for a size or a loss."""
-_ROUNDS: Final = 80
+_ROUNDS: Final = 48
 """Of bisection: ln C to the last digits of a float."""
 
 _SENTENCES: Final = {
@@ -46,7 +49,7 @@ Laws = Sequence[PublishedLaw | LawFit]
 
 
 def audit_models(models: Sequence[TrainedModel], laws: Laws | None = None, *, force: bool = False) -> AuditTable:
-    """Every model under the laws: those given, or the published ones of its objective and the text laws.
+    """Every model under the laws: those given, or all that a budget of its objective is sized by or held against.
 
     Parameters
     ----------
@@ -76,7 +79,7 @@ def laws_for_audit(objective: str, laws: Laws | None = None) -> tuple[SizingLaw,
     ConfigError : a law that sizes no budget, or none that speaks of the objective.
     """
     chosen: Laws = laws if laws is not None else _published_for(objective)
-    found: list[SizingLaw] = []
+    found = [with_valley(default_sizing_law(objective))] if laws is None and objective in get_args(Objective) else []
     for law in chosen:
         if law.objective not in (objective, "text"):
             continue

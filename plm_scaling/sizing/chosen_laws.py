@@ -19,7 +19,7 @@ from plm_scaling.sizing.default_laws import published_ensemble
 from plm_scaling.sizing.interpolation import lowest_point
 from plm_scaling.sizing.law_ensemble import LawEnsemble, ensemble_of_fit, ensemble_of_published
 
-__all__ = ["ChosenLaws", "choose_laws", "ensemble_sizing_law", "read_laws"]
+__all__ = ["ChosenLaws", "choose_laws", "default_sizing_law", "ensemble_sizing_law", "read_laws"]
 
 _BUDGETS = np.linspace(math.log(1e12), math.log(1e30), 37)
 _SIZES = np.linspace(math.log(1e2), math.log(1e17), 121)
@@ -60,7 +60,7 @@ def choose_laws(
     zoo = load_zoo()
     text = [law for law in zoo if law.objective == "text" and law.default]
     own = sorted((law for law in zoo if law.objective == objective), key=lambda law: not law.default)
-    default, default_law = published_ensemble(objective), _default_law(objective)
+    default, default_law = published_ensemble(objective), default_sizing_law(objective)
     published = [published_sizing_law(law) for law in own]
     frontier = next((made for law, made in zip(own, published, strict=True) if law.form == "power_frontier"), None)
     if laws is None:
@@ -85,7 +85,13 @@ def choose_laws(
 
 
 @lru_cache(maxsize=2)
-def _default_law(objective: str) -> SizingLaw:
+def default_sizing_law(objective: str) -> SizingLaw:
+    """The fits of the released logs as one law: what a budget is sized by where no law is named.
+
+    Raises
+    ------
+    ConfigError : an objective that no logs are of.
+    """
     return ensemble_sizing_law(published_ensemble(objective), f"cheng2024-fits-{objective}")
 
 
@@ -127,6 +133,10 @@ def ensemble_sizing_law(ensemble: LawEnsemble, law_id: str) -> SizingLaw:
     if np.any((index[within] == 0) | (index[within] == len(_SIZES) - 1)):
         raise RefusedError(f"{law_id} has no lowest loss at its own budgets", why="N ends at a bound of the search")
     table = _SIZES[0] + offset
+    bare, shares = ensemble.without_draws(), ensemble.member_weights
+
+    def loss(N: float, D: float) -> float:
+        return math.exp(float(shares @ np.log(bare.losses(N, D)[:, 0])))
 
     def optimum(C: float) -> float:
         return math.exp(float(np.interp(math.log(C), _BUDGETS, table)))
@@ -138,6 +148,6 @@ def ensemble_sizing_law(ensemble: LawEnsemble, law_id: str) -> SizingLaw:
         status=ensemble.status,
         optimum=optimum,
         band=lambda C: None,
-        loss=ensemble.loss,
+        loss=loss,
         range_C=ensemble.range_C,
     )

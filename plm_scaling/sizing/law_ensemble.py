@@ -127,8 +127,11 @@ class LawEnsemble:
 
     def estimates(self, N: npt.ArrayLike, D: npt.ArrayLike, unique_tokens: npt.ArrayLike | None = None) -> FloatArray:
         """Losses by the estimate of every member at points [n], float64[m, n]."""
-        single = replace(self, members=tuple(replace(m, theta=m.theta[[0, 0]]) for m in self.members))
-        return np.stack([block[0] for block in single._blocks(N, D, unique_tokens)])
+        return np.stack([block[0] for block in self.without_draws()._blocks(N, D, unique_tokens)])
+
+    def without_draws(self) -> LawEnsemble:
+        """Every member with its estimate as its only draw."""
+        return replace(self, members=tuple(replace(m, theta=m.theta[[0, 0]]) for m in self.members))
 
     def loss(self, N: float, D: float, unique_tokens: float | None = None) -> float:
         """The ensemble's loss at one point: the weighted mean of the members' ln L, as `predict_losses` has it."""

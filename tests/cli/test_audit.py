@@ -17,7 +17,7 @@ def test_without_a_model_all_published_ones_are_audited(cli: Cli) -> None:
     lines = screen.out.splitlines()
     assert lines[0].split()[:5] == ["model", "objective", "N", "D", "law"]
     first = next(line for line in lines if line.startswith("esm2-650m"))
-    assert first.split()[:8] == ["esm2-650m", "mlm", "649M", "1T", "cheng-mlm", "3.5B", "0.18", "too"]
+    assert first.split()[:8] == ["esm2-650m", "mlm", "649M", "1T", "cheng2024-fits-mlm", "2.1B", "0.31", "too"]
     assert "860B?" in next(line for line in lines if line.startswith("esm2-15b"))
     assert "refused" in next(line for line in lines if line.startswith("cheng-7b"))
     assert "cannot be ranked" in screen.err

@@ -145,10 +145,27 @@ def test_every_flag_of_a_line_is_spelt_out() -> None:
 def test_a_protein_model_meets_its_own_laws_before_those_of_text() -> None:
     (audit,) = api.audit("ESM2_t33_650M_UR50D").audits
     assert audit.model == "esm2-650m"
-    assert [line.law_id for line in audit.lines[:2]] == ["cheng-mlm", "cheng-a9-mlm"]
-    assert "TEXT_LAW" in audit.lines[2].flags
+    assert [line.law_id for line in audit.lines[:3]] == ["cheng2024-fits-mlm", "cheng-mlm", "cheng-a9-mlm"]
+    assert audit.lines[0].wasted is not None, "its own losses price the size, not those of text"
+    assert "COST_NOT_STATED" not in audit.flags
+    assert "TEXT_LAW" in audit.lines[3].flags
     assert "clm" not in " ".join(line.law_id for line in audit.lines)
     assert "TOKENS_NOT_NEW" in audit.flags
+
+
+@pytest.mark.parametrize("objective", ["clm", "mlm"])
+def test_what_size_recommends_the_audit_calls_right(objective: str) -> None:
+    plan = api.size(objective=objective, flops=1e21)
+    (audit,) = api.audit(params=plan.N, tokens=plan.D, objective=objective).audits
+    first = audit.lines[0]
+    assert first.law_id == plan.answers[0].law_id
+    assert first.verdict == "about right"
+    # `size` weighs draws, the audit asks the estimates alone.
+    assert first.size_factor == pytest.approx(1.0, abs=0.05)
+    assert first.wasted == pytest.approx(0.0, abs=0.01)
+    (large,) = api.audit(params=4 * plan.N, tokens=plan.D / 4, objective=objective).audits
+    assert large.lines[0].verdict == "too large"
+    assert large.lines[0].loss_gap == pytest.approx(large.lines[0].loss - first.loss, rel=0.01)
 
 
 def test_text_models_are_no_proteins() -> None:
