@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from plm_scaling.cli.render import DryRun, OutputFormat, emit, next_command, say, warn
-from plm_scaling.core.units import format_count
+from plm_scaling.core.units import format_amount, format_count
 
 if TYPE_CHECKING:
     from plm_scaling.sweeps.cost_records import PlanCosts, RunCost
@@ -26,10 +26,10 @@ _FORMATS = {
     "C_teacher": lambda value: value if isinstance(value, str) else f"{value:.3g}",
     "peak lr": "{:.3g}".format,
     "memory": lambda value: f"{value / 1e9:.3g} GB",
-    "cost": "{:.3g}".format,
-    "hours": "{:.3g}".format,
-    "USD": "{:.3g}".format,
-    "kWh": "{:.3g}".format,
+    "cost": format_amount,
+    "hours": format_amount,
+    "USD": format_amount,
+    "kWh": format_amount,
 }
 
 
@@ -144,9 +144,12 @@ def _cut_rows(plan: SweepPlan) -> list[dict[str, Any]]:
 
 def _costs_text(costs: PlanCosts) -> str:
     """The plan's price in one line."""
-    parts = [f"{costs.device_hours:,.3g} device-hours", f"{costs.wall_seconds / 3600:,.3g} h on {costs.n_devices}"]
-    parts += [] if costs.usd is None else [f"${costs.usd:,.3g}"]
-    parts += [] if costs.energy_kwh is None else [f"{costs.energy_kwh:,.3g} kWh"]
+    parts = [
+        f"{format_amount(costs.device_hours)} device-hours",
+        f"{format_amount(costs.wall_seconds / 3600)} h on {costs.n_devices}",
+    ]
+    parts += [] if costs.usd is None else [f"${format_amount(costs.usd)}"]
+    parts += [] if costs.energy_kwh is None else [f"{format_amount(costs.energy_kwh)} kWh"]
     parts += [] if costs.time_limit_h is None else [f"{costs.segments} jobs of at most {costs.time_limit_h:g} h"]
     return f"{costs.device.name} ({costs.device.source}): " + ", ".join(parts)
 

@@ -15,6 +15,7 @@ from plm_scaling.core.errors import QuantityError
 __all__ = [
     "block_parameters",
     "exact_training_flops",
+    "format_amount",
     "format_count",
     "format_usd",
     "format_with_error",
@@ -114,6 +115,11 @@ def format_usd(value: float) -> str:
     if abs(value) >= 9.995:
         return f"${value:,.0f}"
     return f"${value:.2f}" if abs(value) >= 0.995 or value == 0 else f"${value:.2g}"
+
+
+def format_amount(value: float) -> str:
+    """2,250, 31.4, 0.031, 6.68e+20: hours, money or FLOPs to three digits, with an exponent only where it helps."""
+    return f"{float(f'{value:.3g}'):,.0f}" if 99.95 <= abs(value) < 1e7 else f"{value:.3g}"
 
 
 def format_with_error(value: float, se: float | None) -> str:

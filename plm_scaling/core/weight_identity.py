@@ -55,7 +55,7 @@ def weights_sha256(path: Path) -> str:
             raise ConfigError("no weights in this folder", where=str(path), hint=f"known are {', '.join(_WEIGHTS)}")
         return sha256_text("".join(f"{part.name} {sha256_file(part)}\n" for part in parts))
     except OSError as error:
-        raise ConfigError("weights that cannot be read", where=str(path), why=str(error.strerror)) from None
+        raise ConfigError("weights that cannot be read", where=str(path), why=f"{path}: {error.strerror}") from None
 
 
 def described_shape(path: Path) -> ModelShape | None:

@@ -26,7 +26,7 @@ from dataclasses import dataclass, replace
 from typing import Final, Literal
 
 from plm_scaling.core.errors import ConfigError, PlanError
-from plm_scaling.core.units import format_count
+from plm_scaling.core.units import format_amount, format_count
 from plm_scaling.sweeps.cost_records import CutRun
 from plm_scaling.sweeps.decisions import needed_runs
 from plm_scaling.sweeps.plan_records import PlannedRun, SweepPlan
@@ -89,8 +89,8 @@ def trimmed(plan: SweepPlan, budget: float, unit: TrimUnit) -> SweepPlan:
     if not kept:
         least = _cost(_closure(ordered[0].runs, runs), price)
         raise PlanError(
-            f"{budget:.3g} {unit} do not pay for any question of the plan",
-            why=f"the first is {ordered[0].name}, for {least:.3g} {unit}",
+            f"{format_amount(budget)} {unit} do not pay for any question of the plan",
+            why=f"the first is {ordered[0].name}, for {format_amount(least)} {unit}",
             hint="raise the budget, or ask for smaller budgets, sizes or tokens in the spec",
         )
     return _cut_down(plan, kept, left, price, budget, unit)
@@ -255,12 +255,15 @@ def _cut_down(
 ) -> SweepPlan:
     spent = _cost(kept, price)
     more = _cost(_closure(left[0].runs, {run.run_id: run for run in plan.runs}) - kept, price)
-    reasons = _reasons(plan, left, kept, f"needs {more:.3g} {unit}, {budget - spent:.3g} are left")
+    reasons = _reasons(
+        plan, left, kept, f"needs {format_amount(more)} {unit}, {format_amount(budget - spent)} are left"
+    )
     cut = [run for run in plan.runs if run.run_id not in kept]
+    lost = format_amount(_cost((run.run_id for run in cut), price))
     remark = (
-        f"cut to {budget:.3g} {unit}: {len(kept)} of {len(plan.runs)} runs are kept for {spent:.3g} {unit}, "
-        f"{len(cut)} runs of {_cost((run.run_id for run in cut), price):.3g} {unit} are cut; "
-        f"the next question would be {left[0].name}, for {more:.3g} {unit} more"
+        f"cut to {format_amount(budget)} {unit}: {len(kept)} of {len(plan.runs)} runs are kept for "
+        f"{format_amount(spent)} {unit}, {len(cut)} runs of {lost} {unit} are cut; "
+        f"the next question would be {left[0].name}, for {format_amount(more)} {unit} more"
     )
     return plan.model_copy(
         update={

@@ -12,6 +12,7 @@ from plm_scaling.core.errors import QuantityError
 from plm_scaling.core.units import (
     block_parameters,
     exact_training_flops,
+    format_amount,
     format_count,
     format_usd,
     format_with_error,
@@ -180,3 +181,18 @@ def test_the_head_is_counted_for_every_position() -> None:
 )
 def test_sums_are_printed_as_people_read_them(value: float, text: str) -> None:
     assert format_usd(value) == text
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (2250.4, "2,250"),
+        (99.96, "100"),
+        (31.42, "31.4"),
+        (0.0312, "0.0312"),
+        (12345.0, "12,300"),
+        (6.68e20, "6.68e+20"),
+    ],
+)
+def test_amounts_have_no_exponent_where_people_have_none(value: float, text: str) -> None:
+    assert format_amount(value) == text
