@@ -291,7 +291,11 @@ def _doubts(made: Decision, ensemble: LawEnsemble, at_edge: float) -> dict[str, 
             f"{made.draw_factor:.1f}: no more runs of the same kind will settle it, larger ones would."
         )
     if "TEXT_REPEATS" in ensemble.flags and (made.epochs or 0.0) > _NEGLIGIBLE_EPOCHS:
-        found["TEXT_REPEATS"] = "what repeated tokens are worth is taken from text: no protein runs identify it."
+        found["TEXT_REPEATS"] = (
+            "what repeated tokens are worth is taken from text: no protein runs identify it. The other half of that "
+            "law, parameters that few unique tokens cannot fill, is left out, being identified nowhere; it would make "
+            "N smaller where repeats alone make it larger: between two sizes of the band take the smaller."
+        )
     if "NO_DRAWS" in ensemble.flags:
         found["NO_DRAWS"] = "the law states no uncertainty: its interval holds the noise of a run alone."
     cap = largest_claimed(ensemble, made.unique_tokens)

@@ -53,10 +53,12 @@ def test_the_default_laws_stay_sane_up_to_where_answers_are_refused(objective: s
 
 
 def test_repeats_that_no_run_identifies_are_those_of_text() -> None:
-    made = decide(published_ensemble("mlm"), 1e20, unique_tokens=1e10)
+    made, free = (decide(published_ensemble("mlm"), 1e20, unique_tokens=unique) for unique in (1e10, None))
     assert "TEXT_REPEATS" in made.flags
     assert "Muennighoff" in made.repeats
-    assert made.loss > decide(published_ensemble("mlm"), 1e20).loss
+    assert made.loss > free.loss
+    assert made.N > free.N, "a discount on tokens alone makes N larger, of which the answer warns"
+    assert any("make N smaller where repeats alone make it larger" in said for said in made.warnings)
 
 
 def test_an_objective_without_runs_has_no_default() -> None:

@@ -343,7 +343,7 @@ function doubtsOf(found, data) {
     BELOW_RANGE: () => plainly("Extrapolation", `the budget lies ${found.decades.toFixed(1)} decades below the runs (${range}).`),
     RANGE_UNKNOWN: () => strong("Range unknown", "the law's source does not say over which budgets it was fitted."),
     TEXT_LAW: () => strong("Text law", "fitted to language models of text; proteins have other exponents and another floor, and losses do not compare."),
-    TEXT_REPEATS: () => strong("Text law of repeats", "what a repeated token is worth was measured on text; protein MLMs have been seen to overfit where this law only levels off."),
+    TEXT_REPEATS: () => strong("Text law of repeats", "what a repeated token is worth was measured on text; protein MLMs have been seen to overfit where this law only levels off. Parameters that few unique tokens cannot fill are not discounted: between two sizes of the band take the smaller."),
     NO_DRAWS: () => strong("No interval", "published coefficients without draws: the band shows how flat the valley is, not how uncertain the law."),
     NO_LOSS: () => strong("No loss", "a frontier states sizes alone: no loss, no regret and no band can be given."),
     DATA_REPEATED: () => plainly("Repeats", `${significant(found.epochs, 2)} epochs over ${count(found.unique_tokens, 3)} unique tokens.`),
