@@ -133,10 +133,6 @@ def ensemble_sizing_law(ensemble: LawEnsemble, law_id: str) -> SizingLaw:
     if np.any((index[within] == 0) | (index[within] == len(_SIZES) - 1)):
         raise RefusedError(f"{law_id} has no lowest loss at its own budgets", why="N ends at a bound of the search")
     table = _SIZES[0] + offset
-    bare, shares = ensemble.without_draws(), ensemble.member_weights
-
-    def loss(N: float, D: float) -> float:
-        return math.exp(float(shares @ np.log(bare.losses(N, D)[:, 0])))
 
     def optimum(C: float) -> float:
         return math.exp(float(np.interp(math.log(C), _BUDGETS, table)))
@@ -148,6 +144,6 @@ def ensemble_sizing_law(ensemble: LawEnsemble, law_id: str) -> SizingLaw:
         status=ensemble.status,
         optimum=optimum,
         band=lambda C: None,
-        loss=loss,
+        loss=ensemble.loss,
         range_C=ensemble.range_C,
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from statistics import NormalDist
 from typing import Final, Literal
 
@@ -127,9 +128,10 @@ class LawEnsemble:
 
     def estimates(self, N: npt.ArrayLike, D: npt.ArrayLike, unique_tokens: npt.ArrayLike | None = None) -> FloatArray:
         """Losses by the estimate of every member at points [n], float64[m, n]."""
-        return np.stack([block[0] for block in self.without_draws()._blocks(N, D, unique_tokens)])
+        return np.stack([block[0] for block in self._without_draws._blocks(N, D, unique_tokens)])
 
-    def without_draws(self) -> LawEnsemble:
+    @cached_property
+    def _without_draws(self) -> LawEnsemble:
         """Every member with its estimate as its only draw."""
         return replace(self, members=tuple(replace(m, theta=m.theta[[0, 0]]) for m in self.members))
 
