@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from plm_scaling.core.units import format_count
+from plm_scaling.core.units import format_amount, format_count
 from plm_scaling.sizing.audit_records import Audit, AuditLine, AuditTable
 
 __all__ = ["audit_lines", "exact_rows", "table_rows"]
@@ -26,7 +26,7 @@ def _training(audit: Audit) -> str:
         return ", training tokens unknown"
     status = "" if audit.tokens_status in ("read", "stated") else f" [{audit.tokens_status}]"
     ratio = audit.D / audit.N
-    return f", D {format_count(audit.D)}{status}, {ratio:,.3g} tokens per parameter, {audit.C:.2e} FLOPs (6 N D)"
+    return f", D {format_count(audit.D)}{status}, {format_amount(ratio)} tokens per parameter, {audit.C:.2e} FLOPs (6 N D)"
 
 
 def _law_lines(line: AuditLine) -> list[str]:
