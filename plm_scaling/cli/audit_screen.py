@@ -26,7 +26,9 @@ def _training(audit: Audit) -> str:
         return ", training tokens unknown"
     status = "" if audit.tokens_status in ("read", "stated") else f" [{audit.tokens_status}]"
     ratio = audit.D / audit.N
-    return f", D {format_count(audit.D)}{status}, {format_amount(ratio)} tokens per parameter, {audit.C:.2e} FLOPs (6 N D)"
+    return (
+        f", D {format_count(audit.D)}{status}, {format_amount(ratio)} tokens per parameter, {audit.C:.2e} FLOPs (6 N D)"
+    )
 
 
 def _law_lines(line: AuditLine) -> list[str]:
