@@ -6,6 +6,7 @@ from typing import Final
 
 from plm_scaling.core.architecture import ModelShape
 from plm_scaling.core.errors import ConfigError
+from plm_scaling.core.memory_estimate import GPU_MEMORY_SHARE
 from plm_scaling.core.recipe import batch_tokens_for, default_recipe
 from plm_scaling.core.records import Record
 from plm_scaling.core.units import format_count
@@ -175,8 +176,9 @@ def _doubts(memory: MemoryPlan, gpu: Gpu) -> tuple[tuple[str, ...], tuple[str, .
         return (), ()
     where = f"over {memory.least_gpus} of them" if memory.least_gpus else "on no number of them"
     sentence = (
-        f"about {memory.total_gb:,.0f} GB per GPU do not fit the {memory.memory_gb:g} GB of a {gpu.name}, even with "
-        f"every activation recomputed; cut into shards it would fit {where}."
+        f"about {memory.total_gb:,.0f} GB per GPU do not fit the {memory.memory_gb:g} GB of a {gpu.name}, of which "
+        f"{GPU_MEMORY_SHARE:.0%} may be filled, even with every activation recomputed; cut into shards it would fit "
+        f"{where}."
     )
     return ("DOES_NOT_FIT",), (sentence,)
 
@@ -205,7 +207,8 @@ def _hours(value: float) -> str:
 
 def _memory(memory: MemoryPlan) -> str:
     again = {"none": "", "every_other": ", every other block recomputed", "all": ", activations recomputed"}
-    fits = "" if memory.fits else "DOES NOT FIT: "
+    enough = f"; {memory.least_gpus} GPUs would do" if memory.least_gpus else ""
+    fits = "" if memory.fits else f"DOES NOT FIT ({GPU_MEMORY_SHARE:.0%} may be filled{enough}): "
     return (
         f"{fits}{memory.total_gb:.3g} of {memory.memory_gb:g} GB per GPU, {memory.layout}{again[memory.recompute]}, "
         f"{memory.micro_windows} window{'s' if memory.micro_windows > 1 else ''} at a time"

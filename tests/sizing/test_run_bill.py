@@ -68,6 +68,7 @@ def test_the_line_says_all_of_it() -> None:
 
 def test_a_model_too_large_for_its_gpus_is_said_to_be() -> None:
     bill = run_bill(15e9, 1e11, gpu="a100", n_gpus=2)
+    assert f"{bill.memory.least_gpus} GPUs would do" in bill_line(bill)
     assert bill.flags == ("DOES_NOT_FIT",)
     assert not bill.memory.fits
     assert str(bill.memory.least_gpus) in bill.warnings[0]
