@@ -31,7 +31,7 @@ class TokenSource(Record):
     kind: Literal["sequenced", "generated"] = "sequenced"
     tokens: float = Field(default=math.inf, gt=0)
     """Unique tokens there are to be had; inf: as many as are paid for."""
-    usd_per_token: float = Field(default=0.0, ge=0)
+    usd_per_token: float = Field(default=0.0, ge=0, allow_inf_nan=False)
     rho: Interval = Interval(value=1.0, low=1.0, high=1.0)
     """Fresh target tokens that one of few is worth, at equal loss."""
     saturation_tokens: float = Field(default=math.inf, gt=0)

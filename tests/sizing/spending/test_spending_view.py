@@ -57,6 +57,9 @@ def test_sources_are_read_from_toml(tmp_path: Path) -> None:
     path.write_text('[[source]]\nname = "a"\nusd_pertoken = 1e-7\n')
     with pytest.raises(ConfigError, match="unknown key"):
         read_sources(path)
+    path.write_text('[[source]]\nname = "a"\nusd_per_token = inf\n')
+    with pytest.raises(ConfigError, match="usd_per_token"):
+        read_sources(path)
 
 
 def test_published_scores_stand_beside_what_is_trained(ensemble: LawEnsemble) -> None:
