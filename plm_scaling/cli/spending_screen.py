@@ -83,6 +83,8 @@ def _actions(table: ActionTable) -> list[str]:
         name = "" if action.objective is None or len(table.groups) == 1 else f"{action.objective.upper()}: "
         cells = f"  {rank:>4}  {_interval(action.loss):<22}" + (f"{_interval(action.utility):<20}" if by_metric else "")
         lines.append(f"{cells}{regret:>8}  {best:>5}  {cost:>9}  {name}{action.title}")
+        if "OUTSIDE_MAP" in action.flags:
+            lines.append(f"        {'':<22}its loss lies beyond the models you scored: {table.metric} is held constant")
         if action.ruled_out:
             lines.append(f"        {'':<22}not ranked: {action.ruled_out}")
     return lines

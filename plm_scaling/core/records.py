@@ -69,7 +69,7 @@ class Record(BaseModel):
             data = from_json(path.read_bytes())
             version = int(data.pop("schema_version"))
         except FileNotFoundError:
-            raise RecordError(f"no {cls.__name__} here", where=str(path)) from None
+            raise RecordError(f"no {cls.__name__} here", where=str(path), why="there is no such file") from None
         except (ValueError, KeyError, AttributeError, TypeError) as error:
             raise RecordError(
                 f"not a readable {cls.__name__}: {error}", where=str(path), hint="write it again"

@@ -9,7 +9,7 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from plm_scaling.core.errors import ConfigError, FitError, RefusedError
+from plm_scaling.core.errors import ConfigError, FitError, RefusedError, did_you_mean
 from plm_scaling.core.run import Objective
 from plm_scaling.core.units import format_usd
 from plm_scaling.sizing.action import Action, ActionTable, PublicScore
@@ -146,7 +146,7 @@ def _maps(
             ("NOT_COMPARABLE",),
             (
                 f"not comparable: no measured map from loss to {metric}; actions are shown by objective. Score four or "
-                "more models of different losses and give the table (loss,metric,objective).",
+                f"more models of different losses and give the table (loss,metric,objective).{_meant(metric)}",
             ),
         )
     try:
@@ -166,6 +166,14 @@ def _maps(
     if missing:
         return maps, ("NOT_COMPARABLE",), (f"not comparable: no map for {', '.join(missing)}.", *refused)
     return maps, (), refused
+
+
+def _meant(metric: str) -> str:
+    """A published group that is spelt nearly like a metric without one."""
+    from plm_scaling.sizing.assay_groups import GROUPS
+
+    hint = did_you_mean(metric, GROUPS)
+    return f" For published scores, {hint}" if metric not in GROUPS and hint.startswith("did you mean") else ""
 
 
 def _joint(losses: FloatArray, weights: FloatArray) -> FloatArray:

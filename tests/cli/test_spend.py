@@ -63,6 +63,15 @@ def test_both_objectives_are_not_compared_without_a_map() -> None:
     _, text = run(*ASK, "--objective", "any", "--for", "capsid")
     assert text.startswith("not comparable: no measured map from loss to capsid")
     assert "0.572" in text, "the alignment's published score stands beside them"
+    assert "did you mean capsid?" not in text
+    assert "did you mean capsid?" in run(*ASK, "--objective", "mlm", "--for", "capsids")[1]
+
+
+def test_what_lies_beyond_the_scored_models_is_said_of_each_action(tmp_path: Path) -> None:
+    table = tmp_path / "scored.csv"
+    table.write_text("loss,metric\n2.4,.30\n2.3,.34\n2.2,.37\n2.1,.41\n")
+    _, text = run(*ASK, "--objective", "mlm", "--for", "fitness", "--metrics", str(table))
+    assert text.count("beyond the models you scored") == 2, "from scratch and after a first phase"
 
 
 def test_a_budget_far_from_the_laws_is_refused() -> None:
