@@ -129,7 +129,8 @@ class Search:
         floor, top = np.array([self.x[0], 0.0]), np.array([self.x[-1], 1.0])
         while width[0] > 3e-4:
             low, high = np.maximum(plan - width, floor), np.minimum(plan + width, top)
-            grid = np.meshgrid(*(np.linspace(low[k], high[k], 7) for k in (0, 1)))
+            # All of the budget is always tried: where it hardly pays for one pass, every stop is nearly the same.
+            grid = np.meshgrid(np.linspace(low[0], high[0], 7), np.append(np.linspace(low[1], high[1], 7), 1.0))
             # The point reached so far stays among those compared: a window never ends above where it began.
             sizes, stops = (np.append(axis.ravel(), plan[k]) for k, axis in enumerate(grid))
             N = np.exp(sizes)
