@@ -27,8 +27,8 @@ coverage: $(READY)  ## the same suite traced, which takes half as long again; fa
 test-fast: $(READY)  ## what one runs while editing: no training
 	$(BIN)/pytest -n 2 -m "not slow and not slurm" --ignore=tests/training --ignore=tests/faults --ignore=tests/end_to_end
 
-test-slow: $(READY)  ## kills, a browser, a real Slurm, long statistics: half of it is waiting, hence four workers on two cores
-	$(SUITE) $(BIN)/pytest -n 4 --dist loadgroup -m "slow or slurm"
+test-slow: $(READY)  ## kills, a browser, a real Slurm, long statistics: half of it is waiting, hence three workers on two cores
+	$(SUITE) $(BIN)/pytest -n 3 --dist loadgroup -m "slow or slurm"
 
 check: $(READY)  ## format, lint, types, import directions, structure bars
 	$(BIN)/ruff format --check --quiet .
