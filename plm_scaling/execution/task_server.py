@@ -119,9 +119,10 @@ def _loop(state: _State) -> None:
         pending = b""
         while not state.stopping:
             ready = {key.fd for key, _ in selector.select()}
+            # Drained before it is looked who has ended: a task that ends in between wakes the selector once more.
+            _drain(state.wake[0])
             _reap(state, forward=True)
             if state.commands not in ready:
-                _drain(state.wake[0])
                 continue
             data = os.read(state.commands, 65536)
             if not data:
