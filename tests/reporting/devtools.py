@@ -88,8 +88,16 @@ class Tab:
         self.settle()
 
     def settle(self) -> None:
-        """Wait until what was asked for is drawn."""
+        """Wait until the page has drawn the answer to all that it was asked: it marks its root while it owes one."""
         self.value("new Promise(r => requestAnimationFrame(() => requestAnimationFrame(() => r(1))))")
+        self.wait_for("document.documentElement.dataset.waiting === undefined")
+
+    def wait_for(self, condition: str, patience: float = 60.0) -> None:
+        """Wait until a condition holds in the page, `patience` seconds at most."""
+        deadline = time.monotonic() + patience
+        while not self.value(f"Boolean({condition})"):
+            assert time.monotonic() < deadline, f"still not so after {patience:g} s: {condition}"
+            time.sleep(0.01)
 
     def value(self, expression: str) -> Any:
         """What an expression is worth in the page."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -59,6 +58,7 @@ def tab(browser: Tab, address: str) -> Tab:
 def opened(tab: Tab, address: str) -> None:
     tab.open(address)
     tab.click("#all-details summary")
+    tab.wait_for("document.getElementById('all').textContent")  # written once the browser tells of the opening
 
 
 def shown(tab: Tab) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -168,11 +168,8 @@ def test_the_address_holds_the_question(tab: Tab, address: str) -> None:
     tab.drag("#budget", 0.47, 0.55)
     tab.click("input[name=objective][value=clm]")
     tab.type("#serve-text", "3T")
-    for _ in range(50):
-        if (kept := tab.value("location.hash")).count("=") >= 3:
-            break
-        time.sleep(0.05)
-    before = shown(tab)
+    tab.wait_for("location.hash.split('=').length > 3")
+    kept, before = tab.value("location.hash"), shown(tab)
     opened(tab, address + kept)
     assert shown(tab) == before
     opened(tab, address + "#b=-3&u=soup&g=abacus&o=&x=1&n=0&f=2&%%%")

@@ -440,6 +440,7 @@ function update() {
   showControls();
   write(last);
   const spent = performance.now() - started, all = document.documentElement.dataset;
+  delete all.waiting;
   all.answerMs = (answered - started).toFixed(1);
   all.moveMs = spent.toFixed(1);
   $("budget-hint").textContent = budgetHint(last);
@@ -454,6 +455,7 @@ function budgetHint(found) {
 function ask(change) {
   question = Object.assign({}, question, change);
   saveHash();
+  document.documentElement.dataset.waiting = "1";  // what is shown answers an older question
   if (!waiting) waiting = requestAnimationFrame(update);
 }
 
