@@ -7,11 +7,39 @@ import random
 import shutil
 import socket
 import subprocess
+import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+
+
+@dataclass
+class Screen:
+    """What a command left on the screen."""
+
+    code: int
+    out: str
+    err: str
+
+
+@pytest.fixture
+def cli(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Callable[..., Screen]:
+    """Run `plm-scaling` with these words in this process; its exit code and what it printed."""
+
+    def call(*words: object) -> Screen:
+        from plm_scaling.cli.main import main
+
+        monkeypatch.setattr(sys, "argv", ["plm-scaling", *map(str, words)])
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as stop:
+            main()
+        printed = capsys.readouterr()
+        return Screen(int(stop.value.code or 0), printed.out, printed.err)
+
+    return call
 
 
 @pytest.fixture(scope="session")

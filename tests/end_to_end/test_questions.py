@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import re
 import shlex
-import subprocess
-import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+
+from tests.conftest import Screen
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "questions.md"
 BLOCK = re.compile(r"```sh\n(.*?)```", re.S)
@@ -20,24 +21,27 @@ def commands() -> list[str]:
     return list(dict.fromkeys(alone))
 
 
-def run(line: str) -> str:
-    words = shlex.split(line)
-    assert words[0] == "plm-scaling"
-    start = "from plm_scaling.cli.main import main; main()"
-    done = subprocess.run([sys.executable, "-c", start, *words[1:]], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    return done.stdout
+@pytest.fixture
+def run(cli: Callable[..., Screen]) -> Callable[[str], str]:
+    """What a command prints."""
+
+    def call(line: str) -> str:
+        words = shlex.split(line)
+        assert words[0] == "plm-scaling"
+        done = cli(*words[1:])
+        assert done.code == 0, done.err
+        return done.out
+
+    return call
 
 
-@pytest.mark.slow
-def test_every_command_runs() -> None:
+def test_every_command_runs(run: Callable[[str], str]) -> None:
     assert len(commands()) >= 6
     for line in commands():
         assert run(line)
 
 
-@pytest.mark.slow
-def test_the_page_quotes_what_the_commands_say() -> None:
+def test_the_page_quotes_what_the_commands_say(run: Callable[[str], str]) -> None:
     page = PAGE.read_text()
     causes = run("plm-scaling laws causes")
     for before, after in re.findall(r"\| (\.\d{3}) -> (\.\d{3}) \|", page):
