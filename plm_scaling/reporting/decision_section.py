@@ -19,11 +19,11 @@ from plm_scaling.reporting.wording import chip_line, count_range, join_words, pa
 from plm_scaling.sizing.action import ActionTable
 from plm_scaling.sizing.answers import VALLEY_NATS
 from plm_scaling.sizing.decision_record import Decision
+from plm_scaling.sizing.decision_wording import chance, chance_doubts
 from plm_scaling.sizing.run_bill import bill_line
 
 __all__ = ["DecisionPart", "KeyNumber", "decision_part", "part_of"]
 
-_CERTAIN: Final = 0.995
 _OTHER_BUDGET: Final = 0.1
 """Of ln(dollars): what rounding and buildable shapes may do."""
 _SPLIT: Final = {
@@ -93,9 +93,10 @@ def part_of(view: DecisionView, study: Study) -> DecisionPart:
 def _sentence(view: DecisionView) -> Markup:
     made = view.decision
     share, nats = view.near
+    doubts = chance_doubts(made.extrapolation_decades, made.form_factor, made.flags)
     text = "Train <b>{} parameters</b> on <b>{} tokens</b>{} with {}: "
     text += (
-        "under <b>{}</b> of the laws (draws of every form, by weight) this size is within {} nats of the best."
+        "under <b>{}</b> of the laws (draws of every form, by weight) this size is within {} nats of the best{}."
         if _is_uncertain(made)
         else "the law states no uncertainty, so that <b>no probability</b> can be given."
     )
@@ -106,17 +107,13 @@ def _sentence(view: DecisionView) -> Markup:
     if made.useful_C is not None:
         spent = f"{power_of_ten(made.C, 2)} of the {spent}, and keep the rest"
     args = (format_count(made.N, 2), format_count(made.D, 2), over, spent)
-    return chip_line(decided_objective(made), text, *args, _chance(share), nats)
+    doubted = f" (and that is in doubt: {'; '.join(doubts)})" if doubts else ""
+    return chip_line(decided_objective(made), text, *args, chance(share), nats, doubted)
 
 
 def _is_uncertain(made: Decision) -> bool:
     """Whether the laws hold more than one opinion of N."""
-    return made.N_quantiles[0] < made.N_quantiles[2]
-
-
-def _chance(share: float) -> str:
-    """Certainty is not for draws to give."""
-    return f"more than {percent(0.99)}" if share > _CERTAIN else percent(share)
+    return "NO_DRAWS" not in made.flags
 
 
 def _lines(view: DecisionView) -> tuple[Markup, ...]:
@@ -160,7 +157,7 @@ def _best_actions(table: ActionTable) -> list[Markup]:
             better = (scratch.regret or 0.0) - (best.regret or 0.0)
             gain = f", on average {better:.3f} better than from scratch"
         text = "Of {} ways to spend it that compare, <b>{}</b> ranks first: ahead under {} of the laws{}."
-        said.append(chip_line(best.objective, text, len(peers), best.title, _chance(best.p_best), gain))
+        said.append(chip_line(best.objective, text, len(peers), best.title, chance(best.p_best), gain))
     return said + [Markup("{}").format(capital(line)) for line in table.sentences if not line.startswith("best")]
 
 
@@ -187,7 +184,7 @@ def _numbers(view: DecisionView) -> tuple[KeyNumber, ...]:
         KeyNumber("Perplexity", f"{perplexity[1]:.3g}", f"{perplexity[0]:.3g} to {perplexity[2]:.3g}"),
     ]
     if _is_uncertain(made):
-        numbers.append(KeyNumber(f"Within {VALLEY_NATS} nats", _chance(made.probability), "of the laws"))
+        numbers.append(KeyNumber(f"Within {VALLEY_NATS} nats", chance(made.probability), "of the laws"))
     if sizing is not None:
         shape = f"{sizing.n_layers} \u00d7 {sizing.d_model}, {sizing.n_heads} heads"
         numbers.append(KeyNumber("Buildable shape", shape, f"{format_count(sizing.N_built)} parameters"))

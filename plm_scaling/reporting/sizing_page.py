@@ -23,7 +23,7 @@ from plm_scaling.sizing.unique_data import MAX_EPOCHS
 
 __all__ = ["PAGE_SCRIPTS", "PageQuestion", "page_data", "page_question", "render_sizing_page", "write_sizing_page"]
 
-PAGE_SCRIPTS: Final = ("sizing_math.js", "sizing_kinds.js", "sizing_answer.js", "sizing_page.js")
+PAGE_SCRIPTS: Final = ("sizing_math.js", "sizing_kinds.js", "sizing_answer.js", "sizing_words.js", "sizing_page.js")
 """The page's code in the order it is run; the last one alone touches the page."""
 
 Json = dict[str, Any]

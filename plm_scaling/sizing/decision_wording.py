@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Collection
 from typing import Final
 
 from plm_scaling.core.units import format_count
@@ -10,10 +11,12 @@ from plm_scaling.sizing.answers import VALLEY_NATS, SizingLaw
 from plm_scaling.sizing.decision_record import Decision
 from plm_scaling.sizing.unique_data import MEASURED_EPOCHS, UNSEEN_EPOCHS
 
-__all__ = ["difference_sentence", "verdict_sentence"]
+__all__ = ["chance", "chance_clause", "chance_doubts", "difference_sentence", "verdict_sentence"]
 
 _SAME: Final = 1.25
 """Factor in N below which two laws say the same."""
+_SURE_DECADES: Final = 0.5
+"""Beyond so many decades outside the runs a share of the draws says little of the chance that it holds."""
 
 
 def verdict_sentence(made: Decision) -> str:
@@ -26,10 +29,42 @@ def verdict_sentence(made: Decision) -> str:
     interval = f"{100.0 * made.level:.0f} % interval {made.loss_low:.3f} to {made.loss_high:.3f}"
     return (
         f"Train {count(made.N, 2)} parameters on {count(made.D, 2)} tokens{epochs}{kept}: expected loss "
-        f"{made.loss:.3f} nats ({interval}), within {VALLEY_NATS} nats of the best for this budget with probability "
-        f"{_percent(made.probability)} by these laws; so is, on average, any size from {count(made.N_band[0], 2)} to "
-        f"{count(made.N_band[1], 2)}."
+        f"{made.loss:.3f} nats ({interval}); {_standing(made)}; any size from {count(made.N_band[0], 2)} to "
+        f"{count(made.N_band[1], 2)} loses less than {VALLEY_NATS} nats on average."
     ) + _repeats_unseen(made)
+
+
+def _standing(made: Decision) -> str:
+    doubts = chance_doubts(made.extrapolation_decades, made.form_factor, made.flags)
+    return chance_clause(made.probability, doubts, known="NO_DRAWS" not in made.flags)
+
+
+def chance_clause(share: float, doubts: Collection[str], *, known: bool = True) -> str:
+    """How often a size is near the best: a share of the laws' draws, which is a chance only if one of them holds.
+
+    Parameters
+    ----------
+    share : of the draws, by weight.
+    doubts : why the laws may all be wrong (`chance_doubts`); known : whether the laws state any uncertainty.
+    """
+    if not known:
+        best = f"how probable it is that this size is within {VALLEY_NATS} nats of the best for this budget"
+        return f"{best} cannot be said, for the laws state no uncertainty"
+    best = f"if one of these laws holds, this size is within {VALLEY_NATS} nats of the best for this budget"
+    said = f"{best} with probability {chance(share)}"
+    return f"{said} (and that is in doubt: {'; '.join(doubts)})" if doubts else said
+
+
+def chance_doubts(decades: float, form_factor: float, flags: Collection[str]) -> list[str]:
+    """What a share of draws leaves out: that the laws agree does not make them right."""
+    said = []
+    if decades > _SURE_DECADES:
+        said.append(f"they are asked {decades:.1f} decades outside their runs")
+    if "FORMS_DISAGREE" in flags:
+        said.append(f"their forms disagree on N by a factor {form_factor:.1f}")
+    if "TEXT_REPEATS" in flags:
+        said.append("what repeats are worth is taken from text")
+    return said
 
 
 def _repeats_unseen(made: Decision) -> str:
@@ -42,9 +77,11 @@ def _repeats_unseen(made: Decision) -> str:
     )
 
 
-def _percent(share: float) -> str:
-    """A share of draws; certainty is not theirs to give."""
-    return "over 99 %" if share > 0.99 else f"{100.0 * share:.0f} %"
+def chance(share: float) -> str:
+    """A share of draws in words; neither certainty nor its contrary is theirs to give."""
+    if share > 0.99:
+        return "over 99 %"
+    return "under 1 %" if share < 0.01 else f"{math.floor(100.0 * share + 0.5)} %"
 
 
 def difference_sentence(

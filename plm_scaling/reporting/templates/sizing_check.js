@@ -2,7 +2,8 @@
 //
 //   node sizing_check.js EXAMPLES.json [PAGE.html]   worked examples: pass or the difference for each; exit 1 on any
 //   node sizing_check.js REQUESTS.json [PAGE.html]   {"requests": [...]}: answers as JSON to {kind, inputs}, {question}
-//                                                    and {losses: {objective, N, D, U}} (U null: unlimited)
+//                                                    and {losses: {objective, N, D, U}} (U null: unlimited);
+//                                                    {chance: {share, decades, form_factor, flags}}: in words
 //
 // The code is that of PAGE.html, or of the files beside this one; questions and losses are asked of the page's laws.
 "use strict";
@@ -10,7 +11,7 @@ const fs = require("fs");
 const path = require("path");
 const vm = require("vm");
 
-const SCRIPTS = ["sizing-math", "sizing-kinds", "sizing-answer"];
+const SCRIPTS = ["sizing-math", "sizing-kinds", "sizing-answer", "sizing-words"];
 
 function inPage(html, id) {
   const found = new RegExp('<script[^>]* id="' + id + '"[^>]*>([\\s\\S]*?)</script>').exec(html);
@@ -47,9 +48,15 @@ function answers(requests, html) {
 function answered(page, one) {
   const { answer, plain } = globalThis.sizingAnswer;
   if (one.kind) return globalThis.sizingKinds.answer(one.kind, one.inputs);
+  if (one.chance) return inWords(one.chance);
   if (!page) throw new Error("only a page has laws to ask");
   if (one.question) return plain(answer(page, Object.assign({}, page.question, one.question)));
   return losses(page, one.losses);
+}
+
+function inWords({ share, decades, form_factor, flags }) {
+  const words = globalThis.sizingWords;
+  return words.chanceClause(share, words.chanceDoubts(decades, form_factor, flags), !flags.includes("NO_DRAWS"));
 }
 
 // Losses of every draw and of every estimate at points: {draws: [[...]], estimates: [[...]]}.

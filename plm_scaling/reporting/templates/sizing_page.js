@@ -3,7 +3,7 @@
 "use strict";
 if (typeof document === "undefined") return;  // under node only the answers are wanted
 
-const { answer, plain, neighbours, ensembleFor } = root.sizingAnswer;
+const { answer, plain, neighbours, ensembleFor } = root.sizingAnswer, { chanceClause, chanceDoubts } = root.sizingWords;
 const page = JSON.parse(document.getElementById("page-data").textContent);
 const $ = id => document.getElementById(id);
 const first = page.question;
@@ -281,7 +281,6 @@ function drawRegret(found, c) {
 // ---- words --------------------------------------------------------------------------------------------------------------
 
 const percent = share => Math.round(100 * share) + "\u00a0%";
-const nearly = share => share > 0.995 && share < 1 - 1e-9 ? "more than 99\u00a0%" : percent(share);
 // A formula as HTML: raised exponents, Greek letters.
 const GREEK = { alpha: "α", beta: "β", eta: "η" };
 function formula(text) {
@@ -326,7 +325,8 @@ function asSentence(found, objective) {
 function asSecond(found) {
   if (found.refused) return "Beyond 1.5 decades N can be wrong by more than any band says. Choose a budget nearer to the runs, fit a law nearer to your budget, or tick the box to see the answer all the same.";
   if (found.loss === null) return "This law says which size a budget asks for, but not how much worse other sizes are: fit your own runs to see a loss, a band and a regret.";
-  const parts = [`Any size from ${edge(found.band_low, found.band_open[0], "below ")} to ${edge(found.band_high, found.band_open[1], "above ")} gives away less than 0.01 nats more on average; in ${nearly(found.probability)} of the draws this size is within 0.01 nats of the best one.`];
+  const sure = chanceClause(found.probability, chanceDoubts(found.decades, found.form_factor, found.flags), !found.flags.includes("NO_DRAWS"));
+  const parts = [`Any size from ${edge(found.band_low, found.band_open[0], "below ")} to ${edge(found.band_high, found.band_open[1], "above ")} gives away less than 0.01 nats more on average; ${sure}.`];
   const life = found.lifetime;
   if (life && life.saving > 0.005) parts.push(`To read ${count(question.serve_tokens)} tokens over its life, ${count(life.N)} parameters trained on ${count(life.D)} tokens reach the same loss for ${percent(life.saving)} less in training and use together (training alone then takes ${power(life.train_flops)} FLOPs).`);
   else if (life) parts.push(`Reading ${count(question.serve_tokens)} tokens over its life does not change the size.`);
