@@ -20,6 +20,7 @@ from plm_scaling.sizing.action import ActionTable
 from plm_scaling.sizing.answers import VALLEY_NATS
 from plm_scaling.sizing.decision_record import Decision
 from plm_scaling.sizing.decision_wording import chance, chance_doubts
+from plm_scaling.sizing.loss_floor import floor_doubt
 from plm_scaling.sizing.run_bill import bill_line
 
 __all__ = ["DecisionPart", "KeyNumber", "decision_part", "part_of"]
@@ -199,7 +200,10 @@ def _outer(made: Decision) -> tuple[float, float]:
 
 
 def _warnings(view: DecisionView) -> tuple[str, ...]:
-    said = [*view.decision.warnings, *(view.sizing.warnings if view.sizing else ())]
+    made = view.decision
+    law = view.laws.get("clm" if made.objective == "clm" else "mlm")
+    floor = floor_doubt(made, law).values() if law is not None else ()
+    said = [*made.warnings, *floor, *(view.sizing.warnings if view.sizing else ())]
     if view.allocation is not None:
         said += view.allocation.warnings
     return tuple(dict.fromkeys(capital(sentence) for sentence in said))
