@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import Any, Final
 
@@ -131,7 +132,7 @@ def _answer(taken: dict[str, Any], output: str) -> int:
         click.echo("\n".join(recommendation_lines(answer)))
         for warning in answer.warnings:
             warn(warning)
-        next_command("plm-scaling spend ...   # the same budget beside every other way to spend it")
+        next_command(f"plm-scaling spend {_asked(taken)}   # the same budget beside every other way to spend it")
         return 0
     rows = [
         {"law": a.law_id, "status": a.status, "N": a.N, "D": a.D, "loss": a.loss, "decades": a.extrapolation_decades}
@@ -141,6 +142,17 @@ def _answer(taken: dict[str, Any], output: str) -> int:
     if output == "csv":
         say(f"recommended: N {format_count(answer.N)}, D {format_count(answer.D)}")
     return 0
+
+
+def _asked(taken: dict[str, Any]) -> str:
+    """The question as `spend` takes it."""
+    words: list[str] = []
+    for name in sorted(_BUDGET):
+        for value in taken[name] if isinstance(taken[name], tuple) else (taken[name],):
+            if value:
+                said = f"{value:g}" if isinstance(value, float) else str(value)
+                words += [f"--{name.replace('_', '-')}", *([] if value is True else [said])]
+    return shlex.join(words)
 
 
 def _page(ctx: click.Context, taken: dict[str, Any]) -> int:

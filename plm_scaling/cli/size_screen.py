@@ -9,8 +9,8 @@ __all__ = ["recommendation_lines"]
 
 
 def recommendation_lines(answer: Recommendation) -> list[str]:
-    """The verdict, the numbers behind it, what other sizes would lose, and what else the budget could buy."""
-    return [*_headline(answer), *_decision(answer), *_recipe(answer), *_laws(answer), *_alternatives(answer)]
+    """The verdict, the numbers behind it, what other sizes would lose, and what costs nothing to train."""
+    return [*_headline(answer), *_decision(answer), *_recipe(answer), *_laws(answer), *_actions(answer)]
 
 
 def _headline(answer: Recommendation) -> list[str]:
@@ -109,10 +109,11 @@ def _laws(answer: Recommendation) -> list[str]:
     return lines
 
 
-def _alternatives(answer: Recommendation) -> list[str]:
-    if not answer.alternatives:
+def _actions(answer: Recommendation) -> list[str]:
+    if not answer.actions:
         return []
-    lines = ["", "  what else the budget could buy:"]
-    for other in answer.alternatives:
-        lines.append(f"    {other.title}: {other.note}")
+    lines = ["", "  or train nothing (`plm-scaling spend` weighs every way to spend the budget):"]
+    for action in answer.actions:
+        lines.append(f"    {action.title.removeprefix('train nothing: ')}")
+        lines += [f"      {said}" for said in action.assumptions]
     return lines

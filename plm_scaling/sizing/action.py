@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import ClassVar, Literal
 
+from plm_scaling.core.objective import Objective
 from plm_scaling.core.records import Record
-from plm_scaling.core.run import Objective
 from plm_scaling.laws.interval import Interval
 
-__all__ = ["Action", "ActionKey", "ActionTable", "Coefficient", "PublicScore"]
+__all__ = ["Action", "ActionKey", "ActionTable", "Coefficient", "PublicScore", "group_name"]
 
 ActionKey = Literal[
     "scratch",
@@ -21,6 +21,11 @@ ActionKey = Literal[
     "reuse",
     "alignment",
 ]
+
+
+def group_name(objective: Objective, validation_id: str | None) -> str:
+    """The scale that losses of an objective are on."""
+    return f"{objective} on {validation_id or 'the validation set of its laws'}"
 
 
 class Coefficient(Record):

@@ -13,7 +13,7 @@ from plm_scaling.core.run import Objective
 from plm_scaling.core.units import format_count
 from plm_scaling.laws.interval import Interval
 from plm_scaling.laws.zoo import find_law
-from plm_scaling.sizing.action import Action, ActionKey, Coefficient
+from plm_scaling.sizing.action import Action, ActionKey, Coefficient, group_name
 from plm_scaling.sizing.law_ensemble import TokenDecay
 from plm_scaling.sizing.marginal import break_even_price
 from plm_scaling.sizing.phase_split import PhaseSplit
@@ -72,8 +72,7 @@ class Candidate:
 
 def group_of(situation: Situation) -> str:
     """The scale that losses of this situation are on."""
-    laws = situation.spending.ensemble
-    return f"{situation.objective} on {laws.validation_id or 'the validation set of its laws'}"
+    return group_name(situation.objective, situation.spending.ensemble.validation_id)
 
 
 def law_coefficients(situation: Situation) -> tuple[Coefficient, ...]:

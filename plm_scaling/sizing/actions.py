@@ -15,7 +15,8 @@ from plm_scaling.core.units import format_usd
 from plm_scaling.sizing.action import Action, ActionTable, PublicScore
 from plm_scaling.sizing.action_parts import Candidate, Situation, group_of, own_actions
 from plm_scaling.sizing.metric_map import MetricMap, MetricPoint, fit_metric_maps
-from plm_scaling.sizing.public_actions import alignment_action, best_scored, public_actions
+from plm_scaling.sizing.null_actions import alignment_action
+from plm_scaling.sizing.public_actions import best_scored, public_actions
 from plm_scaling.sizing.spending import normal_strata, quantile_interval
 
 __all__ = ["compare_actions"]
@@ -28,7 +29,7 @@ _DRAWS: Final = 64
 _DOUBTS: Final = {
     "RATE_EXTRAPOLATED": "its exchange rate was measured at other sizes; try it with a small pair first",
     "UNTESTED_ON_REPEATS": "its exchange rate was measured on unrepeated data, and this run repeats its tokens",
-    "REPEATS_UNSEEN": "it repeats its tokens more often than any published run: its size is the repeat law's alone",
+    "REPEATS_UNSEEN": "it repeats its tokens more often than any published run: their worth is the law of repeats' word alone",
     "LOSS_OF_OTHER_SET": "its loss has to be measured on the validation set of these published laws; on a set of your "
     "own it compares with laws fitted there alone (--laws fit.json)",
     "CONTINUED_UNTESTED": "what continued training brings was read off runs from scratch; try a short run first",
@@ -73,7 +74,7 @@ def compare_actions(
     for situation in situations:
         known = best_scored(scores, situation.objective, higher_is_better)
         candidates += _candidates(situation, known)
-    candidates.append(alignment_action())
+    candidates.append(Candidate(alignment_action()))
     maps, flags, notes = _maps(situations, metric, points, higher_is_better)
     laws = {group_of(situation): situation.spending.laws.draw_weights for situation in situations}
     by_metric = {c.action.name: _metric_samples(c, laws, maps, scores) for c in candidates}

@@ -11,7 +11,6 @@ import numpy.typing as npt
 from plm_scaling.core.errors import ConfigError, did_you_mean
 from plm_scaling.evals.assays import ASSAY_SOURCE, group_weights, load_assay_scores, resampled_weights
 from plm_scaling.evals.baselines import find_baselines
-from plm_scaling.sizing.size_trends import quantiles_of
 
 __all__ = ["GROUPS", "Group", "GroupScores", "find_group", "group_scores"]
 
@@ -79,6 +78,8 @@ class GroupScores:
 
     def interval(self, model: str) -> tuple[float | None, float | None]:
         """95 % over proteins."""
+        from plm_scaling.sizing.size_trends import quantiles_of  # with scipy, which means alone do without
+
         return quantiles_of(self.draws.get(model))
 
 

@@ -1,4 +1,4 @@
-"""Actions that stand on somebody else's model: continue its training, distil it, use it, or use an alignment."""
+"""Actions that stand on somebody else's model: continue its training, distil it, or use it."""
 
 from __future__ import annotations
 
@@ -9,32 +9,22 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from plm_scaling.core.errors import ConfigError, did_you_mean
-from plm_scaling.core.run import Objective
+from plm_scaling.core.objective import Objective
 from plm_scaling.core.units import format_count
-from plm_scaling.laws.interval import Interval
 from plm_scaling.laws.zoo import find_law
 from plm_scaling.laws.zoo_forms import two_powers
 from plm_scaling.sizing.action import Action, ActionKey, Coefficient, PublicScore
 from plm_scaling.sizing.action_parts import Candidate, Situation, group_of, law_coefficients
 from plm_scaling.sizing.distilled import distil
+from plm_scaling.sizing.null_actions import NULL_MODELS, public_model, reuse_action, training_tokens
 from plm_scaling.sizing.spending import run_interval, search_ensemble
 from plm_scaling.sizing.trained_models import TrainedModel, all_trained_models
 from plm_scaling.sizing.unique_data import MAX_EPOCHS
 
-__all__ = ["alignment_action", "best_scored", "distilled_worth", "public_actions", "public_model", "public_objective"]
+__all__ = ["best_scored", "distilled_worth", "public_actions"]
 
 FloatArray = npt.NDArray[np.float64]
 
-_NULL: Final[dict[Objective, tuple[str, ...]]] = {"mlm": ("esm2-650m", "esmc-600m"), "clm": ("progen2-xlarge",)}
-"""The public models to beat: the best of their families on ProteinGym's average, and the newest of their kind."""
-_ESMC: Final = TrainedModel(
-    name="esmc-600m",
-    objective="mlm",
-    params=12.0 * 36 * 1152**2,
-    status="unknown",
-    source="EvolutionaryScale 2024, release of ESM Cambrian: 36 layers of 1152",
-)
 _TOKENS: Final = np.geomspace(1e6, 1e17, 133)
 _SPENT: Final = np.geomspace(1e-3, 1.0, 13)
 _MOST_WORTH: Final = 100.0
@@ -48,7 +38,7 @@ def public_actions(situation: Situation, epochs: float | None, beside: Sequence[
     epochs : those of the best run from scratch, None for unlimited tokens.
     beside : more public models to hold against, by name.
     """
-    models = [public_model(name, situation.objective) for name in _NULL[situation.objective]]
+    models = [public_model(name, situation.objective) for name in NULL_MODELS[situation.objective]]
     others = [public_model(name, situation.objective) for name in (*situation.public_losses, *beside)]
     models += [model for model in others if model not in models]
     reused = [_reuse(situation, model) for model in models]
@@ -57,61 +47,12 @@ def public_actions(situation: Situation, epochs: float | None, beside: Sequence[
     return [*continued, *_distil(situation, epochs), *reused]
 
 
-def alignment_action() -> Candidate:
-    """No model at all. **Source:** ProteinGym, virus and AAV2 capsid columns."""
-    action = Action(
-        key="alignment",
-        name="alignment",
-        title="train nothing: score variants with an alignment or retrieval model",
-        objective=None,
-        group="no loss",
-        assumptions=(
-            "needs homologous sequences of the target; CPU hours instead of accelerators",
-            "ProteinGym Spearman: GEMME .455 on average against .414 of the best ESM-2; on the AAV2 capsid PoET .572, "
-            "site-independent .407, ESM-2 at most .286",
-        ),
-        coefficients=(Coefficient(name="Spearman", status="read", source="ProteinGym, zero-shot substitutions"),),
-    )
-    return Candidate(action)
-
-
 def best_scored(scores: Sequence[PublicScore], objective: Objective, higher_is_better: bool = True) -> tuple[str, ...]:
     """The public model of an objective that scores best, none where no listed one has a score."""
-    listed = {model.name for model in (*all_trained_models(), _ESMC) if model.objective == objective}
+    listed = {model.name for model in all_trained_models() if model.objective == objective}
     own = [score for score in scores if score.name in listed]
     sign = 1.0 if higher_is_better else -1.0
     return (max(own, key=lambda score: sign * score.value).name,) if own else ()
-
-
-def public_objective(name: str) -> str:
-    """What a public model was trained for.
-
-    Raises
-    ------
-    ConfigError : no such model.
-    """
-    known = {model.name: model.objective for model in (*all_trained_models(), _ESMC)}
-    if name.lower() not in known:
-        raise ConfigError(f"no public model is called {name!r}", hint=did_you_mean(name.lower(), known))
-    return known[name.lower()]
-
-
-def public_model(name: str, objective: Objective) -> TrainedModel:
-    """A public model of an objective by its name.
-
-    Raises
-    ------
-    ConfigError : no such model, or one of the other objective.
-    """
-    known = {model.name: model for model in (*all_trained_models(), _ESMC)}
-    model = known.get(name.lower())
-    if model is None or model.objective != objective:
-        why = "" if model is None else f"it is a {model.objective.upper()} model"
-        own = [name for name, one in known.items() if one.objective == objective]
-        raise ConfigError(
-            f"no public {objective.upper()} model is called {name!r}", why=why, hint=did_you_mean(name.lower(), own)
-        )
-    return model
 
 
 def _action(situation: Situation, key: ActionKey, model: TrainedModel, title: str, **fields: object) -> Action:
@@ -125,10 +66,6 @@ def _action(situation: Situation, key: ActionKey, model: TrainedModel, title: st
     return Action.model_validate({**facts, **fields})
 
 
-def _training(model: TrainedModel) -> Coefficient:
-    return Coefficient(name=f"tokens of {model.name}", value=model.D, status=model.status, source=model.source)
-
-
 def _other_set(situation: Situation) -> tuple[str, ...]:
     """A loss that was stated beside laws of other people's runs may be of another validation set."""
     return () if situation.spending.ensemble.status == "own fit" else ("LOSS_OF_OTHER_SET",)
@@ -136,28 +73,16 @@ def _other_set(situation: Situation) -> tuple[str, ...]:
 
 def _reuse(situation: Situation, model: TrainedModel) -> Candidate:
     """The null action."""
-    laws = situation.spending.laws
-    loss = situation.public_losses.get(model.name)
-    said = ["costs nothing to train; licence and input length are yours to check"]
-    if model.D is not None:
-        share = situation.spending.usd / (model.D * float(situation.spending.price.usd(model.N)))
-        said.append(f"your budget is {share:.2g} of what its training would cost you")
-    action = _action(
-        situation,
-        "reuse",
+    spending, loss = situation.spending, situation.public_losses.get(model.name)
+    action = reuse_action(
         model,
-        f"train nothing: reuse {model.name}",
-        N=model.N,
-        loss=None if loss is None else Interval(value=loss, low=loss, high=loss, level=0.8),
-        ruled_out="" if loss is not None else "its loss on your validation set was not measured",
-        assumptions=tuple(said),
-        coefficients=(_training(model),),
-        flags=(
-            *(("TOKENS_UNVERIFIED",) if model.status == "unverified" else ()),
-            *(() if loss is None else _other_set(situation)),
-        ),
+        situation.objective,
+        lambda N: spending.usd / float(spending.price.usd(N)),
+        validation_id=spending.ensemble.validation_id,
+        loss=loss,
+        flags=() if loss is None else _other_set(situation),
     )
-    losses = None if loss is None else np.full((len(laws.draw_weights), 1), loss)
+    losses = None if loss is None else np.full((len(spending.laws.draw_weights), 1), loss)
     return Candidate(action, losses)
 
 
@@ -186,7 +111,7 @@ def _continue(situation: Situation, model: TrainedModel) -> Candidate:
             D=spending.usd / per_token,
             ruled_out="its loss on your validation set was not measured",
             assumptions=(*said, f"evaluate {model.name} on the validation set of the laws and give its loss"),
-            coefficients=(_training(model),),
+            coefficients=(training_tokens(model),),
         )
         return Candidate(action)
     D, losses = _continued_losses(situation, model.N, loss)
@@ -209,7 +134,7 @@ def _continue(situation: Situation, model: TrainedModel) -> Candidate:
         usd=D * per_token,
         loss=run_interval(laws, losses, mean, 6.0 * model.N * D),
         assumptions=said,
-        coefficients=(*law_coefficients(situation), _training(model)),
+        coefficients=(*law_coefficients(situation), training_tokens(model)),
         flags=("CONTINUED_UNTESTED", *_other_set(situation)),
     )
     return Candidate(action, losses)
@@ -313,7 +238,7 @@ def _distil(situation: Situation, epochs: float | None) -> list[Candidate]:
                 status="unverified",
                 source=find_law("busbridge2025-distillation").source,
             ),
-            _training(teacher),
+            training_tokens(teacher),
         ),
         flags=("UNVERIFIED",),
     )

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Final
-
 from plm_scaling.sizing.action import PublicScore
 from plm_scaling.sizing.assay_groups import GROUPS
 from plm_scaling.sizing.downstream import downstream_view
+from plm_scaling.sizing.null_actions import ALIGNED
 from plm_scaling.sizing.trained_models import all_trained_models
 
 __all__ = ["published_scores"]
-
-_ALIGNED: Final = ("alignment", "retrieval", "structure and alignment")
 
 
 def published_scores(metric: str) -> tuple[tuple[PublicScore, ...], bool]:
@@ -38,7 +35,7 @@ def published_scores(metric: str) -> tuple[tuple[PublicScore, ...], bool]:
         for score in view.scores
         if not score.suspect
     ]
-    floors = [floor for floor in view.floors if floor.kind in _ALIGNED and not floor.split]
+    floors = [floor for floor in view.floors if floor.kind in ALIGNED and not floor.split]
     if floors:
         best = floors[0]
         made.append(

@@ -42,15 +42,12 @@ from plm_scaling.sizing.findings import (
     money_findings,
     recipe_findings,
 )
+from plm_scaling.sizing.null_actions import TokensAt, null_actions
 from plm_scaling.sizing.recommendation import LawAnswer, Recommendation
 from plm_scaling.sizing.run_bill import RunBill, run_bill
 from plm_scaling.sizing.shapes import HEAD_WIDTH, Shape, nearest_shape, size_of_width
-from plm_scaling.sizing.unique_data import (
-    MAX_EPOCHS,
-    Spend,
-    alternatives_for,
-    effective_tokens_of,
-)
+from plm_scaling.sizing.training_price import training_price
+from plm_scaling.sizing.unique_data import MAX_EPOCHS, effective_tokens_of
 
 __all__ = ["Budget", "recommend"]
 
@@ -81,9 +78,6 @@ class _Machine:
         hours = 6.0 * N * D / self.speed(N) / 3600.0
         return hours, self.bill(hours).usd_mid
 
-    def exact_hours(self, flops: float) -> float:
-        return flops / (self.gpu.peak_tflops * 1e12 * (self.mfu or self.gpu.mfu)) / 3600.0
-
     def hours_of(self, budget: Budget) -> float | None:
         """Accelerator hours of a budget of hours or money; None for one of FLOPs."""
         if budget.flops is not None:
@@ -103,6 +97,15 @@ class _Machine:
             return lambda N: flops / (6.0 * N)
 
         return _HoursPurse(self, hours)
+
+    def tokens_at(self, budget: Budget) -> TokensAt:
+        """Tokens a budget pays for at a size, at the prices that `spend` reckons with."""
+        if budget.flops is not None:
+            flops = budget.flops
+            return lambda N: flops / (6.0 * N)
+        price, hourly = training_price(self.cost_of), self.bill(1.0).usd_mid
+        usd = budget.usd if budget.usd is not None else cast(float, budget.gpu_hours) * hourly
+        return lambda N: usd / float(price.usd(N))
 
     def bill_of(self, N: float, D: float, n_gpus: int) -> RunBill:
         return run_bill(
@@ -313,6 +316,10 @@ def _difference(plan: _Plan) -> str:
     return difference_sentence(laws.frontier, laws.default, plan.C, own, repeats=repeats)
 
 
+def _validation_id(plan: _Plan) -> str | None:
+    return plan.laws.ensemble.validation_id if plan.laws.ensemble else None
+
+
 def _state_gb(shape: Shape) -> float:
     return _BYTES_PER_PARAMETER * total_parameters(shape.n_layers, shape.d_model) / 1e9
 
@@ -328,10 +335,6 @@ def _assemble(asked: _Asked, plan: _Plan) -> Recommendation:
     hours, _ = machine.cost_of(N, D)
     throughput, bill = machine.throughput(N), machine.bill(hours)
     flags, warnings = _findings(asked, shape, plan, hours)
-    law = plan.laws.counted[0]
-    spend = Spend(
-        asked.objective, N, high, D, plan.spent, machine.gpu.name, machine.cost_of, machine.exact_hours, law.range_C
-    )
     return Recommendation(
         objective=asked.objective,
         C=plan.C,
@@ -368,7 +371,7 @@ def _assemble(asked: _Asked, plan: _Plan) -> Recommendation:
         disagreement_decades=disagreement,
         flags=flags,
         warnings=warnings,
-        alternatives=alternatives_for(spend, law.optimum, unique, asked.max_epochs),
+        actions=null_actions(asked.objective, machine.tokens_at(asked.budget), _validation_id(plan)),
         decision=plan.decision,
         verdict=verdict_sentence(plan.decision) if plan.decision else "",
         bill=machine.bill_of(N, D_built, asked.n_gpus),

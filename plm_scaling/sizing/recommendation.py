@@ -6,10 +6,11 @@ from typing import Any, ClassVar, Literal
 
 from plm_scaling.core.objective import Objective
 from plm_scaling.core.records import Record
+from plm_scaling.sizing.action import Action
 from plm_scaling.sizing.decision_record import Decision
 from plm_scaling.sizing.run_bill import RunBill
 
-__all__ = ["Alternative", "LawAnswer", "LawRole", "Recommendation"]
+__all__ = ["LawAnswer", "LawRole", "Recommendation"]
 
 LawRole = Literal["primary", "counted", "comparison"]
 """primary: gives N; counted: widens the band; comparison: shown only (text laws, laws too far from their data)."""
@@ -36,29 +37,10 @@ class LawAnswer(Record):
     range_C: tuple[float, float] | None = None
 
 
-class Alternative(Record):
-    """Another way to spend the budget, or not to spend it."""
-
-    key: str
-    """stop_early, smaller_run, larger_model, more_data, clm_first or reuse."""
-    title: str
-    note: str
-    N: float
-    D: float | None = None
-    unique_tokens: float | None = None
-    epochs: float | None = None
-    C: float = 0.0
-    """Training FLOPs spent, 6 N D."""
-    gpu_hours: float = 0.0
-    usd: float = 0.0
-    """At the mid price."""
-    flags: tuple[str, ...] = ()
-
-
 class Recommendation(Record):
     """Size, tokens, epochs and cost for a budget, with the disagreement between laws in the open."""
 
-    SCHEMA_VERSION: ClassVar[int] = 2
+    SCHEMA_VERSION: ClassVar[int] = 3
 
     objective: Objective
     C: float
@@ -106,7 +88,8 @@ class Recommendation(Record):
     """Weights, gradients and AdamW moments in mixed precision (16 bytes per parameter), 1e9 bytes."""
     effective_tokens: float | None = None
     """Fresh tokens that D would be worth if the text law of repeats held (Muennighoff et al. 2023)."""
-    alternatives: tuple[Alternative, ...] = ()
+    actions: tuple[Action, ...] = ()
+    """What costs nothing to train, as `spend` shows it; that verb weighs every way to spend the budget."""
     decision: Decision | None = None
     """Draws x forms weighed; None where the law that gives N states no loss."""
     verdict: str = ""
@@ -116,6 +99,5 @@ class Recommendation(Record):
 
     @classmethod
     def migrate(cls, data: dict[str, Any], version: int) -> dict[str, Any]:
-        """Version 1 knew no decision and no bill; its fields kept their meaning."""
-        del version
-        return data
+        """Version 1 knew no decision and no bill; up to 2 there were `alternatives`, which only `spend` can weigh."""
+        return {key: value for key, value in data.items() if version > 2 or key != "alternatives"}

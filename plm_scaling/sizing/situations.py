@@ -24,7 +24,7 @@ from plm_scaling.sizing.costs import (
 )
 from plm_scaling.sizing.decision import refuse_far
 from plm_scaling.sizing.law_ensemble import LawEnsemble
-from plm_scaling.sizing.public_actions import public_objective
+from plm_scaling.sizing.null_actions import public_model
 from plm_scaling.sizing.spending import Spending, best_allocation, search_ensemble
 from plm_scaling.sizing.token_source import TokenSource
 from plm_scaling.sizing.tornado import Fixed
@@ -142,13 +142,17 @@ def make_situations(
                 objective=objective,
                 spending=purchase.spending,
                 transfer=transfer,
-                public_losses={name: loss for name, loss in losses.items() if public_objective(name) == objective},
-                teacher=teacher if teacher and public_objective(teacher) == objective else "",
+                public_losses={name: loss for name, loss in losses.items() if _is_of(name, objective)},
+                teacher=teacher if teacher and _is_of(teacher, objective) else "",
                 teacher_free=teacher_free,
                 unverified=unverified,
             )
         )
     return tuple(made), purchases[0]
+
+
+def _is_of(name: str, objective: Objective) -> bool:
+    return public_model(name).objective == objective
 
 
 def _checked_losses(losses: Mapping[str, float]) -> dict[str, float]:

@@ -1,27 +1,21 @@
-"""When unique tokens run out: what repeats are known to do, and the other ways to spend the budget."""
+"""When unique tokens run out: what repeats are known to do."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Final
 
 from plm_scaling.core.objective import Objective
 from plm_scaling.core.units import format_count
 from plm_scaling.laws.repeat_worth import worth
-from plm_scaling.sizing.recommendation import Alternative
 
 __all__ = [
     "MAX_EPOCHS",
     "MEASURED_EPOCHS",
     "REPEAT_GAPS",
     "UNSEEN_EPOCHS",
-    "Spend",
-    "alternatives_for",
     "effective_tokens_of",
     "repeat_findings",
-    "tokens_spent_at_optimum",
 ]
 
 MAX_EPOCHS: Final = 4.0
@@ -48,23 +42,6 @@ _STUDY_SAID: Final[dict[Objective, str]] = {
     "mlm": "the published study saw MLM overfit when UniRef was repeated",
     "clm": "the published study saw CLM lose returns when UniRef was repeated",
 }
-
-
-@dataclass(frozen=True)
-class Spend:
-    """The answer that alternatives are held against."""
-
-    objective: Objective
-    N: float
-    N_high: float
-    D: float
-    C: float
-    gpu_name: str
-    cost_of: Callable[[float, float], tuple[float, float]]
-    """(N, D) -> accelerator hours, US dollars at the mid price."""
-    exact_hours: Callable[[float], float]
-    """Exact training FLOPs of a large model -> accelerator hours."""
-    range_C: tuple[float, float] | None
 
 
 def effective_tokens_of(D: float, unique_tokens: float, R_D: float = _R_D) -> float:
@@ -116,7 +93,10 @@ def repeat_findings(
         warnings.append(
             f"Your unique tokens are exhausted: this budget repeats them {epochs:.1f} times, more than {max_epochs:g}. "
             "Laws of fresh data are optimistic here; if repeats were worth what they are worth in text, "
-            f"the {format_count(D, 2)} tokens would stand for {worth}. See the alternatives."
+            f"the {format_count(D, 2)} tokens would stand for {worth}. "
+            f"{format_count(D / max_epochs - unique_tokens, 2)} more unique tokens would bring this run down to "
+            f"{max_epochs:g} epochs; `plm-scaling spend` weighs them, a first phase of the other objective and public "
+            "models against it."
         )
     if epochs > MEASURED_EPOCHS:
         flags += ("EPOCHS_BEYOND_EVIDENCE",)
@@ -130,165 +110,3 @@ def repeat_findings(
             "gaps say."
         )
     return flags, tuple(warnings)
-
-
-def tokens_spent_at_optimum(optimum: Callable[[float], float], D: float) -> float | None:
-    """FLOPs of the compute-optimal run that sees D tokens: C / (6 N(C)) = D. None if no budget up to 1e32 does.
-
-    Bisection in ln C; tokens at the optimum must rise with C.
-    """
-    low, high = math.log(1e6), math.log(1e32)
-
-    def excess(log_c: float) -> float:
-        c = math.exp(log_c)
-        return c / (6.0 * optimum(c)) - D
-
-    if excess(low) > 0 or excess(high) < 0:
-        return None
-    for _ in range(100):
-        middle = 0.5 * (low + high)
-        low, high = (middle, high) if excess(middle) < 0 else (low, middle)
-    return math.exp(0.5 * (low + high))
-
-
-def alternatives_for(
-    spend: Spend,
-    optimum: Callable[[float], float],
-    unique_tokens: float | None,
-    max_epochs: float = MAX_EPOCHS,
-) -> tuple[Alternative, ...]:
-    """Other ways to use the budget: only the null action while data lasts, all of them once it is exhausted."""
-    found: list[Alternative] = []
-    if unique_tokens is not None and spend.D / unique_tokens > max_epochs:
-        found += [
-            _stop_early(spend, unique_tokens, max_epochs),
-            *_smaller_run(spend, optimum, unique_tokens, max_epochs),
-            _larger_model(spend, unique_tokens, max_epochs),
-            _more_data(spend, unique_tokens, max_epochs),
-        ]
-        if spend.objective == "mlm":
-            found.append(_clm_first(spend, unique_tokens))
-    return (*found, _reuse(spend))
-
-
-def _alternative(
-    spend: Spend, key: str, title: str, note: str, N: float, D: float, unique: float, flags: tuple[str, ...] = ()
-) -> Alternative:
-    hours, usd = spend.cost_of(N, D)
-    return Alternative(
-        key=key,
-        title=title,
-        note=note,
-        N=N,
-        D=D,
-        unique_tokens=unique,
-        epochs=D / unique,
-        C=6.0 * N * D,
-        gpu_hours=hours,
-        usd=usd,
-        flags=flags,
-    )
-
-
-def _stop_early(spend: Spend, unique: float, max_epochs: float) -> Alternative:
-    D = max_epochs * unique
-    return _alternative(
-        spend,
-        "stop_early",
-        f"same size, {max_epochs:g} epochs, keep the rest of the money",
-        f"spends {D / spend.D:.0%} of the compute; fewer tokens than the law wants for this size; plan the schedule "
-        "for these tokens, a longer run cut short is not the same",
-        spend.N,
-        D,
-        unique,
-    )
-
-
-def _smaller_run(
-    spend: Spend, optimum: Callable[[float], float], unique: float, max_epochs: float
-) -> tuple[Alternative, ...]:
-    C = tokens_spent_at_optimum(optimum, max_epochs * unique)
-    if C is None or C >= spend.C:
-        return ()
-    N = optimum(C)
-    below = spend.range_C is not None and spend.range_C[0] > C
-    return (
-        _alternative(
-            spend,
-            "smaller_run",
-            f"the compute-optimal run that needs {max_epochs:g} epochs",
-            f"all the law can use of your data, {100.0 * C / spend.C:.2g} % of the budget; cheap, and a higher loss"
-            + ("; below the range of the law" if below else ""),
-            N,
-            C / (6.0 * N),
-            unique,
-            ("BELOW_RANGE",) if below else (),
-        ),
-    )
-
-
-def _larger_model(spend: Spend, unique: float, max_epochs: float) -> Alternative:
-    D = max_epochs * unique
-    N = spend.C / (6.0 * D)
-    outside = spend.N_high < N
-    return _alternative(
-        spend,
-        "larger_model",
-        f"all the compute in {max_epochs:g} epochs of a larger model",
-        f"{N / spend.N:.2g} times the size the law wants"
-        + (", outside its band" if outside else "")
-        + "; larger models overfit repeated data sooner, and cost more to use",
-        N,
-        D,
-        unique,
-        ("OUTSIDE_BAND",) if outside else (),
-    )
-
-
-def _more_data(spend: Spend, unique: float, max_epochs: float) -> Alternative:
-    needed = spend.D / max_epochs
-    return _alternative(
-        spend,
-        "more_data",
-        f"the same run with {format_count(needed - unique, 2)} more unique tokens",
-        f"brings the epochs down to {max_epochs:g}; the published study did this with metagenomic sequences; the price "
-        "of the data is not in the cost",
-        spend.N,
-        spend.D,
-        needed,
-    )
-
-
-def _clm_first(spend: Spend, unique: float) -> Alternative:
-    return _alternative(
-        spend,
-        "clm_first",
-        "about 20 % of the compute as CLM, then MLM from its weights",
-        f"the MLM phase then repeats the data {0.8 * spend.D / unique:.1f} times; in the three published pairs "
-        "(34M-202M, unrepeated data, CLM share 9-19 %) a CLM token was worth 1.7-3.5 MLM tokens; untested on "
-        "repeated data: try it with `plm-scaling transfer` at small scale",
-        spend.N,
-        spend.D,
-        unique,
-    )
-
-
-def _reuse(spend: Spend) -> Alternative:
-    """The null action. **Source:** Lin et al. 2023 (ESM-2 650M), Nijkamp et al. 2023 (ProGen2); ProteinGym."""
-    if spend.objective == "mlm":
-        name, N, flops = "ESM-2 650M", 651e6, 4.42e21
-        note = (
-            "zero-shot fitness does not keep rising with size (ProteinGym Spearman .414 at 650M, .406 at 3B, .400 at "
-            "15B), and on capsids alignment models beat every single-sequence model"
-        )
-    else:
-        name, N, flops = "ProGen2-xlarge", 6.4e9, 1.34e22
-        note = "ProteinGym Spearman .391, against .380 of ProGen2-large"
-    share = spend.C / flops
-    return Alternative(
-        key="reuse",
-        title=f"train nothing: reuse {name}",
-        note=f"your budget is {format_count(share, 2)} times its training compute (about "
-        f"{spend.exact_hours(flops):,.0f} {spend.gpu_name} hours); {note}",
-        N=N,
-    )

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import shlex
 from pathlib import Path
 from typing import TypeVar
 
+import click
 import pytest
 from click.testing import CliRunner, Result
 
@@ -84,6 +86,24 @@ def test_a_metric_puts_public_models_and_alignments_beside_the_run(tmp_path: Pat
     assert view.actions.metric == "capsid"
     said = next(one for one in view.actions.sentences if one.startswith("capsid without training anything"))
     assert said.index("alignment") < said.index("esm2")
+
+
+def test_the_next_command_asks_spend_the_same() -> None:
+    words = (*BUDGET, "--unique-tokens", "15e9", "--laws", "zoo:besiroglu2024", "--mfu", "0.3", "--force")
+    (said,) = (line for line in size(*words).stderr.splitlines() if line.startswith("next: plm-scaling spend"))
+    asked = shlex.split(said.partition("   #")[0])[3:]
+    spend = verbs.get_command(click.Context(verbs), "spend")
+    assert spend is not None
+    taken = spend.make_context("spend", asked).params
+    wanted = {
+        "usd": 5e3,
+        "unique_tokens": 15e9,
+        "laws": ("zoo:besiroglu2024",),
+        "mfu": 0.3,
+        "force": True,
+        "gpu": "a100",
+    }
+    assert {name: taken[name] for name in wanted} == wanted
 
 
 @pytest.mark.parametrize(

@@ -60,7 +60,6 @@ def test_the_question_of_the_readme_by_hand() -> None:
     )
     assert "DATA_EXHAUSTED" in answer.flags
     assert "ABOVE_RANGE" in answer.flags
-    assert [a.key for a in answer.alternatives][-1] == "reuse"
 
 
 def test_the_recipe_is_that_of_the_buildable_shape() -> None:
@@ -305,11 +304,6 @@ def test_what_is_bought_is_what_is_spent(objective: str, flops: float, unique: f
     assert (answer.effective_tokens or 0) <= answer.D * (1 + 1e-12)
     exhausted = "DATA_EXHAUSTED" in answer.flags
     assert exhausted == ((answer.epochs or 0) > 4.0)
-    assert exhausted == (len(answer.alternatives) > 1)
-    for other in answer.alternatives:
-        assert other.gpu_hours <= answer.gpu_hours * (1 + 1e-9)
-        if other.key in ("stop_early", "smaller_run", "larger_model", "more_data"):
-            assert other.epochs == pytest.approx(4.0)
 
 
 def test_no_heavy_library_is_needed() -> None:
