@@ -10,7 +10,7 @@ import numpy.typing as npt
 from plm_scaling.laws.jets import FloatArray
 from plm_scaling.laws.repeat_fit import RepeatFit
 from plm_scaling.sizing.decision_record import Decision
-from plm_scaling.sizing.law_ensemble import LawEnsemble
+from plm_scaling.sizing.law_ensemble import LawEnsemble, TokenDecay
 from plm_scaling.sizing.spending import quantile_interval, run_interval
 
 __all__ = ["Frontier", "RepeatCurve", "frontier_of", "repeat_curve"]
@@ -50,7 +50,8 @@ class RepeatCurve:
 def frontier_of(law: LawEnsemble, made: Decision) -> Frontier:
     """The lowest mean loss at budgets from the smallest run to three times the decision's.
 
-    A budget is "at most C": where repeats turn the loss upwards the frontier stays level.
+    A budget is "at most C": where repeats turn the loss upwards the frontier stays level. Where only the worth of
+    repeated tokens is known the sizes are those of unlimited data, as the decision's own is.
     """
     low, high = law.range_C or (made.C_budget / 1e3, made.C_budget)
     C = np.geomspace(min(low, made.C_budget / 10.0), 3.0 * max(high, made.C_budget), 41)
@@ -59,8 +60,10 @@ def frontier_of(law: LawEnsemble, made: Decision) -> Frontier:
     D = C[:, None] / (6.0 * N)
     with np.errstate(over="ignore", under="ignore"):
         losses = law.losses(N.ravel(), D.ravel(), made.unique_tokens).reshape(-1, *N.shape)
-    mean = np.tensordot(law.draw_weights, losses, axes=1)
-    at = mean.argmin(axis=1)
+    mean = decides = np.tensordot(law.draw_weights, losses, axes=1)
+    if isinstance(law.repeats, TokenDecay) and made.unique_tokens is not None:
+        decides = (law.draw_weights @ law.losses(N.ravel(), D.ravel())).reshape(N.shape)
+    at = decides.argmin(axis=1)
     rows = np.arange(len(C))
     kept = _running_best(mean[rows, at])
     bands = [run_interval(law, losses[:, k, at[k]][:, None], float(mean[k, at[k]]), float(C[k])) for k in kept]

@@ -11,7 +11,6 @@ import numpy as np
 from plm_scaling.core.errors import ConfigError, RefusedError
 from plm_scaling.laws.law_fit import LawFit
 from plm_scaling.laws.zoo import PublishedLaw, load_zoo
-from plm_scaling.sizing.decision_search import largest_claimed
 from plm_scaling.sizing.default_laws import published_ensemble
 from plm_scaling.sizing.law_ensemble import (
     LawEnsemble,
@@ -21,6 +20,7 @@ from plm_scaling.sizing.law_ensemble import (
     ensemble_of_published,
     normal_quantiles,
 )
+from plm_scaling.sizing.size_limit import largest_claimed
 
 __all__ = ["PAGE_DRAWS", "laws_for_page", "page_laws"]
 

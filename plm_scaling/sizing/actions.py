@@ -29,7 +29,8 @@ _DRAWS: Final = 64
 _DOUBTS: Final = {
     "RATE_EXTRAPOLATED": "its exchange rate was measured at other sizes; try it with a small pair first",
     "UNTESTED_ON_REPEATS": "its exchange rate was measured on unrepeated data, and this run repeats its tokens",
-    "REPEATS_UNSEEN": "it repeats its tokens more often than any published run: their worth is the law of repeats' word alone",
+    "REPEATS_UNSEEN": "it repeats its tokens more often than any published run: what they are worth is the law of "
+    "repeats' word alone",
     "LOSS_OF_OTHER_SET": "its loss has to be measured on the validation set of these published laws; on a set of your "
     "own it compares with laws fitted there alone (--laws fit.json)",
     "CONTINUED_UNTESTED": "what continued training brings was read off runs from scratch; try a short run first",

@@ -199,8 +199,8 @@ def _sentences(found: DataLimit) -> tuple[str, ...]:
         )
     if found.epochs > UNSEEN_EPOCHS:
         said.append(
-            f"no published protein run repeats its data more than {MEASURED_EPOCHS:g} times: the size is the repeat "
-            "law's alone, and these are too few tokens for a model of your own."
+            f"no published protein run repeats its data more than {MEASURED_EPOCHS:g} times: what so many are worth is "
+            "the law of repeats' word alone, and these are too few tokens for a model of your own."
         )
     if found.C_useful is not None:
         said.append(

@@ -1,7 +1,8 @@
 """The decision under uncertainty: the size with the least expected regret over draws and forms, and what is at stake.
 
 Regret of a size under one law is its loss at the budget minus the lowest loss that law allows at the budget. A budget
-is an upper bound: where repeats turn the loss upwards the plan stops before it is spent.
+is an upper bound: where repeats turn the loss upwards the plan stops before it is spent. Where only the worth of
+repeated tokens is known, sizes and their regrets are those of unlimited data, losses those of the tokens at hand.
 """
 
 from __future__ import annotations
@@ -18,8 +19,9 @@ from plm_scaling.laws.interval import quantiles
 from plm_scaling.laws.repeat_fit import RepeatFit
 from plm_scaling.sizing.answers import FLAG_DECADES, REFUSE_DECADES, VALLEY_NATS, decades_outside
 from plm_scaling.sizing.decision_record import Decision, FormSize, LossSplit, Regret, Valley
-from plm_scaling.sizing.decision_search import FloatArray, Purse, Search, largest_claimed, search_sizes
+from plm_scaling.sizing.decision_search import FloatArray, Purse, Search, search_sizes
 from plm_scaling.sizing.law_ensemble import LawEnsemble, TokenDecay
+from plm_scaling.sizing.size_limit import is_held, largest_claimed
 
 __all__ = ["decide", "refuse_far"]
 
@@ -63,8 +65,9 @@ def decide(
         raise ConfigError("unique_tokens must be a positive number", why=f"got {unique_tokens!r}")
     if not 0 < level < 1:
         raise ConfigError(f"the level of an interval is a share between 0 and 1, got {level!r}", hint="0.8")
-    search = search_sizes(ensemble, tokens, unique_tokens)
-    plan = _Plan(search)
+    held = is_held(ensemble, tokens, unique_tokens)
+    search = search_sizes(ensemble, tokens, None if held else unique_tokens)
+    plan = _Plan(search, unique_tokens)
     refuse_far(ensemble.source, ensemble.range_C, 6.0 * plan.N * plan.D, force)
     return _assembled(search, plan, level)
 
@@ -91,7 +94,7 @@ def refuse_far(name: str, range_C: tuple[float, float] | None, C: float, force: 
 class _Plan:
     """The size and stop of the lowest expected loss, and the exact losses of all draws there and nearby."""
 
-    def __init__(self, search: Search) -> None:
+    def __init__(self, search: Search, unique_tokens: float | None) -> None:
         self.x, stop = search.best_plan()
         x = self.x + np.array([0.0, math.log(2.0), -math.log(2.0), search.minimax_size() - self.x])
         stops = np.append(stop, search.best_stops(np.clip(x[1:], search.x[0], search.x[-1])))
@@ -104,11 +107,15 @@ class _Plan:
             else search.ensemble.losses(self.others_N, self.others_D, search.unique_tokens)
         )
         """float64[K, 4]; interpolated where that is good to 1e-6 nats: evaluating would cost as much as the search."""
-        self.losses: FloatArray = self.others[:, 0]
+        self.unique_tokens, self.held = unique_tokens, search.unique_tokens != unique_tokens
+        """Held: regrets are of unlimited data, `losses` of the unique tokens at hand."""
         self.N, self.D = float(self.others_N[0]), float(self.others_D[0])
         self.D_full = float(search.tokens(self.others_N[:1])[0])
-        self.lowest: FloatArray = np.minimum(search.own_best[1], self.losses)
+        self.lowest: FloatArray = np.minimum(search.own_best[1], self.others[:, 0])
         """Of every draw: the lowest loss the budget allows, float64[K]."""
+        self.losses: FloatArray = (
+            search.ensemble.losses(self.N, self.D, unique_tokens)[:, 0] if self.held else self.others[:, 0]
+        )
 
 
 def _purse(budget: float | Purse) -> Purse:
@@ -120,7 +127,7 @@ def _purse(budget: float | Purse) -> Purse:
 
 
 def _assembled(search: Search, plan: _Plan, level: float) -> Decision:
-    ensemble, weights, unique = search.ensemble, search.weights, search.unique_tokens
+    ensemble, weights, unique = search.ensemble, search.weights, plan.unique_tokens
     own_x, _, at_edge = search.own_best
     lowest = plan.lowest
     C, decades = 6.0 * plan.N * plan.D, decades_outside(6.0 * plan.N * plan.D, ensemble.range_C)
@@ -144,7 +151,7 @@ def _assembled(search: Search, plan: _Plan, level: float) -> Decision:
         N_band=_within(search.x, mean, float(mean.min()) + VALLEY_NATS, plan.x),
         N_low_regret=_low_regret(search, mean - float(weights @ lowest), plan.x),
         regrets=_regrets(search, plan),
-        probability=float(weights @ (plan.losses - lowest <= VALLEY_NATS)),
+        probability=float(weights @ (plan.others[:, 0] - lowest <= VALLEY_NATS)),
         loss=float(weights @ plan.losses),
         loss_low=low,
         loss_high=high,
@@ -159,7 +166,7 @@ def _assembled(search: Search, plan: _Plan, level: float) -> Decision:
         useful_C=C if saves else None,
         repeats=_repeats_of(ensemble),
     )
-    flags = _doubts(made, ensemble, float(weights @ at_edge))
+    flags = _doubts(made, ensemble, float(weights @ at_edge), held=plan.held)
     return made.model_copy(update={"flags": tuple(flags), "warnings": tuple(flags.values())})
 
 
@@ -251,12 +258,17 @@ def _valley(search: Search, plan: _Plan, lowest: float) -> Valley:
     low = max(plan.x - _VALLEY_REACH, float(search.x[0]))
     x = np.linspace(low, min(plan.x + _VALLEY_REACH, float(search.x[-1])), _VALLEY_POINTS)
     N, few = np.exp(x), np.arange(0, len(search.weights), math.ceil(len(search.weights) / _VALLEY_DRAWS))
-    mean, shares = search.mean_along(x), search.weights[few] / search.weights[few].sum()
-    ends = np.array([_quantiles(column, shares, (0.1, 0.9)) for column in search.losses_along(x, few).T])
+    mean, D = search.mean_along(x), search.tokens_at(N, search.best_stops(x))
+    losses, shares = search.losses_along(x, few), search.weights[few]
+    if plan.held:
+        some = search.ensemble.thinned(_VALLEY_DRAWS // len(search.ensemble.members))
+        losses, shares = some.losses(N, D, plan.unique_tokens), some.draw_weights
+    shares = shares / shares.sum()
+    ends = np.array([_quantiles(column, shares, (0.1, 0.9)) for column in losses.T])
     return Valley(
         N=tuple(N.tolist()),
-        D=tuple(search.tokens_at(N, search.best_stops(x)).tolist()),
-        loss=tuple(mean.tolist()),
+        D=tuple(D.tolist()),
+        loss=tuple((shares @ losses if plan.held else mean).tolist()),
         loss_low=tuple(ends[:, 0].tolist()),
         loss_high=tuple(ends[:, 1].tolist()),
         regret=tuple((mean - lowest).tolist()),
@@ -269,7 +281,7 @@ def _repeats_of(ensemble: LawEnsemble) -> str:
     return ensemble.repeats.source if isinstance(ensemble.repeats, TokenDecay) else ""
 
 
-def _doubts(made: Decision, ensemble: LawEnsemble, at_edge: float) -> dict[str, str]:
+def _doubts(made: Decision, ensemble: LawEnsemble, at_edge: float, *, held: bool) -> dict[str, str]:
     """Flags with their sentences."""
     found: dict[str, str] = {}
     if made.range_C is None:
@@ -293,8 +305,14 @@ def _doubts(made: Decision, ensemble: LawEnsemble, at_edge: float) -> dict[str, 
     if "TEXT_REPEATS" in ensemble.flags and (made.epochs or 0.0) > _NEGLIGIBLE_EPOCHS:
         found["TEXT_REPEATS"] = (
             "what repeated tokens are worth is taken from text: no protein runs identify it. The other half of that "
-            "law, parameters that few unique tokens cannot fill, is left out, being identified nowhere; it would make "
-            "N smaller where repeats alone make it larger: between two sizes of the band take the smaller."
+            "law, parameters that few unique tokens cannot fill, is identified nowhere: between two sizes of the band "
+            "take the smaller."
+        )
+    if held:
+        found["SIZE_HELD"] = (
+            "N, its band and its regrets are those of unlimited data, the loss is that of your tokens: where repeats "
+            "lose their worth and parameters do not, the laws would send the rest of the budget into a larger model, "
+            "and published runs that were short of data went the other way, to more epochs."
         )
     if "NO_DRAWS" in ensemble.flags:
         found["NO_DRAWS"] = "the law states no uncertainty: its interval holds the noise of a run alone."

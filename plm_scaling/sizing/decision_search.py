@@ -16,18 +16,11 @@ from plm_scaling.core.errors import RefusedError
 from plm_scaling.laws.repeat_fit import RepeatFit
 from plm_scaling.sizing.interpolation import PanelGrid, lowest_point
 from plm_scaling.sizing.law_ensemble import LawEnsemble
+from plm_scaling.sizing.size_limit import SCAN, SIZES, Purse, largest_claimed
 
-__all__ = ["Purse", "Search", "largest_claimed", "search_sizes"]
+__all__ = ["Purse", "Search", "search_sizes"]
 
 FloatArray = npt.NDArray[np.float64]
-Purse = Callable[[FloatArray], FloatArray]
-"""Parameters float64[n] -> tokens a budget pays for, float64[n]; falls with N.
-
-An attribute `kinks`, where there is one, lists the sizes at which it bends.
-"""
-
-_SIZES: Final = (math.log(1e3), math.log(1e15))
-_SCAN: Final = 139
 _MARGIN: Final = 2.5 * math.log(10.0)
 """Sizes on either side of the forms' best that draws are followed to."""
 _NODES_PER_UNIT: Final = 3.4
@@ -44,7 +37,7 @@ _TURNING_DRAWS: Final = 120
 """Of a form, where stopping early is a choice of its own."""
 _QUADRATIC_STOP: Final = 1e-3
 _BEYOND: Final = 10.0
-"""Sizes and epochs beyond so many times the largest are not claimed where repeats are penalised."""
+"""Epochs beyond so many times the most that were run are not claimed where repeats are penalised."""
 
 
 @dataclass(frozen=True)
@@ -231,21 +224,6 @@ def _turns(ensemble: LawEnsemble, unique_tokens: float | None) -> bool:
     return (penalty and unique_tokens is not None) or _quadratic(ensemble)
 
 
-def largest_claimed(ensemble: LawEnsemble, unique_tokens: float | None) -> float | None:
-    """Ln of ten times the largest size that laws which turn have seen; None for those that do not.
-
-    A penalty on repeats alone would spend any budget on one pass through an ever larger model.
-    """
-    repeats = ensemble.repeats
-    if unique_tokens is None or not isinstance(repeats, RepeatFit) or repeats.form != "penalty":
-        return None
-    seen = [math.log(repeats.range_N[1])]
-    if ensemble.range_C is not None:
-        C, x = ensemble.range_C[1], np.linspace(*_SIZES, _SCAN)
-        seen += x[ensemble.estimates(np.exp(x), C / (6.0 * np.exp(x))).argmin(axis=1)].tolist()
-    return max(seen) + math.log(_BEYOND)
-
-
 def _quadratic(ensemble: LawEnsemble) -> bool:
     return any(member.form.name == "log_quadratic" for member in ensemble.members)
 
@@ -262,7 +240,7 @@ def _stopped(ensemble: LawEnsemble, full: FloatArray, unique_tokens: float | Non
 
 def _span(ensemble: LawEnsemble, tokens: Purse, unique_tokens: float | None, turns: bool) -> tuple[float, float]:
     """Ln N of the smallest and the largest size worth looking at: the forms' own best and 2.5 decades about them."""
-    x = np.linspace(*_SIZES, _SCAN)
+    x = np.linspace(*SIZES, SCAN)
     N = np.exp(x)
     full, best = tokens(N), []
     for stop in np.linspace(0.0, 1.0, 9) if turns else (1.0,):
@@ -277,7 +255,7 @@ def _span(ensemble: LawEnsemble, tokens: Purse, unique_tokens: float | None, tur
             why=f"the lowest loss lies outside 1e3 to 1e15 parameters, or there is none, under {names}",
             hint="a budget and unique tokens nearer to the runs, or a form with A N^-alpha + B D^-beta",
         )
-    return max(float(x[inside.min()]) - _MARGIN, _SIZES[0]), min(float(x[inside.max()]) + _MARGIN, _SIZES[1])
+    return max(float(x[inside.min()]) - _MARGIN, SIZES[0]), min(float(x[inside.max()]) + _MARGIN, SIZES[1])
 
 
 def _nodes_for(width: float) -> int:

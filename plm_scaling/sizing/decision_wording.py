@@ -72,8 +72,8 @@ def _repeats_unseen(made: Decision) -> str:
     if made.epochs is None or made.epochs < UNSEEN_EPOCHS:
         return ""
     return (
-        f" But no published protein run repeats its data more than {MEASURED_EPOCHS:g} times, so that the size is the "
-        "repeat law's alone: read it as too few tokens for a model of your own."
+        f" But no published protein run repeats its data more than {MEASURED_EPOCHS:g} times: what so many are worth "
+        "is the law of repeats' word alone; read it as too few tokens for a model of your own."
     )
 
 

@@ -87,7 +87,8 @@ def marginal_values(
     q = usd_per_token or next((s.usd_per_token for s in spending.bought if s.usd_per_token > 0), None)
     at = _At(spending, best or best_allocation(spending))
     gains: dict[MarginalKey, FloatArray] = {"compute": at.compute(), "epochs": at.epochs()}
-    if spending.N is None:
+    # At a size that is held the law of repeats would go on to larger ones, on no evidence: no value is stated.
+    if spending.N is None and not spending.holds(at.best):
         gains["parameters"] = at.parameters()
     per_token = at.unique_tokens() if spending.unique_tokens is not None else None
     if q is not None and per_token is not None:
@@ -124,7 +125,8 @@ def break_even_price(spending: Spending, best: Allocation) -> Interval | None:
         return None
     at = _At(spending, best)
     # At the best size a dollar for tokens does what a dollar for compute does.
-    return _break_even(at.unique_tokens(), at.epochs(), spending.laws.draw_weights)
+    compute = at.compute() if spending.holds(best) else at.epochs()
+    return _break_even(at.unique_tokens(), compute, spending.laws.draw_weights)
 
 
 class _At:

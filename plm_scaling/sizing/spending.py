@@ -20,9 +20,9 @@ from plm_scaling.laws.forms import Rows, paired_log_loss
 from plm_scaling.laws.interval import Interval
 from plm_scaling.laws.repeat_fit import RepeatFit
 from plm_scaling.sizing.answers import decades_outside
-from plm_scaling.sizing.decision_search import largest_claimed
 from plm_scaling.sizing.descent import lowest_point
 from plm_scaling.sizing.law_ensemble import LawEnsemble, TokenDecay, normal_quantiles
+from plm_scaling.sizing.size_limit import Purse, fresh_size, largest_claimed
 from plm_scaling.sizing.token_source import TokenSource, rho_strata
 from plm_scaling.sizing.training_price import TrainingPrice
 
@@ -51,6 +51,7 @@ _LEAST_COMPUTE: Final = 1e-3
 """Share of the money that data never takes: without compute there is no model."""
 _LOG_N: Final = (math.log(1e4), math.log(1e13))
 _GRID: Final = 91
+_FRESH_NODES: Final = 13
 _LEAST_EPOCHS: Final = -5.0
 _BEYOND: Final = 10.0
 _LEAST_WORTH: Final = 1e-3
@@ -93,6 +94,11 @@ class Spending:
         """Largest size considered: ten times what laws that turn have seen, where they are all that holds it back."""
         claimed = largest_claimed(self.laws, self.unique_tokens)
         return math.exp(_LOG_N[1] if claimed is None else min(claimed, _LOG_N[1]))
+
+    def holds(self, found: Allocation) -> bool:
+        """Whether a spending repeats tokens at the size of unlimited data, as `is_held` has it."""
+        decays = self.N is None and isinstance(self.ensemble.repeats, TokenDecay)
+        return decays and found.unique_tokens is not None and found.unique_tokens < found.D
 
     @property
     def bought(self) -> tuple[TokenSource, ...]:
@@ -168,7 +174,8 @@ def search_ensemble(ensemble: LawEnsemble, draws: int = _SEARCH_DRAWS) -> LawEns
 def best_allocation(spending: Spending) -> Allocation:
     """The spending with the lowest mean loss over draws x forms x exchange rates.
 
-    A grid over size and money for data, then a compass search; the draws are thinned for the search alone.
+    A grid over size and money for data, then a compass search; the draws are thinned for the search alone. Where only
+    the worth of repeated tokens is known the size is the one that unlimited data would ask for, as `is_held` has it.
 
     Raises
     ------
@@ -177,7 +184,7 @@ def best_allocation(spending: Spending) -> Allocation:
     **Source:** Hoffmann et al. 2022, section 3 (loss at a budget); Muennighoff et al. 2023, section 3.1 (unique
     tokens as a resource of their own).
     """
-    search = _Search(spending, search_ensemble(spending.laws))
+    search = _Search(spending, search_ensemble(spending.laws), _fresh_sizes(spending))
     starts = search.starts()
     values = search.means(starts, rough=True)
     if not np.any(np.isfinite(values)):
@@ -208,6 +215,8 @@ class _Search:
 
     spending: Spending
     few: LawEnsemble
+    fresh: _FreshSizes | None = None
+    """Sizes that are taken wherever tokens would have to be repeated."""
 
     @property
     def m(self) -> int:
@@ -256,6 +265,9 @@ class _Search:
                 most = np.minimum(spare / source.usd_per_token, source.tokens)
             taken[:, k] = share * most
             left = left - taken[:, k] * source.usd_per_token
+        if self.fresh is not None and spending.unique_tokens is not None:
+            held = self.fresh.at(left)
+            N = np.where(left / spending.price.usd(held) > spending.unique_tokens + taken.sum(axis=1), held, N)
         with np.errstate(over="ignore"):  # more than a number holds: the laws refuse it by their range
             D = left / spending.price.usd(N)
         if self.turns and spending.unique_tokens is not None:
@@ -298,6 +310,41 @@ class _Search:
         return _allocation(
             self.spending, float(N[0]), float(D[0]), taken[0], usd_compute, self.spending.usd - float(left[0]), used
         )
+
+
+@dataclass(frozen=True)
+class _FreshSizes:
+    """Sizes that unlimited data would ask for, by the money for compute; straight lines in log-log between nodes."""
+
+    log_usd: FloatArray
+    log_N: FloatArray
+
+    def at(self, usd: FloatArray) -> FloatArray:
+        """Parameters float64[n] for sums float64[n]."""
+        return np.exp(np.interp(np.log(usd), self.log_usd, self.log_N))
+
+
+def _purse(price: TrainingPrice, usd: float) -> Purse:
+    return lambda N: usd / price.usd(N)
+
+
+def _fresh_sizes(spending: Spending) -> _FreshSizes | None:
+    """None where the laws of repeats, or the user, decide the size.
+
+    The best size with all the money is that of all draws; with less it follows the estimates from there.
+    """
+    decays = isinstance(spending.ensemble.repeats, TokenDecay)
+    if not decays or spending.unique_tokens is None or spending.N is not None:
+        return None
+    free = best_allocation(replace(spending, unique_tokens=None, sources=()))
+    nodes = math.log(spending.usd) + np.linspace(math.log(_LEAST_COMPUTE), 0.0, _FRESH_NODES if spending.bought else 1)
+    if len(nodes) == 1:
+        return _FreshSizes(nodes, np.array([math.log(free.N)]))
+    found = [fresh_size(spending.laws, _purse(spending.price, math.exp(log))) for log in nodes]
+    sizes = np.array([math.nan if x is None else x for x in found])
+    if not np.all(np.isfinite(sizes)):
+        sizes = np.full(len(nodes), math.log(free.N))
+    return _FreshSizes(nodes, sizes + (math.log(free.N) - sizes[-1]))
 
 
 def _losses(

@@ -153,8 +153,10 @@ def test_sizes_are_exact_on_the_same_draws(
     C, weights = 3e21, decay_laws.draw_weights
     (found,) = answers([{"question": {"unit": "flops", "budget": C, "unique_tokens": unique}}], pages(decay_laws))
 
-    def losses(x: Any) -> Any:
-        return decay_laws.losses(np.exp(x), C / 6 * np.exp(-x), unique)
+    assert ("SIZE_HELD" in found["flags"]) == (unique is not None)
+
+    def losses(x: Any) -> Any:  # by which the size is decided: those of unlimited data
+        return decay_laws.losses(np.exp(x), C / 6 * np.exp(-x))
 
     own = np.log(found["own_N"])
     for side in (-1e-6, 1e-6):
@@ -164,8 +166,9 @@ def test_sizes_are_exact_on_the_same_draws(
         assert np.sign(up - down) == np.sign(side)
     at = np.log([found["N"], found["band_low"], found["band_high"], found["N_minimax"]])
     chosen, low, high, minimax = losses(at).T
-    assert found["loss"] == pytest.approx(float(weights @ chosen), rel=1e-9)
-    assert [float(weights @ edge) - found["loss"] for edge in (low, high)] == pytest.approx([0.01, 0.01], abs=1e-8)
+    loss = weights @ decay_laws.losses(found["N"], found["D"], unique)
+    assert found["loss"] == pytest.approx(float(loss[0]), rel=1e-9)
+    assert [float(weights @ (edge - chosen)) for edge in (low, high)] == pytest.approx([0.01, 0.01], abs=1e-8)
     lowest = losses(own).diagonal()
     assert found["regret"] == pytest.approx(float(weights @ (chosen - lowest)), abs=1e-9)
     assert found["regret_minimax"] == pytest.approx(float((minimax - lowest).max()), abs=1e-9)
@@ -175,10 +178,10 @@ def test_no_size_has_a_lower_mean_regret_or_a_smaller_worst_one(
     decay_laws: LawEnsemble, pages: Callable[[LawEnsemble], Path]
 ) -> None:
     """Against brute force on a dense grid over the ensemble's own losses."""
-    question = {"unit": "flops", "budget": 3e21, "unique_tokens": 2e10}
+    question = {"unit": "flops", "budget": 3e21, "unique_tokens": 9e11}
     (found,) = answers([{"question": question}], pages(decay_laws))
     N = np.geomspace(found["N"] / 20, found["N"] * 20, 6001)
-    losses, weights = decay_laws.losses(N, 3e21 / (6 * N), 2e10), decay_laws.draw_weights
+    losses, weights = decay_laws.losses(N, 3e21 / (6 * N), 9e11), decay_laws.draw_weights
     regrets = losses - losses.min(axis=1, keepdims=True)
     mean, worst = weights @ regrets, regrets.max(axis=0)
     assert [found["regret"], found["regret_minimax"]] == pytest.approx([mean.min(), worst.min()], rel=2e-3)
@@ -222,8 +225,13 @@ def test_tokens_are_bought_where_they_pay(decay_laws: LawEnsemble, pages: Callab
         * purse_of({"unit": "usd", "budget": 20_000, "gpu": "a100", "usd_per_gpu_hour": None, "mfu": 0.4})(N)
     )
     unique = 3e9 + share * 20_000 / 3e-8
-    points = [np.broadcast_to(v, (181, 400)).ravel() for v in (N, tokens, unique)]
     weights = decay_laws.member_weights
+    # Where tokens repeat the size is that of unlimited data.
+    fresh = decay_laws.estimates(*(axis.ravel() for axis in np.broadcast_arrays(N, tokens)))
+    best = (weights @ np.log(fresh)).reshape(181, 400).argmin(axis=1)
+    D = tokens[np.arange(181), best]
+    repeated = unique[:, 0] < D
+    points = N[0, best][repeated], D[repeated], unique[repeated, 0]
     lowest = (weights @ np.log(decay_laws.estimates(*points))).min()
     here = weights @ np.log(decay_laws.estimates(cheap["N"], cheap["D"], cheap["unique_tokens"])[:, 0])
     assert here <= lowest + 2e-4

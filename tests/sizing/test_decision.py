@@ -20,8 +20,9 @@ from plm_scaling.laws.zoo import find_law
 from plm_scaling.sizing.costs import exact_over_6nd
 from plm_scaling.sizing.decision import decide
 from plm_scaling.sizing.decision_record import Decision
-from plm_scaling.sizing.decision_search import FloatArray, largest_claimed, search_sizes
+from plm_scaling.sizing.decision_search import FloatArray, search_sizes
 from plm_scaling.sizing.law_ensemble import LawEnsemble, LawMember, TokenDecay, ensemble_of_published, text_decay
+from plm_scaling.sizing.size_limit import largest_claimed
 
 SEEDS = st.integers(0, 10**6)
 BUDGETS = st.floats(2e18, 9e21)
@@ -109,7 +110,12 @@ def dense(ensemble: LawEnsemble, C: float, U: float | None) -> tuple[FloatArray,
 def test_regret_is_that_of_a_dense_grid(seed: int, C: float, unique: float | None) -> None:
     ensemble = made_ensemble(seed, draws=5, repeats=text_decay())
     made = decide(ensemble, C, unique_tokens=unique)
-    N, regrets = dense(ensemble, C, unique)
+    exact = ensemble.draw_weights @ ensemble.losses(made.N, made.D, unique)
+    assert made.loss == pytest.approx(float(exact[0]), abs=1e-6)
+    held = "SIZE_HELD" in made.flags
+    room = math.inf if unique is None else unique / decide(ensemble, C).D
+    assert held == (room < 1) or 0.9 < room < 1.1  # by the estimates, which differ a little from the mean of the draws
+    N, regrets = dense(ensemble, C, None if held else unique)
     mean, worst = ensemble.draw_weights @ regrets, regrets.max(axis=0)
     plan, twice, half, minimax = made.regrets
     assert plan.mean == pytest.approx(mean.min(), abs=2e-6)
@@ -126,6 +132,24 @@ def test_regret_is_that_of_a_dense_grid(seed: int, C: float, unique: float | Non
         assert made.N_low_regret == pytest.approx(tuple(N[mean < 0.005][[0, -1]]), rel=1e-2)
     own = np.sort(N[regrets.argmin(axis=1)])
     assert own[0] * 0.99 <= made.N_quantiles[0] <= made.N_quantiles[1] <= made.N_quantiles[2] <= own[-1] * 1.01
+
+
+def test_few_unique_tokens_do_not_ask_for_a_larger_model() -> None:
+    ensemble = made_ensemble(5, repeats=text_decay())
+    fresh = decide(ensemble, 1e21)
+    for unique in (1e3, 1e6, 1e9, 0.99 * fresh.D):
+        made = decide(ensemble, 1e21, unique_tokens=unique)
+        assert {"SIZE_HELD", "TEXT_REPEATS"} & set(made.flags) >= {"SIZE_HELD"}
+        assert (made.N, made.D, made.N_band, made.N_quantiles, made.probability) == (
+            fresh.N, fresh.D, fresh.N_band, fresh.N_quantiles, fresh.probability,
+        )  # fmt: skip
+        at = np.interp(made.N, made.valley.N, made.valley.loss)
+        assert made.loss == pytest.approx(at, abs=2e-3)
+        assert made.loss_low <= made.loss <= made.loss_high
+    # By the worth of tokens alone the size would grow without end; that is what the flag says.
+    N, regrets = dense(ensemble, 1e21, 1e6)
+    assert N[(ensemble.draw_weights @ regrets).argmin()] > 20 * fresh.N
+    assert "SIZE_HELD" not in decide(ensemble, 1e21, unique_tokens=1.01 * fresh.D).flags
 
 
 @pytest.mark.slow  # thousands of losses one at a time

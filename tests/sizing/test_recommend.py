@@ -33,10 +33,10 @@ def own_fit(range_C: tuple[float, float] = (1e18, 1e20)) -> LawFit:
 
 
 def test_the_question_of_the_readme_by_hand() -> None:
-    """5,000 A100 hours at 45 % of 312 TFLOP/s are 2.5272e21 FLOPs; attention and head take 2.6 % of them."""
+    """5,000 A100 hours at 45 % of 312 TFLOP/s are 2.5272e21 FLOPs; attention and head take 3.1 % of them."""
     answer = recommend(Budget(gpu_hours=5000), "mlm", gpu="A100", n_gpus=8, unique_tokens=15e9)
     assert answer.C_exact == pytest.approx(5000 * 3600 * 312e12 * 0.45)
-    assert pytest.approx(2.463e21, rel=5e-3) == answer.C
+    assert pytest.approx(2.450e21, rel=5e-3) == answer.C
     assert pytest.approx(answer.C / (6 * answer.N)) == answer.D
     assert answer.decision is not None
     assert answer.decision.N == answer.N == answer.answers[0].N
@@ -230,9 +230,10 @@ def test_hours_are_spent_where_they_lower_the_loss_most_at_the_true_speed(hours:
     N = np.geomspace(answer.N / 4.0, answer.N * 4.0, 401)
     speed = np.array([throughput_for(float(n), hardware.gpus["a100"], hardware).flops_6nd_per_s for n in N])
     D = 3600.0 * hours * speed / (6.0 * N)
-    losses = ensemble.losses(N, D, 2e9)
+    losses = ensemble.losses(N, D)  # tokens repeat: the size is that of unlimited data
     mean = ensemble.draw_weights @ losses
-    assert answer.decision.loss == pytest.approx(mean.min(), abs=2e-6)
+    own = ensemble.losses(answer.N, answer.D, 2e9)[:, 0]
+    assert answer.decision.loss == pytest.approx(float(ensemble.draw_weights @ own), abs=2e-6)
     assert pytest.approx(N[mean.argmin()], rel=0.02) == answer.N
     regret = float(ensemble.draw_weights @ (losses[:, mean.argmin()] - losses.min(axis=1)))
     assert answer.decision.regrets[0].mean == pytest.approx(regret, abs=1e-5)
@@ -254,7 +255,10 @@ def test_a_fit_of_ones_own_gives_n_by_its_forms() -> None:
 
 def test_repeats_are_no_reason_for_the_frontier_to_differ() -> None:
     plenty, scarce = (recommend(Budget(flops=1e20), "clm", unique_tokens=unique) for unique in (1e12, 1e9))
-    assert scarce.N > 1.25 * plenty.N
+    assert pytest.approx(plenty.N, rel=1e-4) == scarce.N
+    assert scarce.decision is not None
+    assert plenty.decision is not None
+    assert scarce.decision.loss > plenty.decision.loss + 0.01
     assert "FRONTIER_DIFFERS" not in (*plenty.flags, *scarce.flags)
     (why,) = [
         said for said in recommend(Budget(flops=3e21), "mlm", unique_tokens=1e9).warnings if "cheng-mlm says" in said
@@ -282,7 +286,7 @@ def test_more_hours_buy_more_of_everything(objective: str, hours: float, more: f
     small = recommend(Budget(gpu_hours=hours), objective, unique_tokens=unique, force=True)
     large = recommend(Budget(gpu_hours=hours * more), objective, unique_tokens=unique, force=True)
     assert small.C < large.C
-    assert small.N < large.N
+    assert small.N <= large.N  # it stays where the speed bends
     assert small.D < large.D
     assert small.N_low < large.N_low
     assert small.N_high < large.N_high

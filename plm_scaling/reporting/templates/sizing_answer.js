@@ -97,7 +97,8 @@ function frontierSize(frontier, C) {
 }
 
 function estimateAt(ensemble, full, logU) {
-  const { purse, cap } = M.claimed(ensemble, full, logU, true), x = M.ensembleOptimum(ensemble, purse, logU, cap, true);
+  const claim = M.claimed(ensemble, full, logU, true), purse = claim.purse;
+  const x = M.ensembleOptimum(ensemble, purse, claim.logU, claim.cap, true);
   return { x, value: Math.exp(M.ensembleLogLoss(ensemble, x, purse(x), logU)) };
 }
 
@@ -161,6 +162,7 @@ function flagsOf(page, data, found) {
   if (found.epochs > page.limits.max_epochs) flags.push("DATA_EXHAUSTED");
   if (found.useful_share < 0.995) flags.push("BUDGET_NOT_ALL_USEFUL");
   if (found.size_capped) flags.push("SIZE_CAPPED");
+  if (found.size_held) flags.push("SIZE_HELD");
   return flags;
 }
 
@@ -181,15 +183,16 @@ function answer(page, question) {
   const full = purseOf(question, hardware), bought = purchase(question, ensemble, full, hardware);
   const unique = question.unique_tokens ? question.unique_tokens + bought.bought : null;
   const logU = unique && question.repeats !== "new" ? Math.log(unique) : Infinity;
-  const paid = lessened(full, bought.share), { purse, cap, each, settle } = M.claimed(ensemble, paid, logU);
+  const paid = lessened(full, bought.share), claim = M.claimed(ensemble, paid, logU), { purse, cap, settle } = claim;
   const range = M.searchRange(ensemble, paid, cap);
-  const d = M.decide(ensemble.draws, ensemble.weights, purse, logU, range, each), x = d.logN;
+  const d = M.decide(ensemble.draws, ensemble.weights, purse, claim.logU, range, claim.each), x = d.logN;
   if (settle) { settle(x); d.regret = d.meanAt(x); }
   const found = spent(page, question, data, x, full, purse, bought, unique);
   found.useful_share = Math.exp(purse(x) - paid(x));
   found.size_capped = x > cap - 0.01;
+  found.size_held = claim.logU !== logU;
   if (found.refused) return found;
-  Object.assign(found, fromDraws(ensemble, d, purse, logU, found.decades));
+  Object.assign(found, fromDraws(ensemble, d, purse, logU, claim.logU, found.decades));
   found.lifetime = leastLifetime(ensemble, x, purse(x), logU, question.serve_tokens);
   found.flags = flagsOf(page, data, found);
   return Object.assign(found, { decision: d, purse, logU });
@@ -212,13 +215,15 @@ function spent(page, question, data, x, full, purse, bought, unique) {
   });
 }
 
-function fromDraws(ensemble, d, purse, logU, decades) {
+// `decidesU`: ln of the unique tokens by which the size was decided.
+function fromDraws(ensemble, d, purse, logU, decidesU, decades) {
   const { draws, weights, data } = ensemble, x = d.logN, edges = M.band(d, VALLEY), own = d.best.map(one => one.logN);
   const losses = draws.map(row => row.loss(x, purse(x), logU));
   const [low, middle, high] = M.weightedQuantiles(own, weights, [0.1, 0.5, 0.9]).map(Math.exp);
   const sd = Math.sqrt(data.noise_sd ** 2 + data.drift_sd ** 2 * decades);
   const interval = M.blurredInterval(losses.map(Math.log), weights, sd, LEVEL);
   const loss = losses.reduce((sum, one, k) => sum + weights[k] * one, 0);
+  const decided = decidesU === logU ? losses : draws.map(row => row.loss(x, purse(x), decidesU));
   const members = data.members.map((member, m) => {
     const mine = Float64Array.from(own.filter((_, k) => ensemble.forms[k] === m)).sort();
     const [N_low, N_median, N_high] = [0.1, 0.5, 0.9].map(level => Math.exp(M.sortedQuantile(mine, level)));
@@ -229,7 +234,7 @@ function fromDraws(ensemble, d, purse, logU, decades) {
     regret: d.regret, N_minimax: Math.exp(d.logMinimax), regret_minimax: d.regretMinimax,
     N_low: low, N_median: middle, N_high: high, band_low: Math.exp(edges[0]), band_high: Math.exp(edges[1]),
     band_open: [edges[0] === d.range[0], edges[1] === d.range[1]],
-    probability: losses.reduce((sum, one, k) => sum + (one - d.best[k].loss <= VALLEY ? weights[k] : 0), 0),
+    probability: decided.reduce((sum, one, k) => sum + (one - d.best[k].loss <= VALLEY ? weights[k] : 0), 0),
     loss, loss_low: Math.min(interval[0], loss), loss_high: Math.max(interval[1], loss), perplexity: Math.exp(loss), members,
     form_factor: counted.length ? Math.max(...counted) / Math.min(...counted) : 1,
   };
@@ -252,12 +257,11 @@ function frontierAnswer(page, question, data) {
 function neighbours(page, question, found, factors) {
   if (!found.decision) return [];
   const ensemble = ensembleFor(page, question), d = found.decision;
-  const lowest = found.loss - d.regret;  // mean over draws of their own lowest losses
   return factors.map(factor => {
-    const x = Math.log(found.N * factor), D = Math.exp(found.purse(x)), regret = d.meanAt(x);
+    const x = Math.log(found.N * factor), logD = found.purse(x), D = Math.exp(logD);
     return {
-      factor, N: Math.exp(x), D, epochs: found.unique_tokens ? D / found.unique_tokens : null, loss: lowest + regret,
-      regret, regret_worst: d.worstAt(x),
+      factor, N: Math.exp(x), D, epochs: found.unique_tokens ? D / found.unique_tokens : null,
+      loss: M.meanLoss(ensemble, x, logD, found.logU), regret: d.meanAt(x), regret_worst: d.worstAt(x),
     };
   });
 }

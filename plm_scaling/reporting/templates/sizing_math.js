@@ -370,6 +370,13 @@ function ensembleLogLoss(ensemble, logN, logD, logU) {
   return sum;
 }
 
+// The mean loss of the draws at one point.
+function meanLoss(ensemble, logN, logD, logU) {
+  let sum = 0;
+  for (let k = 0; k < ensemble.draws.length; k++) sum += ensemble.weights[k] * ensemble.draws[k].loss(logN, logD, logU);
+  return sum;
+}
+
 // Sizes the forms' estimates call best for a purse (ln N -> ln D it pays for) on unlimited data: [lowest, highest] ln N.
 function ownOptima(ensemble, purse) {
   let x = Math.log(1e9), found = [x];
@@ -421,15 +428,23 @@ function turning(ensemble, purse, logU, rough) {
   return { cap: Math.log(repeats.largest_N), stop };
 }
 
-// The purse with the stop that is best by the estimates at every size, and the cap on sizes.
+// Whether a purse is held to the size of unlimited data: it would repeat tokens, and only their worth is known to
+// decay, so that the law would send the rest of the budget into parameters without end. Muennighoff et al. 2023.
+function isHeld(ensemble, purse, logU) {
+  const repeats = ensemble.data.repeats;
+  if (logU === Infinity || !repeats || repeats.kind !== "tokens") return false;
+  return purse(ensembleOptimum(ensemble, purse, Infinity, Infinity, true)) > logU;
+}
+
+// The purse with the stop that is best by the estimates at every size, and the cap on sizes; `logU` is what decides
+// the size: Infinity where it is held to unlimited data.
 function claimed(ensemble, purse, logU, rough) {
   const turns = turning(ensemble, purse, logU, rough);
-  if (turns === null) return { purse, cap: Infinity, each: null };
+  if (turns === null) return { purse, cap: Infinity, each: null, logU: isHeld(ensemble, purse, logU) ? Infinity : logU };
   const stopped = turns.stop((x, d) => ensembleLogLoss(ensemble, x, d, logU)), known = new Map();
   const remembered = x => { if (!known.has(x)) known.set(x, stopped(x)); return known.get(x); };
-  const mean = (x, d) => ensemble.draws.reduce((sum, row, k) => sum + ensemble.weights[k] * row.loss(x, d, logU), 0);
-  const settle = x => { known.set(x, turns.stop(mean)(x)); };  // where it matters: by all draws
-  return { purse: remembered, cap: turns.cap, each: row => turns.stop((x, d) => row.loss(x, d, logU)), settle };
+  const settle = x => { known.set(x, turns.stop((at, d) => meanLoss(ensemble, at, d, logU))(x)); };  // where it matters: by all draws
+  return { purse: remembered, cap: turns.cap, each: row => turns.stop((x, d) => row.loss(x, d, logU)), settle, logU };
 }
 
 // ---- the decision over draws --------------------------------------------------------------------------------------
@@ -524,6 +539,6 @@ function band(decision, width) {
 root.sizingMath = {
   LOG6, logAdd, softplus, brent, signRoot, polish, minimise, fallingRoot, normalBelow, normalQuantile,
   weightedQuantiles, sortedQuantile, blurredInterval, makeLaw, logOptimum, logWorth, logTokensWorth,
-  repeatLoss, makeEnsemble, ensembleLogLoss, ensembleOptimum, claimed, searchRange, decide, band,
+  repeatLoss, makeEnsemble, ensembleLogLoss, meanLoss, ensembleOptimum, claimed, searchRange, decide, band,
 };
 })(globalThis);

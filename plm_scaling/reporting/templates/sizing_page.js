@@ -219,18 +219,23 @@ function span(found) {
   return [Math.max(0, a), b];
 }
 
-// The curves of the decision's own grid: nothing is computed twice.
+// The curves of the decision's own grid: nothing is computed twice, but for the losses of a size that was held.
 function curves(ensemble, found) {
   const d = found.decision, [a, b] = span(found), at = d.grid.slice(a, b + 1);
   const every = Math.max(1, Math.ceil(ensemble.draws.length / 100));
   const draws = [];
-  for (let k = 0; k < ensemble.draws.length; k += every) draws.push({ form: ensemble.forms[k], values: d.losses[k].subarray(a, b + 1) });
-  const lowest = found.loss - found.regret, mean = d.mean.subarray(a, b + 1), estimate = Array.from(mean, one => lowest + one);
+  const tokens = at.map(found.purse), held = found.size_held;
+  for (let k = 0; k < ensemble.draws.length; k += every) {
+    const values = held ? at.map((x, i) => ensemble.draws[k].loss(x, tokens[i], found.logU)) : d.losses[k].subarray(a, b + 1);
+    draws.push({ form: ensemble.forms[k], values });
+  }
+  const lowest = found.loss - found.regret, mean = d.mean.subarray(a, b + 1);
+  const estimate = Array.from(mean, (one, i) => held ? meanLoss(ensemble, at[i], tokens[i], found.logU) : lowest + one);
   return { at, draws, estimate, xs: [at[0], at[at.length - 1]], mean, worst: d.worst.subarray(a, b + 1) };
 }
 
 function lossRange(found, c) {
-  const best = found.decision.best.map(one => one.loss).sort((a, b) => a - b), at = q => best[Math.min(best.length - 1, Math.floor(q * best.length))];
+  const best = c.draws.map(one => Math.min(...one.values)).sort((a, b) => a - b), at = q => best[Math.min(best.length - 1, Math.floor(q * best.length))];
   const low = Math.min(at(0.03), Math.min(...c.estimate)), ends = Math.min(c.estimate[0], c.estimate[c.estimate.length - 1]);
   const high = Math.max(at(0.97) + 0.02, Math.min(ends, found.loss + 0.25), found.loss + 0.05);
   return [low - 0.08 * (high - low), high];
@@ -343,13 +348,14 @@ function doubtsOf(found, data) {
     BELOW_RANGE: () => plainly("Extrapolation", `the budget lies ${found.decades.toFixed(1)} decades below the runs (${range}).`),
     RANGE_UNKNOWN: () => strong("Range unknown", "the law's source does not say over which budgets it was fitted."),
     TEXT_LAW: () => strong("Text law", "fitted to language models of text; proteins have other exponents and another floor, and losses do not compare."),
-    TEXT_REPEATS: () => strong("Text law of repeats", "what a repeated token is worth was measured on text; protein MLMs have been seen to overfit where this law only levels off. Parameters that few unique tokens cannot fill are not discounted: between two sizes of the band take the smaller."),
+    TEXT_REPEATS: () => strong("Text law of repeats", "what a repeated token is worth was measured on text; protein MLMs have been seen to overfit where this law only levels off. Between two sizes of the band take the smaller."),
     NO_DRAWS: () => strong("No interval", "published coefficients without draws: the band shows how flat the valley is, not how uncertain the law."),
     NO_LOSS: () => strong("No loss", "a frontier states sizes alone: no loss, no regret and no band can be given."),
     DATA_REPEATED: () => plainly("Repeats", `${significant(found.epochs, 2)} epochs over ${count(found.unique_tokens, 3)} unique tokens.`),
     DATA_EXHAUSTED: () => strong("Data exhausted", `your unique tokens are repeated ${significant(found.epochs, 2)} times; gaps to fresh data were seen to grow beyond ${page.limits.max_epochs} epochs. More tokens, a larger model or a smaller budget are the choices.`),
     FORMS_DISAGREE: () => strong("Forms disagree", `the forms' best sizes differ by a factor of ${significant(found.form_factor, 2)}: larger runs would settle it, more of the same kind would not.`),
     BUDGET_NOT_ALL_USEFUL: () => strong("More compute than the data can use", `your unique data cannot use more than about ${power(found.C, 2)} FLOPs, ${percent(found.useful_share)} of what is left for compute: further repeats raise the loss. Keep the rest of the budget, or add tokens.`),
+    SIZE_HELD: () => strong("Size held", "N, its band and its regrets are those of unlimited data, the loss is that of your tokens: where repeats lose their worth and parameters do not, the laws would send the rest of the budget into a larger model, and published runs that were short of data went the other way, to more epochs."),
     SIZE_CAPPED: () => strong("Size capped", "the laws would spend more budget on a larger model rather than on repeats; sizes beyond ten times the largest they have seen are not claimed."),
   };
   for (const flag of found.flags) if (sentences[flag]) sentences[flag](); else plainly(flag.replace(/_/g, " ").toLowerCase(), "see the fit's own notes.");

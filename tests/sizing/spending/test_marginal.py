@@ -42,10 +42,14 @@ def test_a_dollar_of_compute_is_worth_what_ten_percent_more_do(sure: LawEnsemble
     less, more = (best_allocation(replace(spending, usd=2e4 * f)) for f in (0.95, 1.05))
     slope = (mean(spending, less.losses) - mean(spending, more.losses)) / 2e3
     assert nats(found, "compute") == pytest.approx(slope, rel=0.02)
-    # At the best size a dollar does the same for tokens as for parameters.
-    assert nats(found, "epochs") == pytest.approx(slope, rel=0.03)
-    assert nats(found, "parameters") == pytest.approx(slope, rel=0.03)
     assert found.value("unique_tokens") is None
+    # More passes do less than the path does, whose size grows; what a larger model would do is not claimed here.
+    assert 0 < nats(found, "epochs") < slope
+    assert found.value("parameters") is None
+    # At the best size of new tokens a dollar does the same for tokens as for parameters.
+    fresh = marginal_values(replace(spending, unique_tokens=None))
+    for key in ("epochs", "parameters"):
+        assert nats(fresh, key) == pytest.approx(nats(fresh, "compute"), rel=0.03)
     kept = marginal_values(replace(spending, N=1e9))
     assert kept.value("parameters") is None
     assert nats(kept, "epochs") == pytest.approx(nats(kept, "compute"), rel=1e-3)

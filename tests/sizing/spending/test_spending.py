@@ -9,12 +9,13 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.optimize import minimize_scalar
 
 from plm_scaling.core.errors import ConfigError
 from plm_scaling.laws.interval import Interval
 from plm_scaling.sizing.decision import decide
 from plm_scaling.sizing.descent import lowest_point
-from plm_scaling.sizing.law_ensemble import LawEnsemble
+from plm_scaling.sizing.law_ensemble import LawEnsemble, TokenDecay
 from plm_scaling.sizing.spending import (
     Spending,
     allocation_at,
@@ -42,16 +43,35 @@ def mean_loss(spending: Spending) -> float:
     return float((spending.laws.draw_weights @ found.losses).mean())
 
 
+def fresh_size(ensemble: LawEnsemble, usd: np.ndarray) -> np.ndarray:
+    """Sizes with the lowest mean loss on unlimited data, by scipy at a few sums and straight lines between."""
+
+    def best(usd: float) -> float:
+        def mean(x: float) -> float:
+            return float((ensemble.draw_weights @ ensemble.losses(np.exp(x), usd / (6 * P * np.exp(x)))).item())
+
+        return float(minimize_scalar(mean, bounds=(16.0, 28.0), method="bounded", options={"xatol": 1e-6}).x)
+
+    nodes = np.log(usd.max()) + np.linspace(np.log(usd.min() / usd.max()), 0.0, 25)
+    return np.exp(np.interp(np.log(usd), nodes, [best(float(np.exp(node))) for node in nodes]))
+
+
 def brute(ensemble: LawEnsemble, usd: float, U0: float, price: float, used: np.ndarray | None = None) -> float:
-    """Lowest mean loss on a grid over size, money for new tokens, and compute used."""
+    """Lowest mean loss on a grid over size, money for new tokens, and compute used.
+
+    Where only the worth of repeats decays, sizes above that of unlimited data are left out once tokens repeat.
+    """
     N, share, kept = np.meshgrid(
         np.geomspace(1e8, 1e12, 161),
         np.linspace(0.0, 0.98, 99) if price else np.zeros(1),
         np.ones(1) if used is None else used,
         indexing="ij",
     )
-    U = U0 + (share * usd / price if price else 0.0)
-    D = usd * (1.0 - share) * kept / (6.0 * P * N)
+    left, U = usd * (1.0 - share), U0 + (share * usd / price if price else 0.0)
+    if isinstance(ensemble.repeats, TokenDecay):
+        fresh = fresh_size(ensemble, left)
+        N = np.where(left * kept / (6.0 * P * N) > U, np.minimum(N, fresh), N)
+    D = left * kept / (6.0 * P * N)
     losses = ensemble.losses(N.ravel(), D.ravel(), U.ravel() if price else U0)
     return float((ensemble.draw_weights @ losses).min())
 

@@ -97,7 +97,7 @@ def test_tokens_without_end_are_unlimited_tokens(ensemble: LawEnsemble) -> None:
 
 @pytest.mark.slow
 def test_no_gradient_search_finds_a_better_spending(ensemble: LawEnsemble) -> None:
-    """SLSQP from many starts over size and two sources of tokens."""
+    """Nelder-Mead from several starts over two sources of tokens."""
     laws = search_ensemble(replace(ensemble, repeats=replace(ensemble.repeats, log_sd=0.0)), 4)  # type: ignore[arg-type]
     half = Interval(value=0.5, low=0.5, high=0.5)
     sources = (
@@ -109,18 +109,19 @@ def test_no_gradient_search_finds_a_better_spending(ensemble: LawEnsemble) -> No
     ours = float(laws.draw_weights @ best.losses[:, 0])
 
     def loss(x: np.ndarray) -> float:
-        N, taken = np.exp(x[0]), np.exp(x[1:]) * 1e9
-        D = (usd - 3e-7 * taken[0] - 2e-8 * taken[1]) / (6 * P * N)
-        worth = U + taken[0] + 0.5 * taken[1] / (1 + taken[1] / 2e10)
-        if D <= 0:
+        taken = np.exp(x) * 1e9
+        left = usd - 3e-7 * taken[0] - 2e-8 * taken[1]
+        if left <= 0:
             return 10.0
+        N = best_allocation(Spending(laws, PRICE, left)).N  # tokens will repeat: the size is that of unlimited data
+        D = left / (6 * P * N)
+        worth = U + taken[0] + 0.5 * taken[1] / (1 + taken[1] / 2e10)
         return float(laws.draw_weights @ laws.losses(N, D * worth / (U + taken.sum()), worth)[:, 0])
 
     rng = np.random.default_rng(0)
     ends = []
-    for _ in range(6):
-        start = np.array([rng.uniform(21, 24), rng.uniform(-3, 3), rng.uniform(-3, 3)])
-        bounds = [(18, 28), (-12, np.log(90)), (-12, np.log(50))]
-        ends.append(minimize(loss, start, method="SLSQP", bounds=bounds, options={"ftol": 1e-12}).fun)
+    for _ in range(3):
+        found = minimize(loss, rng.uniform(-2, 2, 2), method="Nelder-Mead", options={"fatol": 1e-7, "xatol": 1e-3})
+        ends.append(found.fun)
     assert ours <= min(ends) + 2e-5
     assert min(ends) == pytest.approx(ours, abs=2e-4)
