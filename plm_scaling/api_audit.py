@@ -44,7 +44,9 @@ def audit(
     ConfigError : no such model or law, or the objective is missing. RecordError : a run that is not complete.
     """
     from plm_scaling.sizing.audit import audit_models
+    from plm_scaling.sizing.quantity_bounds import check_quantities
 
+    check_quantities(params=params, tokens=tokens)
     if model is None and params is None:
         if tokens is not None:
             raise ConfigError("tokens of which model?", hint="name one, or give its parameters (--params)")

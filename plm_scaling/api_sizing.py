@@ -46,8 +46,18 @@ def size(
     RefusedError : more than 1.5 decades outside the law's range, unless `force`.
     """
     from plm_scaling.sizing.chosen_laws import read_laws
+    from plm_scaling.sizing.quantity_bounds import check_quantities
     from plm_scaling.sizing.recommend import Budget, recommend
 
+    check_quantities(
+        gpu_hours=gpu_hours,
+        usd=usd,
+        flops=flops,
+        unique_tokens=unique_tokens,
+        mfu=mfu,
+        usd_per_gpu_hour=usd_per_gpu_hour,
+        n_gpus=n_gpus,
+    )
     budget = Budget(gpu_hours=gpu_hours, usd=usd, flops=flops)
     answer = recommend(
         budget,
@@ -94,11 +104,23 @@ def size_uses(
     ConfigError : an unknown use or accelerator. RefusedError : as `size`.
     """
     from plm_scaling.sizing.chosen_laws import read_laws
+    from plm_scaling.sizing.quantity_bounds import check_quantities
     from plm_scaling.sizing.recommend import Budget, recommend
     from plm_scaling.sizing.serving import job_of
     from plm_scaling.sizing.situations import ensemble_for
     from plm_scaling.sizing.use_plan import plan_uses
 
+    check_quantities(
+        sequences=sequences,
+        length=length,
+        passes=passes,
+        gpu_hours=gpu_hours,
+        usd=usd,
+        flops=flops,
+        unique_tokens=unique_tokens,
+        mfu=mfu,
+        usd_per_gpu_hour=usd_per_gpu_hour,
+    )
     job, found = job_of(use, sequences, length, passes=passes), read_laws(laws)
     answer = recommend(
         Budget(gpu_hours=gpu_hours, usd=usd, flops=flops),
@@ -154,8 +176,17 @@ def size_allocation(
     from plm_scaling.sizing.allocation import plan_allocation
     from plm_scaling.sizing.allocation_risk import Allocation, hours_until
     from plm_scaling.sizing.chosen_laws import read_laws
+    from plm_scaling.sizing.quantity_bounds import check_quantities
     from plm_scaling.sizing.situations import ensemble_for
 
+    check_quantities(
+        nodes=nodes,
+        gpus_per_node=gpus_per_node,
+        hours=hours,
+        queue_limit=queue_limit,
+        unique_tokens=unique_tokens,
+        mfu=mfu,
+    )
     granted = Allocation.checked(
         nodes=nodes,
         gpus_per_node=gpus_per_node,
@@ -191,7 +222,17 @@ def size_page(
     from plm_scaling.reporting.page_laws import laws_for_page
     from plm_scaling.reporting.sizing_page import page_question, write_sizing_page
     from plm_scaling.sizing.chosen_laws import read_laws
+    from plm_scaling.sizing.quantity_bounds import check_quantities
 
+    check_quantities(
+        gpu_hours=gpu_hours,
+        usd=usd,
+        flops=flops,
+        unique_tokens=unique_tokens,
+        mfu=mfu,
+        usd_per_gpu_hour=usd_per_gpu_hour,
+        n_gpus=n_gpus,
+    )
     question = page_question(
         objective=objective or "",
         gpu_hours=gpu_hours,

@@ -64,11 +64,24 @@ def spend(
     from plm_scaling.sizing.costs import Budget
     from plm_scaling.sizing.metric_map import read_metric_table
     from plm_scaling.sizing.published_scores import published_scores
+    from plm_scaling.sizing.quantity_bounds import check_quantities
     from plm_scaling.sizing.situations import make_situations
     from plm_scaling.sizing.spending_view import read_sources, view_spending
     from plm_scaling.sizing.token_source import TokenSource
     from plm_scaling.transfers.transfer_fit import TransferFit
 
+    check_quantities(
+        gpu_hours=gpu_hours,
+        usd=usd,
+        flops=flops,
+        unique_tokens=unique_tokens,
+        mfu=mfu,
+        usd_per_gpu_hour=usd_per_gpu_hour,
+        usd_per_token=usd_per_token,
+        usd_per_nat=usd_per_nat,
+    )
+    for name, loss in (public_losses or {}).items():
+        check_quantities(name, loss=loss)
     offered = read_sources(sources) if sources else ()
     if usd_per_token is not None and not any(one.kind == "sequenced" for one in offered):
         offered += (TokenSource.checked(name="new tokens", usd_per_token=usd_per_token),)

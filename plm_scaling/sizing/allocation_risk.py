@@ -157,7 +157,8 @@ def _sums(count: float, draws: int, key: tuple[int, ...]) -> FloatArray:
     """Sums of the first 1, 2, ... unit exponentials, float64[m, draws], m >= count; the same for any count of a key."""
     if count > _MOST_JOBS:
         raise ConfigError(
-            f"a plan of {count:,.0f} jobs and failures is none",
+            f"a plan of {count:,.0f} jobs and failures is too long to be played through",
+            why=f"more than {_MOST_JOBS:,.0f} follow each other under this queue limit",
             hint="a longer queue limit, or fewer failures per node-hour",
         )
     return _made_sums(2 ** math.ceil(math.log2(max(count, 1.0))), draws, key)
