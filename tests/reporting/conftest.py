@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from plm_scaling.reporting.loading import comparison_pairs
 from plm_scaling.reporting.study import Curve, Study
 from plm_scaling.sweeps.plan_records import PlannedRun, SweepPlan
 from plm_scaling.transfers.transfer_fit import TransferFit, TransferPair
+from tests.reporting.devtools import Tab, browser_tab, find_browser
 
 SHAPES = {"6k": (2, 16), "14k": (2, 24), "25k": (2, 32), "55k": (2, 48), "98k": (2, 64), "221k": (2, 96)}
 GRID: dict[str, dict[float, dict[str, float]]] = {
@@ -299,6 +300,16 @@ def _full() -> Study:
     sets = ("val_iid", *(f"val_iid@{source}" for source in (FIRST, SECOND)))
     gaps = {(name, *pair): (0.0, 0.0041) for name in sets for pair in comparison_pairs(study)}
     return dataclasses.replace(study, gaps=gaps)
+
+
+@pytest.fixture(scope="session")
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Tab]:
+    """A tab of a real browser, for all tests that look at pages; it keeps its screen from test to test."""
+    program = find_browser()
+    if program is None:
+        pytest.skip("no chromium on PATH: the pages are not tried in a browser")
+    with browser_tab(program, tmp_path_factory.mktemp("profile")) as tab:
+        yield tab
 
 
 @pytest.fixture(scope="session")

@@ -69,7 +69,7 @@ class Tab:
     def _note(self, event: str, said: dict[str, Any]) -> None:
         if event == "Runtime.exceptionThrown":
             self.complaints.append(said["exceptionDetails"].get("exception", {}).get("description", "exception"))
-        elif event == "Runtime.consoleAPICalled" and said["type"] in ("error", "warning", "assert"):
+        elif event == "Runtime.consoleAPICalled":
             self.complaints.append(str(said["args"]))
         elif event == "Log.entryAdded" and said["entry"]["level"] in ("error", "warning"):
             self.complaints.append(said["entry"]["text"])
@@ -162,8 +162,8 @@ class Tab:
         self.call("Emulation.setEmulatedMedia", features=features)
 
     def picture(self, out: Path) -> Path:
-        """The whole page as PNG."""
-        data = self.call("Page.captureScreenshot", captureBeyondViewport=True)["data"]
+        """What the screen shows, as PNG."""
+        data = self.call("Page.captureScreenshot")["data"]
         out.write_bytes(base64.b64decode(data))
         return out
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +14,10 @@ from plm_scaling.reporting.page_laws import page_laws
 from plm_scaling.reporting.sizing_page import PageQuestion, write_sizing_page
 from plm_scaling.sizing.decision import decide
 from plm_scaling.sizing.law_ensemble import LawEnsemble, text_decay
-from tests.reporting.devtools import Tab, browser_tab, find_browser
+from tests.reporting.devtools import Tab
 from tests.reporting.page_kit import FORMS, ensemble, purse_of
 
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.skipif(find_browser() is None, reason="no chromium on PATH: the page is not tried in a browser"),
-]
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("browser")]
 OPENING = PageQuestion(objective="mlm", budget=2000, gpu="h100", mfu=0.4, unique_tokens=2e10)
 
 
@@ -36,14 +32,6 @@ def address(laws: dict[str, LawEnsemble], tmp_path_factory: pytest.TempPathFacto
     entries = [page_laws(one, [find_law(f"cheng-{objective}")]) for objective, one in laws.items()]
     out = write_sizing_page(tmp_path_factory.mktemp("page") / "sizing.html", entries, question=OPENING)
     return out.resolve().as_uri()
-
-
-@pytest.fixture(scope="module")
-def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Tab]:
-    program = find_browser()
-    assert program is not None
-    with browser_tab(program, tmp_path_factory.mktemp("profile")) as tab:
-        yield tab
 
 
 @pytest.fixture
