@@ -16,7 +16,8 @@ from plm_scaling.laws.law_fit import LawFit
 from plm_scaling.laws.noise import law_runs
 from plm_scaling.laws.predict import predict_losses
 
-pytestmark = pytest.mark.slow  # eight fits, half of them of every form
+# Eight fits, half of them of every form: one worker makes each once.
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("cheng-extrapolation")]
 
 FAR = (1.1e20, 3.4e20)
 """Fitted to runs of up to 1.1e20 FLOPs, tested up to 3.4e20."""
@@ -40,7 +41,7 @@ def table(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def mean_error(table: Path) -> MeanError:
     @cache
     def fitted(objective: str, form: str, up_to: float) -> LawFit:
-        return api.fit(table, objective=objective, form=form, max_compute=up_to, draws=100)
+        return api.fit(table, objective=objective, form=form, max_compute=up_to, draws=20)
 
     def error(objective: str, form: str, split: tuple[float, float]) -> float:
         """Mean absolute relative error of the predicted losses of the runs between two computes."""

@@ -15,7 +15,7 @@ import pytest
 
 import plm_scaling
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("wheel")]  # one worker builds and installs it once
 
 ROOT = Path(__file__).resolve().parents[2]
 PIP = ("-m", "pip", "--disable-pip-version-check", "--no-input")
@@ -127,12 +127,17 @@ def test_configs_laws_and_templates_came_along(installed: Path, empty: Path) -> 
     assert "nothing yet" in found["page"]
 
 
-@pytest.mark.parametrize("name", ["configs", "tests", "benchmarks", "docs"])
-def test_our_folders_are_no_packages_of_the_user(installed: Path, empty: Path, name: str) -> None:
-    code = (
-        f"import importlib.util; spec = importlib.util.find_spec({name!r}); print(spec and (spec.origin, spec.loader))"
-    )
-    found = answer(installed / "python", "-c", code, cwd=empty)
+FOUND = """
+from importlib.util import find_spec
+for name in ("configs", "tests", "benchmarks", "docs", "json"):
+    spec = find_spec(name)
+    print(name, spec and (spec.origin, spec.loader))
+"""
+
+
+def test_our_folders_are_no_packages_of_the_user(installed: Path, empty: Path) -> None:
+    found = answer(installed / "python", "-c", FOUND, cwd=empty)
+    assert "json/__init__.py" in found.splitlines()[-1], "what is there is found"
     # Another distribution among the dependencies may have such a name: it only must not be ours.
     assert str(ROOT) not in found
     assert str(installed.parent) not in found

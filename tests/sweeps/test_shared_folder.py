@@ -230,8 +230,9 @@ def test_two_controllers_at_once(
 ) -> None:
     (tmp_path / "one_writer.py").write_text(ONE_WRITER)
     monkeypatch.syspath_prepend(str(tmp_path))
-    contended = 0
-    for _ in range(20):
+    contended = rounds = 0
+    while rounds < 6 or (contended < 6 and rounds < 30):
+        rounds += 1
         barrier, started = PROCESSES.Barrier(2), PROCESSES.Queue()
         arguments = (list(sys.path), tmp_path, barrier, started)
         both = [PROCESSES.Process(target=_controller, args=arguments) for _ in range(2)]
@@ -250,4 +251,4 @@ def test_two_controllers_at_once(
         assert (again.all_complete, again.started) == (True, {})
         assert files_of(tmp_path / "runs") == before
         shutil.rmtree(tmp_path / "runs")
-    assert contended, "the controllers never wanted the same run: nothing was tested"
+    assert contended >= 6, "the controllers hardly ever wanted the same run: nothing was tested"
