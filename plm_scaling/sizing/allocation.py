@@ -26,8 +26,9 @@ from plm_scaling.sizing.answers import decades_outside
 from plm_scaling.sizing.costs import Gpu, Hardware, gpu_named, load_hardware, throughput_for
 from plm_scaling.sizing.decision import refuse_far
 from plm_scaling.sizing.decision_search import search_sizes
-from plm_scaling.sizing.law_ensemble import LawEnsemble
+from plm_scaling.sizing.law_ensemble import LawEnsemble, TokenDecay
 from plm_scaling.sizing.run_bill import run_bill
+from plm_scaling.sizing.size_limit import deciding_tokens
 from plm_scaling.sizing.sweep_value import doubted, expected_optimum, regrets_of_choice, sweep_design
 from plm_scaling.sizing.unique_data import MAX_EPOCHS
 
@@ -64,6 +65,12 @@ class _Asked:
     doubt: float
     draws: int
     seed: int
+
+    @cached_property
+    def deciding(self) -> float | None:
+        """Unique tokens by which sizes and their regrets are decided; None for unlimited ones."""
+        hours = self.allocation.node_hours
+        return deciding_tokens(self.ensemble, lambda N: self.tokens(hours, N), self.unique_tokens)
 
     def speed(self, N: float) -> float:
         """6 N D FLOPs per second of one accelerator."""
@@ -133,7 +140,7 @@ def plan_allocation(
         *(ensemble, _within_time(allocation), conditions or Conditions(), device, hardware, mfu, unique_tokens),
         *(evaluation, risk, reserve, doubt, draws, seed),
     )
-    oracle = search_sizes(ensemble, lambda N: asked.tokens(asked.allocation.node_hours, N), unique_tokens)
+    oracle = search_sizes(ensemble, lambda N: asked.tokens(asked.allocation.node_hours, N), asked.deciding)
     N = math.exp(oracle.best_size())
     C = 6.0 * N * float(asked.tokens(asked.allocation.node_hours, np.array([N]))[0])
     refuse_far(f"the {ensemble.objective.upper()} laws", ensemble.range_C, C, force)
@@ -209,7 +216,7 @@ def _split(
     outcomes, bare = (
         simulate_stages(plan, allocation, conditions, draws=asked.draws, seed=asked.seed) for plan in (stages, spent)
     )
-    search = search_sizes(asked.ensemble, lambda N: asked.tokens(most, N), asked.unique_tokens)
+    search = search_sizes(asked.ensemble, lambda N: asked.tokens(most, N), asked.deciding)
     design = sweep_design(sweep * hours * allocation.gpus_per_node * conditions.sweep_packing, optimum, asked.speed)
     found = regrets_of_choice(search, design, seed=asked.seed)
     values = found.values + found.lowest - lowest
@@ -292,10 +299,10 @@ def _far_doubts(asked: _Asked, option: AllocationOption) -> dict[str, str]:
         found[flag] = f"the final run lies {decades:.1f} decades outside the runs behind the laws: {doubt}."
     epochs = 0.0 if asked.unique_tokens is None else option.D / asked.unique_tokens
     if epochs > MAX_EPOCHS:
-        found["REPEATS"] = (
-            f"the final run repeats its {format_count(asked.unique_tokens or 0.0)} unique tokens {epochs:.1f} times: "
-            "what repeats are worth is taken from text."
-        )
+        said = f"the final run repeats its {format_count(asked.unique_tokens or 0.0)} unique tokens {epochs:.1f} times"
+        if isinstance(asked.ensemble.repeats, TokenDecay):
+            said += ": what repeats are worth is taken from text, and N and the regrets are those of unlimited data"
+        found["REPEATS"] = f"{said}."
     return found
 
 

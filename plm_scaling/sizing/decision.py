@@ -21,7 +21,7 @@ from plm_scaling.sizing.answers import FLAG_DECADES, REFUSE_DECADES, VALLEY_NATS
 from plm_scaling.sizing.decision_record import Decision, FormSize, LossSplit, Regret, Valley
 from plm_scaling.sizing.decision_search import FloatArray, Purse, Search, search_sizes
 from plm_scaling.sizing.law_ensemble import LawEnsemble, TokenDecay
-from plm_scaling.sizing.size_limit import is_held, largest_claimed
+from plm_scaling.sizing.size_limit import deciding_tokens, largest_claimed
 
 __all__ = ["decide", "refuse_far"]
 
@@ -65,8 +65,7 @@ def decide(
         raise ConfigError("unique_tokens must be a positive number", why=f"got {unique_tokens!r}")
     if not 0 < level < 1:
         raise ConfigError(f"the level of an interval is a share between 0 and 1, got {level!r}", hint="0.8")
-    held = is_held(ensemble, tokens, unique_tokens)
-    search = search_sizes(ensemble, tokens, None if held else unique_tokens)
+    search = search_sizes(ensemble, tokens, deciding_tokens(ensemble, tokens, unique_tokens))
     plan = _Plan(search, unique_tokens)
     refuse_far(ensemble.source, ensemble.range_C, 6.0 * plan.N * plan.D, force)
     return _assembled(search, plan, level)

@@ -13,6 +13,7 @@ from plm_scaling.core.records import Record
 from plm_scaling.core.units import format_count
 from plm_scaling.laws.jets import FloatArray
 from plm_scaling.sizing.law_ensemble import LawEnsemble
+from plm_scaling.sizing.size_limit import fresh_size, is_held
 
 __all__ = ["LifetimeChoice", "LifetimePlan", "lifetime_line", "lifetime_optimum"]
 
@@ -91,20 +92,23 @@ def lifetime_optimum(
         raise ConfigError("a lifetime needs one target: a loss, or the training budget whose loss it is")
     if not (tokens >= 0 and math.isfinite(tokens)) or not inference_weight >= 0:
         raise ConfigError("inference tokens and their weight cannot be negative", why=f"{tokens}, {inference_weight}")
-    target = target_loss if target_loss is not None else _loss_at(ensemble, C or math.nan, unique_tokens)
+    target, top = target_loss, _N_RANGE[1]
+    if C is not None:
+        target, top = _loss_at(ensemble, C, unique_tokens)
+    assert target is not None
     price = inference_weight * tokens
 
     def tokens_for(N: FloatArray) -> FloatArray:
         return _tokens_for(ensemble, N, target, unique_tokens)
 
-    best, cheapest = _cheapest(tokens_for, price), _cheapest(tokens_for, 0.0)
+    best, cheapest = _cheapest(tokens_for, price, top), _cheapest(tokens_for, 0.0, top)
     if best is None or cheapest is None:
         raise RefusedError(
             f"no size reaches a loss of {target:.4g} nats per token",
             why="the laws' lowest loss lies above it" if unique_tokens is None else "with these unique tokens",
             hint="a higher loss, or more unique tokens",
         )
-    low, high, unreached = _spread(ensemble, cheapest, price, unique_tokens)
+    low, high, unreached = _spread(ensemble, cheapest, price, unique_tokens, top)
     chosen, reference = (_choice(*found, tokens) for found in (best, cheapest))
     totals = [6.0 * one.N * one.D + 2.0 * one.N * price for one in (chosen, reference)]
     return LifetimePlan(
@@ -123,17 +127,27 @@ def _choice(N: float, D: float, tokens: float) -> LifetimeChoice:
     return LifetimeChoice(N=N, D=D, train_flops=6.0 * N * D, inference_flops=2.0 * N * tokens)
 
 
-def _loss_at(ensemble: LawEnsemble, C: float, unique: float | None) -> float:
-    """Lowest loss of the ensemble at 6 N D = C."""
+def _loss_at(ensemble: LawEnsemble, C: float, unique: float | None) -> tuple[float, float]:
+    """Lowest loss of the ensemble at 6 N D = C, and the largest size that may reach it.
+
+    That is the size of unlimited data where it is held (`is_held`), and no bound elsewhere.
+    """
     if not (C > 0 and math.isfinite(C)):
         raise ConfigError("a training budget must be a positive number of FLOPs", why=f"got {C!r}")
+
+    def tokens(N: FloatArray) -> FloatArray:
+        return np.asarray(C / (6.0 * N))
+
+    if is_held(ensemble, tokens, unique) and (x := fresh_size(ensemble, tokens)) is not None:
+        N = np.exp([x])
+        return float(_losses(ensemble, N, tokens(N), unique)[0]), float(N[0])
     lower, upper = max(_N_RANGE[0], C / 6.0 / _D_RANGE[1]), min(_N_RANGE[1], C / 6.0 / _D_RANGE[0])
     for _ in range(_ZOOMS):
         N = np.geomspace(lower, upper, _SIZES)
-        losses = _losses(ensemble, N, C / (6.0 * N), unique)
+        losses = _losses(ensemble, N, tokens(N), unique)
         at = int(np.argmin(losses))
         lower, upper = float(N[max(at - 1, 0)]), float(N[min(at + 1, _SIZES - 1)])
-    return float(losses[at])
+    return float(losses[at]), _N_RANGE[1]
 
 
 def _losses(ensemble: LawEnsemble, N: FloatArray, D: FloatArray, unique: float | None) -> FloatArray:
@@ -159,9 +173,9 @@ def _tokens_for(ensemble: LawEnsemble, N: FloatArray, target: float, unique: flo
     return np.where(found, np.exp(high), np.inf)
 
 
-def _cheapest(tokens_for: Callable[[FloatArray], FloatArray], price: float) -> tuple[float, float] | None:
-    """(N, D) of the least 6 N D + 2 N price; None if no size reaches the loss."""
-    lower, upper = _N_RANGE
+def _cheapest(tokens_for: Callable[[FloatArray], FloatArray], price: float, top: float) -> tuple[float, float] | None:
+    """(N, D) of the least 6 N D + 2 N price among sizes up to `top`; None if none reaches the loss."""
+    lower, upper = _N_RANGE[0], top
     for _ in range(_ZOOMS):
         N = np.geomspace(lower, upper, _SIZES)
         D = tokens_for(N)
@@ -174,12 +188,12 @@ def _cheapest(tokens_for: Callable[[FloatArray], FloatArray], price: float) -> t
 
 
 def _spread(
-    ensemble: LawEnsemble, cheapest: tuple[float, float], price: float, unique: float | None
+    ensemble: LawEnsemble, cheapest: tuple[float, float], price: float, unique: float | None, top: float
 ) -> tuple[float, float, bool]:
     """Weighted 10 and 90 % of the draws' own N, on a grid; True if over a tenth of them find none."""
     thin = ensemble.thinned(64)
     N0, D0 = cheapest
-    N = N0 * np.geomspace(1e-3, 1e2, _DRAW_SIZES)
+    N = N0 * np.geomspace(1e-3, min(1e2, top / N0), _DRAW_SIZES)
     D = D0 * np.geomspace(1e-2, 1e4, _DRAW_TOKENS)
     U = None if unique is None else np.minimum(D, unique)
     every = None if U is None else np.tile(U, len(N))

@@ -12,7 +12,7 @@ import numpy.typing as npt
 from plm_scaling.laws.repeat_fit import RepeatFit
 from plm_scaling.sizing.law_ensemble import LawEnsemble, TokenDecay
 
-__all__ = ["SCAN", "SIZES", "Purse", "fresh_size", "is_held", "largest_claimed"]
+__all__ = ["SCAN", "SIZES", "Purse", "deciding_tokens", "fresh_size", "is_held", "largest_claimed"]
 
 FloatArray = npt.NDArray[np.float64]
 Purse = Callable[[FloatArray], FloatArray]
@@ -57,6 +57,11 @@ def is_held(ensemble: LawEnsemble, tokens: Purse, unique_tokens: float | None) -
         return False
     x = fresh_size(ensemble, tokens)
     return x is not None and float(tokens(np.exp([x]))[0]) > unique_tokens
+
+
+def deciding_tokens(ensemble: LawEnsemble, tokens: Purse, unique_tokens: float | None) -> float | None:
+    """The unique tokens by which a size is decided: those at hand, or None (unlimited) where it is held."""
+    return None if is_held(ensemble, tokens, unique_tokens) else unique_tokens
 
 
 def fresh_size(ensemble: LawEnsemble, tokens: Purse) -> float | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from plm_scaling.core.errors import ConfigError, RefusedError
 from plm_scaling.core.model_sizes import model_size
 from plm_scaling.laws.zoo import find_law
 from plm_scaling.sizing.costs import load_hardware
+from plm_scaling.sizing.decision import decide
 from plm_scaling.sizing.law_ensemble import LawEnsemble, ensemble_of_published
 from plm_scaling.sizing.lifetime import lifetime_line, lifetime_optimum
 from plm_scaling.sizing.serving import InferenceJob, inference_tokens, job_flops, job_of, serving_bill
@@ -133,6 +135,16 @@ def test_repeated_tokens_leave_less_to_trade(besiroglu: LawEnsemble) -> None:
     bound = lifetime_optimum(besiroglu, 1e13, target_loss=2.4, unique_tokens=2e10)
     assert bound.best.N > free.best.N
     assert besiroglu.loss(bound.best.N, bound.best.D, 2e10) == pytest.approx(2.4, rel=1e-9)
+
+
+def test_a_held_size_is_not_exceeded(mixed: LawEnsemble) -> None:
+    C, unique = 1e22, 1e9
+    made = lifetime_optimum(mixed, 1e11, C=C, unique_tokens=unique)
+    fresh = decide(replace(mixed, repeats=None), C, force=True)
+    assert made.best.N <= made.trained_cheapest.N * (1 + 1e-9)
+    assert pytest.approx(fresh.N, rel=0.05) == made.trained_cheapest.N
+    assert made.trained_cheapest.train_flops == pytest.approx(C, rel=1e-3)
+    assert made.N_high <= made.trained_cheapest.N * (1 + 1e-9)
 
 
 def test_draws_that_agree_agree(besiroglu: LawEnsemble, mixed: LawEnsemble) -> None:

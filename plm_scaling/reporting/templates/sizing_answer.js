@@ -126,7 +126,8 @@ function budgetUsd(question, x, purse, hardware) {
 }
 
 // The size that serves T tokens for least, at the loss of (N, D): 6 N D + 2 N T at equal loss. Sardana et al. 2023.
-function leastLifetime(ensemble, logN0, logD0, logU, T) {
+// A size that is held is not exceeded.
+function leastLifetime(ensemble, logN0, logD0, logU, T, held) {
   if (!(T > 0) || !ensemble.estimates.length) return null;
   const target = M.ensembleLogLoss(ensemble, logN0, logD0, logU);
   const tokens = x => {  // ln D at which a model of ln N = x has the loss, Infinity where it never has
@@ -139,7 +140,7 @@ function leastLifetime(ensemble, logN0, logD0, logU, T) {
     const d = tokens(x);
     return d === Infinity ? 1e3 : Math.log(6 * Math.exp(x + d) + 2 * Math.exp(x) * T);
   };
-  const x = M.minimise(total, logN0 - 4, logN0 + 0.5, 18).x, N = Math.exp(x), D = Math.exp(tokens(x));
+  const x = M.minimise(total, logN0 - 4, held ? logN0 : logN0 + 0.5, 18).x, N = Math.exp(x), D = Math.exp(tokens(x));
   const plain = 6 * Math.exp(logN0 + logD0) + 2 * Math.exp(logN0) * T;
   return { N, D, train_flops: 6 * N * D, serve_flops: 2 * N * T, saving: 1 - (6 * N * D + 2 * N * T) / plain };
 }
@@ -193,7 +194,7 @@ function answer(page, question) {
   found.size_held = claim.logU !== logU;
   if (found.refused) return found;
   Object.assign(found, fromDraws(ensemble, d, purse, logU, claim.logU, found.decades));
-  found.lifetime = leastLifetime(ensemble, x, purse(x), logU, question.serve_tokens);
+  found.lifetime = leastLifetime(ensemble, x, purse(x), logU, question.serve_tokens, found.size_held);
   found.flags = flagsOf(page, data, found);
   return Object.assign(found, { decision: d, purse, logU });
 }
