@@ -173,6 +173,8 @@ def _uses(taken: dict[str, Any], output: str) -> int:
     plan = api.size_uses(**taken)
     if output == "human":
         click.echo("\n".join(use_lines(plan)))
+        for warning in plan.warnings:
+            warn(warning)
         next_command("plm-scaling size ...   # the cheapest to train, with shape, recipe and bill")
         return 0
     lifetime = plan.lifetime

@@ -18,9 +18,10 @@ from plm_scaling.reporting.drawing import COLORS, count_axis, draw_panel, flops_
 from plm_scaling.reporting.wording import count_range, passes, power_of_ten
 from plm_scaling.sizing.answers import VALLEY_NATS
 from plm_scaling.sizing.decision_record import Decision
+from plm_scaling.sizing.form_names import form_name
 from plm_scaling.sizing.tornado import Tornado
 
-__all__ = ["draw_frontier", "draw_repeat_loss", "draw_tornado", "draw_valley", "form_name"]
+__all__ = ["draw_frontier", "draw_repeat_loss", "draw_tornado", "draw_valley"]
 
 _HEIGHT: Final = 4.0
 _FORM_ROW: Final = 0.055
@@ -30,11 +31,6 @@ _SEEN: Final = 1e-4
 """Nats: shorter bars get no words."""
 _SHOWN_REGRET: Final = 0.12
 """Nats above the lowest loss that the valley is drawn up to."""
-
-
-def form_name(name: str) -> str:
-    """A form of an ensemble in words."""
-    return name.replace("+batch", " with batch").replace("_", " ")
 
 
 def draw_valley(made: Decision, objective: Objective) -> Markup:
@@ -153,7 +149,7 @@ def draw_tornado(found: Tornado, objective: Objective) -> Markup:
                 )
                 if abs(end - found.loss) > _SEEN:
                     side, offset = ("left", (4, 0)) if end > found.loss else ("right", (-4, 0))
-                    note(axes, form_name(label), end, row, offset=offset, ha=side, fontsize=7.5, color=COLORS["muted"])
+                    note(axes, label, end, row, offset=offset, ha=side, fontsize=7.5, color=COLORS["muted"])
         axes.axvline(found.loss, color=COLORS["ink"], lw=1.0, zorder=3)
         axes.set_yticks(range(len(swings)), [swing.name for swing in reversed(swings)])
         axes.tick_params(axis="y", labelcolor=COLORS["ink"])

@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from plm_scaling.core.units import format_count
 from plm_scaling.laws.interval import Interval
 from plm_scaling.laws.repeat_fit import RepeatFit
-from plm_scaling.reporting.decision_figures import form_name
 from plm_scaling.reporting.decision_view import DecisionView
 from plm_scaling.reporting.downstream_figures import floors_shown
 from plm_scaling.reporting.tables import Table
@@ -18,6 +17,7 @@ from plm_scaling.sizing.allocation_record import AllocationPlan
 from plm_scaling.sizing.costs import gpu_named, load_hardware
 from plm_scaling.sizing.decision_record import Decision
 from plm_scaling.sizing.downstream_records import DownstreamView
+from plm_scaling.sizing.form_names import form_name
 from plm_scaling.sizing.law_ensemble import LawEnsemble, TokenDecay
 from plm_scaling.sizing.marginal import MarginalValues
 from plm_scaling.sizing.pilots import PilotPlan

@@ -11,6 +11,7 @@ import numpy as np
 from plm_scaling.core.errors import RefusedError
 from plm_scaling.core.records import Record
 from plm_scaling.core.units import format_count
+from plm_scaling.sizing.decision_wording import unseen_repeats
 from plm_scaling.sizing.spending import (
     Allocation,
     Spending,
@@ -19,7 +20,6 @@ from plm_scaling.sizing.spending import (
     can_turn,
     search_ensemble,
 )
-from plm_scaling.sizing.unique_data import MEASURED_EPOCHS, UNSEEN_EPOCHS
 
 __all__ = ["DataLimit", "LimitKey", "data_limit", "unique_tokens_wanted"]
 
@@ -197,11 +197,8 @@ def _sentences(found: DataLimit) -> tuple[str, ...]:
             f"{found.epochs:.1f} epochs over {U} unique tokens: {found.loss - found.loss_unlimited:.3f} nats above "
             "what as many new tokens would reach."
         )
-    if found.epochs > UNSEEN_EPOCHS:
-        said.append(
-            f"no published protein run repeats its data more than {MEASURED_EPOCHS:g} times: what so many are worth is "
-            "the law of repeats' word alone, and these are too few tokens for a model of your own."
-        )
+    if unseen := unseen_repeats(found.epochs):
+        said.append(unseen)
     if found.C_useful is not None:
         said.append(
             f"your unique data cannot use more than about {found.C_useful:.1e} FLOPs; beyond that add tokens, not "

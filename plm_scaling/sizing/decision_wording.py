@@ -11,7 +11,14 @@ from plm_scaling.sizing.answers import VALLEY_NATS, SizingLaw
 from plm_scaling.sizing.decision_record import Decision
 from plm_scaling.sizing.unique_data import MEASURED_EPOCHS, UNSEEN_EPOCHS
 
-__all__ = ["chance", "chance_clause", "chance_doubts", "difference_sentence", "verdict_sentence"]
+__all__ = [
+    "chance",
+    "chance_clause",
+    "chance_doubts",
+    "difference_sentence",
+    "unseen_repeats",
+    "verdict_sentence",
+]
 
 _SAME: Final = 1.25
 """Factor in N below which two laws say the same."""
@@ -31,7 +38,7 @@ def verdict_sentence(made: Decision) -> str:
         f"Train {count(made.N, 2)} parameters on {count(made.D, 2)} tokens{epochs}{kept}: expected loss "
         f"{made.loss:.3f} nats ({interval}); {_standing(made)}; any size from {count(made.N_band[0], 2)} to "
         f"{count(made.N_band[1], 2)} loses less than {VALLEY_NATS} nats on average."
-    ) + _repeats_unseen(made)
+    ) + (f" But {unseen}" if (unseen := unseen_repeats(made.epochs)) else "")
 
 
 def _standing(made: Decision) -> str:
@@ -67,12 +74,12 @@ def chance_doubts(decades: float, form_factor: float, flags: Collection[str]) ->
     return said
 
 
-def _repeats_unseen(made: Decision) -> str:
-    """That nobody has repeated data so often."""
-    if made.epochs is None or made.epochs < UNSEEN_EPOCHS:
+def unseen_repeats(epochs: float | None) -> str:
+    """That nobody has repeated data so often; empty where somebody has, or nobody says how often they are repeated."""
+    if epochs is None or epochs < UNSEEN_EPOCHS:
         return ""
     return (
-        f" But no published protein run repeats its data more than {MEASURED_EPOCHS:g} times: what so many are worth "
+        f"no published protein run repeats its data more than {MEASURED_EPOCHS:g} times: what so many are worth "
         "is the law of repeats' word alone; read it as too few tokens for a model of your own."
     )
 

@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from plm_scaling.core.records import Record
 from plm_scaling.core.units import format_count
+from plm_scaling.sizing.form_names import form_name
 from plm_scaling.sizing.law_ensemble import LawEnsemble, LawMember, TokenDecay, text_decay
 from plm_scaling.sizing.spending import Spending, best_allocation, search_ensemble
 
@@ -209,7 +210,8 @@ def _law_variations(spending: Spending) -> list[Variation]:
         sizes = [_own_sizes(spending, one).mean() for one in alone]
         low, high = int(np.argmin(sizes)), int(np.argmax(sizes))
         ends = (replace(spending, ensemble=alone[k]) for k in (low, high))
-        made.append(Variation("form of the law", laws.members[low].name, laws.members[high].name, *ends))
+        names = form_name(laws.members[low].name), form_name(laws.members[high].name)
+        made.append(Variation("form of the law", *names, *ends))
     if any(len(np.unique(m.theta[1:], axis=0)) > 1 for m in laws.members):
         low_part, high_part = (_tail(spending, laws, upper) for upper in (False, True))
         made.append(Variation("draws of the law", "smallest fifth of N", "largest fifth of N", low_part, high_part))

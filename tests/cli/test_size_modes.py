@@ -64,6 +64,17 @@ def test_tokens_repeated_beyond_all_evidence_decide_no_size() -> None:
     said = "too few tokens for a model of your own"
     assert said in size(*BUDGET, "--unique-tokens", "7e7").stdout
     assert said not in size(*BUDGET, "--unique-tokens", "15e9").stdout
+    uses = size(*BUDGET, "--unique-tokens", "7e7", "--sequences", "1e6", "--length", "735")
+    assert said in uses.stderr
+
+
+def test_the_loss_of_a_life_is_that_of_size(tmp_path: Path) -> None:
+    plan = as_record(UsePlan, tmp_path, *BUDGET, "--sequences", "1e3", "--length", "735")
+    made = as_record(Recommendation, tmp_path, *BUDGET).decision
+    assert made
+    assert plan.expected_loss == pytest.approx(made.loss, abs=2e-4)
+    assert plan.lifetime.target_loss != pytest.approx(made.loss, abs=2e-4)  # the forms' estimates, which the line says
+    assert f"{made.loss:.4g} as the mean" in size(*BUDGET, "--sequences", "1e3", "--length", "735").stdout
 
 
 def test_the_answer_and_the_page_are_files(tmp_path: Path) -> None:

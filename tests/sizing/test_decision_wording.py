@@ -9,6 +9,7 @@ import pytest
 from plm_scaling.reporting.page_examples import answer_under_node
 from plm_scaling.sizing.decision import decide
 from plm_scaling.sizing.decision_wording import chance, chance_clause, chance_doubts, verdict_sentence
+from plm_scaling.sizing.form_names import form_name
 from plm_scaling.sizing.law_ensemble import text_decay
 from tests.reporting.page_kit import ensemble, needs_node
 
@@ -46,4 +47,7 @@ def test_the_page_says_the_same_words() -> None:
         for share, decades, factor, flags in cases
     ]
     assert [one.get("answer") for one in answer_under_node(asked)] == said
+    forms = ["bounded+batch, L0 = 2.713", "bounded, L0 = 2.8886", "log_quadratic", "kaplan+batch", "besiroglu2024"]
+    assert [one.get("answer") for one in answer_under_node([{"form": f} for f in forms])] == list(map(form_name, forms))
+    assert form_name(forms[0]) == "bounded with a batch term, at most 2.71 nats"
     assert len(set(said)) == pytest.approx(7 * 3 * 4, abs=35)

@@ -3,7 +3,7 @@
 //   node sizing_check.js EXAMPLES.json [PAGE.html]   worked examples: pass or the difference for each; exit 1 on any
 //   node sizing_check.js REQUESTS.json [PAGE.html]   {"requests": [...]}: answers as JSON to {kind, inputs}, {question}
 //                                                    and {losses: {objective, N, D, U}} (U null: unlimited);
-//                                                    {chance: {share, decades, form_factor, flags}}: in words
+//                                                    {chance: {share, decades, form_factor, flags}}, {form}: in words
 //
 // The code is that of PAGE.html, or of the files beside this one; questions and losses are asked of the page's laws.
 "use strict";
@@ -49,6 +49,7 @@ function answered(page, one) {
   const { answer, plain } = globalThis.sizingAnswer;
   if (one.kind) return globalThis.sizingKinds.answer(one.kind, one.inputs);
   if (one.chance) return inWords(one.chance);
+  if (one.form) return globalThis.sizingWords.formName(one.form);
   if (!page) throw new Error("only a page has laws to ask");
   if (one.question) return plain(answer(page, Object.assign({}, page.question, one.question)));
   return losses(page, one.losses);

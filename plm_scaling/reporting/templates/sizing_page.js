@@ -3,7 +3,7 @@
 "use strict";
 if (typeof document === "undefined") return;  // under node only the answers are wanted
 
-const { answer, plain, neighbours, ensembleFor } = root.sizingAnswer, { chanceClause, chanceDoubts } = root.sizingWords;
+const { answer, plain, neighbours, ensembleFor } = root.sizingAnswer, { chanceClause, chanceDoubts, formName } = root.sizingWords;
 const page = JSON.parse(document.getElementById("page-data").textContent);
 const $ = id => document.getElementById(id);
 const first = page.question;
@@ -260,7 +260,7 @@ function drawValley(ensemble, found, c) {
       + upright(f, s, Math.log(found.N), 'stroke="var(--ink)" stroke-width="1.6"')
       + `<line x1="${q[0]}" x2="${q[2]}" y1="${y}" y2="${y}" stroke="var(--ink)" stroke-width="4" opacity=".75"/><circle cx="${q[1]}" cy="${y}" r="4.5" fill="var(--card)" stroke="var(--ink)" stroke-width="2"/></g>`;
   });
-  $("valley-keys").innerHTML = shown.map(({ member, m }) => key(stroke("s" + m % 6), `${escaped(named(member).replace(" = ", " "))} (${percent(member.weight)})`)).join("")
+  $("valley-keys").innerHTML = shown.map(({ member, m }) => key(stroke("s" + m % 6), `${escaped(formName(member.name))} (${percent(member.weight)})`)).join("")
     + key(stroke("ink"), "mean") + key(`<line x1="12" x2="12" y1="0" y2="12" stroke="var(--ink)" stroke-width="1.6"/>`, "recommended N")
     + key(`<line x1="12" x2="12" y1="0" y2="12" stroke="var(--ink)" stroke-width="1.3" stroke-dasharray="3 2"/>`, "smallest worst case")
     + (ensemble.draws.length > 1 ? key(stroke("ink", 'stroke-width="4" opacity=".75"') + '<circle cx="12" cy="6" r="4" fill="var(--card)" stroke="var(--ink)" stroke-width="2"/>', "best N of 80 % of draws, median") : "");
@@ -293,7 +293,6 @@ function formula(text) {
   const low = html.replace(/([A-Za-z])_([A-Za-z])/g, "$1<sub>$2</sub>");
   return low.replace(/\^\(([^()]*)\)/g, "<sup>$1</sup>").replace(/\^(-?)((?:[\w.αβη]|<sub>\w<\/sub>)+)/g, (_, sign, what) => `<sup>${sign ? "−" : ""}${what}</sup>`);
 }
-const named = member => member.name.replace(/_/g, " ").replace("+batch", " with batch");
 const nats = value => value.toFixed(3);
 
 function asNumbers(found) {
@@ -367,7 +366,7 @@ function drawLaws(found, data) {
   const rows = data.members.map((member, m) => {
     const own = found.members && found.members[m], size = own ? (own.N_low === own.N_high ? count(own.N_median) : count(own.N_low) + " to " + count(own.N_high)) : "–";
     const drawn = member.draws.length > 1 ? member.draws.length - 1 : "estimate";
-    return `<tr><th scope="row">${escaped(named(member))}</th><td class="word">${formula(member.equation)}</td><td>${percent(member.weight)}</td><td>${drawn}</td><td>${size}</td></tr>`;
+    return `<tr><th scope="row">${escaped(formName(member.name))}</th><td class="word">${formula(member.equation)}</td><td>${percent(member.weight)}</td><td>${drawn}</td><td>${size}</td></tr>`;
   });
   for (const one of data.frontiers) {
     const size = found.frontiers ? count((found.frontiers.find(f => f.name === one.name) || {}).N) : "–";

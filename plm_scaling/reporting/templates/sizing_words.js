@@ -23,5 +23,11 @@ function chanceClause(share, doubts, known) {
   return said + (doubts.length ? ` (and that is in doubt: ${doubts.join("; ")})` : "");
 }
 
-root.sizingWords = { chance, chanceDoubts, chanceClause };
+// A form of an ensemble in words.
+function formName(member) {
+  const [form, plateau] = member.split(", L0 = "), words = form.replace("+batch", " with a batch term").replace(/_/g, " ");
+  return plateau ? `${words}, at most ${Number(plateau).toFixed(2)} nats` : words;
+}
+
+root.sizingWords = { formName, chance, chanceDoubts, chanceClause };
 })(globalThis);
