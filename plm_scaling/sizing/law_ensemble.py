@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from plm_scaling.core.errors import RefusedError
-from plm_scaling.laws.forms import Form, Rows, find_form, log_loss
+from plm_scaling.laws.forms import Form, Rows, find_form, log_loss, paired_log_loss
 from plm_scaling.laws.jets import FloatArray
 from plm_scaling.laws.law_fit import LawFit, SurfaceFit
 from plm_scaling.laws.predict import extrapolation_sd
@@ -35,6 +35,8 @@ __all__ = [
 _LEAST_WEIGHT: Final = 0.02
 _DECAY_STRATA: Final = 16
 """Draws of R_D are read at so many quantiles: losses at one R_D share their rows."""
+_PAIRED: Final = 100_000
+"""Up to so many losses every draw is paired with its tokens: fewer and larger steps than one for each R_D."""
 _PUBLISHED_NOISE: Final = 0.004
 """Run noise of ln L where a law states none. **Source:** released logs of Cheng et al. 2024, replicates .3 to .5 %."""
 
@@ -59,6 +61,15 @@ class LawMember:
         batch = np.full(len(log_N), self.log_batch)
         rows = Rows(log_N - self.log_N0, log_D - self.log_D0, batch, log_N0=self.log_N0, log_D0=self.log_D0)
         return np.asarray(log_loss(self.form, self.theta[which], rows))
+
+    def paired_log_losses(self, log_N: FloatArray, log_D: FloatArray) -> FloatArray:
+        """Ln L float64[1 + K, n] at sizes [n] and tokens [1 + K, n], every row of theta at its own."""
+        D = log_D.ravel() - self.log_D0
+        N, batch = np.tile(log_N - self.log_N0, len(self.theta)), np.full(len(D), self.log_batch)
+        rows = Rows(N, D, batch, log_N0=self.log_N0, log_D0=self.log_D0)
+        return np.asarray(paired_log_loss(self.form, np.repeat(self.theta, len(log_N), axis=0), rows)).reshape(
+            log_D.shape
+        )
 
 
 @dataclass(frozen=True)
@@ -176,12 +187,16 @@ def _decayed(
     member: LawMember, decay: TokenDecay, log_N: FloatArray, log_D: FloatArray, log_U: FloatArray
 ) -> FloatArray:
     """Ln L of a member at tokens worth what `decay` says, its draws dealt out over the quantiles of R_D."""
-    found = np.empty((len(member.theta), len(log_N)))
-    found[:1] = member.log_losses(log_N, decay.log_worth(log_D, log_U, 0.0), slice(0, 1))
-    for stratum, z in enumerate(normal_quantiles()):
-        which = slice(1 + stratum, None, _DECAY_STRATA)
+    worths = np.stack([decay.log_worth(log_D, log_U, float(z)) for z in (0.0, *normal_quantiles())])
+    draws = len(member.theta) - 1
+    stratum = np.concatenate([[0], 1 + np.arange(draws) % _DECAY_STRATA])
+    if stratum.size * log_N.size <= _PAIRED:
+        return member.paired_log_losses(log_N, worths[stratum])
+    found = np.empty((1 + draws, len(log_N)))
+    for k, worth in enumerate(worths):
+        which = slice(0, 1) if k == 0 else slice(k, None, _DECAY_STRATA)
         if len(member.theta) > which.start:
-            found[which] = member.log_losses(log_N, decay.log_worth(log_D, log_U, float(z)), which)
+            found[which] = member.log_losses(log_N, worth, which)
     return found
 
 

@@ -26,7 +26,8 @@ SIZES: Final = (math.log(1e3), math.log(1e15))
 SCAN: Final = 139
 _BEYOND: Final = 10.0
 """Sizes beyond so many times the largest are not claimed where repeats are penalised."""
-_EXACT: Final = 1e-7
+_EXACT: Final = 1e-5
+"""Of ln N; the valley is flat there."""
 
 
 def largest_claimed(ensemble: LawEnsemble, unique_tokens: float | None) -> float | None:

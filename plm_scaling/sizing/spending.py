@@ -16,7 +16,6 @@ import numpy as np
 import numpy.typing as npt
 
 from plm_scaling.core.errors import ConfigError, RefusedError
-from plm_scaling.laws.forms import Rows, paired_log_loss
 from plm_scaling.laws.interval import Interval
 from plm_scaling.laws.repeat_fit import RepeatFit
 from plm_scaling.sizing.answers import decades_outside
@@ -58,7 +57,6 @@ _LEAST_WORTH: Final = 1e-3
 """A distinct token is never worth less than so much of a fresh one of the target: a law takes no other tokens."""
 _FEW_STRATA: Final = 4
 _NOISE_STRATA: Final = 9
-_FEW_POINTS: Final = 128
 LEVEL: Final = 0.8
 
 
@@ -356,31 +354,8 @@ def _losses(
             return ensemble.losses(N, D)[:, :, None]
         tokens, worth = _target_tokens(spending, D, taken, strata)
         points = np.broadcast_arrays(N[:, None], tokens, worth)
-        axes = [axis.ravel() for axis in points]
-        if isinstance(ensemble.repeats, TokenDecay) and len(axes[0]) <= _FEW_POINTS:
-            found = _paired_losses(ensemble, ensemble.repeats, *(np.log(axis) for axis in axes))
-        else:
-            found = ensemble.losses(*axes)
+        found = ensemble.losses(*(axis.ravel() for axis in points))
         return found.reshape(len(found), *points[0].shape)
-
-
-def _paired_losses(
-    ensemble: LawEnsemble, decay: TokenDecay, log_N: FloatArray, log_D: FloatArray, log_U: FloatArray
-) -> FloatArray:
-    """`LawEnsemble.losses` at a few points [n], float64[K, n]: one call for each form instead of one for each R_D."""
-    z = normal_quantiles()
-    worth = np.stack([decay.log_worth(log_D, log_U, float(quantile)) for quantile in z])
-    made = []
-    for member in ensemble.members:
-        draws = len(member.theta) - 1
-        fresh = worth[np.arange(draws) % len(z)].ravel()
-        x = np.tile(log_N, draws)
-        batch = np.full(len(x), member.log_batch)
-        centres = member.log_N0, member.log_D0
-        rows = Rows(x - centres[0], fresh - centres[1], batch, log_N0=centres[0], log_D0=centres[1])
-        theta = np.repeat(member.theta[1:], len(log_N), axis=0)
-        made.append(np.exp(paired_log_loss(member.form, theta, rows)).reshape(draws, -1))
-    return np.concatenate(made)
 
 
 def _decayed_losses(
