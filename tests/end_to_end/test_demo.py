@@ -249,30 +249,35 @@ class Killer:
         self.killed = event.pid
 
 
-def sweep(demo: Demo, runs: Path, only: list[str], **more: object) -> SweepOutcome:
-    values = {"workers": 2, "only": only, "checkpoint_every_s": 0.0} | more
-    return run_plan(demo.plan, demo.folder / "plan.json", runs, **values)  # type: ignore[arg-type]
-
-
 @pytest.mark.slow
-def test_a_killed_sweep_ends_bit_for_bit_like_one_that_was_left_alone(demo: Demo, tmp_path: Path) -> None:
-    (source,), (target,) = demo.planned("transfer_source"), demo.planned("transfer_target")
-    other = demo.planned("diversity")[0].run_id
-    only = [target.run_id, other]
-    runs = tmp_path / "runs"
+def test_a_killed_sweep_ends_bit_for_bit_like_one_that_was_left_alone(simulated_corpus: Path, tmp_path: Path) -> None:
+    (tmp_path / "sweep.toml").write_text(SPEC.format(corpus=simulated_corpus))
+    plan = api.plan(tmp_path / "sweep.toml", tmp_path / "plan.json")
+    source, target, other = (
+        next(run for run in plan.runs if role in run.roles)
+        for role in ("transfer_source", "transfer_target", "diversity")
+    )
+    only = [target.run_id, other.run_id]
+
+    def sweep(runs: Path, **more: object) -> SweepOutcome:
+        values = {"workers": 2, "only": only, "checkpoint_every_s": 0.0} | more
+        return run_plan(plan, tmp_path / "plan.json", runs, **values)  # type: ignore[arg-type]
+
+    runs, left_alone = tmp_path / "runs", tmp_path / "left-alone"
+    assert sweep(left_alone, checkpoint_every_s=60.0).all_complete
     killer = Killer(runs / source.run_id)
-    first = sweep(demo, runs, only, max_attempts=1, on_event=killer)
+    first = sweep(runs, max_attempts=1, on_event=killer)
     assert killer.killed
     assert RunFolder(runs / source.run_id).record() is None
     assert "killed by SIGKILL" in first.incomplete[source.run_id]
-    assert first.complete == (other,)
+    assert first.complete == (other.run_id,)
     assert target.run_id in first.incomplete
 
-    second = sweep(demo, runs, only)
+    second = sweep(runs)
     assert second.all_complete
     assert set(second.started) == {source.run_id, target.run_id}
     assert record(runs, source.run_id).attempts == 2
-    for run_id in (source.run_id, target.run_id, other):
-        assert record(runs, run_id).validation == demo.records[run_id].validation
-        one, left_alone = (pq.read_table(folder / run_id / "val.parquet") for folder in (runs, demo.folder / "runs"))
-        assert one.equals(left_alone)
+    for run_id in (source.run_id, target.run_id, other.run_id):
+        assert record(runs, run_id).validation == record(left_alone, run_id).validation
+        one, untouched = (pq.read_table(folder / run_id / "val.parquet") for folder in (runs, left_alone))
+        assert one.equals(untouched)
