@@ -34,6 +34,9 @@ def spend(
     teacher: str = "",
     teacher_free: bool = True,
     unverified: bool = False,
+    proprietary_tokens: float | None = None,
+    proprietary_length: float | None = None,
+    proprietary_runs: Path | None = None,
     usd_per_nat: float | None = None,
     pilots: bool = True,
     force: bool = False,
@@ -53,6 +56,9 @@ def spend(
     transfer : transfer.json of your own pairs.
     teacher, teacher_free : the model to distil, and whether it is there already.
     unverified : rank what rests on coefficients nobody has checked.
+    proprietary_tokens : distinct tokens of sequences of your own (capsids, enzymes): what they can be used for.
+    proprietary_length : tokens of one of them, for the cost of attention; None: that of public ones.
+    proprietary_runs : CSV with model, method, tokens, loss and, where scored, metric: what was measured on them.
     usd_per_nat : what lowering the loss by one nat is worth, for the pilots.
 
     Raises
@@ -63,6 +69,7 @@ def spend(
     from plm_scaling.sizing.chosen_laws import read_laws
     from plm_scaling.sizing.costs import Budget
     from plm_scaling.sizing.metric_map import read_metric_table
+    from plm_scaling.sizing.own_sequences import read_adapted_runs
     from plm_scaling.sizing.published_scores import published_scores
     from plm_scaling.sizing.quantity_bounds import check_quantities
     from plm_scaling.sizing.situations import make_situations
@@ -99,6 +106,9 @@ def spend(
         teacher=teacher,
         teacher_free=teacher_free,
         unverified=unverified,
+        own_tokens=proprietary_tokens,
+        own_length=proprietary_length,
+        own_runs=read_adapted_runs(proprietary_runs) if proprietary_runs else (),
         force=force,
     )
     scores, higher = published_scores(metric)

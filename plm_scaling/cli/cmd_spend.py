@@ -59,6 +59,9 @@ def _losses(ctx: click.Context, param: click.Parameter, values: tuple[str, ...])
 @click.option("--teacher", default="", help="Public model to distil.")
 @click.option("--teacher-costs", is_flag=True, help="The teacher would have to be trained first.")
 @click.option("--unverified", is_flag=True, help="Rank what rests on coefficients nobody has checked.")
+@click.option("--proprietary-tokens", callback=_quantity, help="Distinct tokens of your own sequences, e.g. 7e7.")
+@click.option("--proprietary-length", callback=_quantity, help="Tokens of one of them, e.g. 736 for a capsid.")
+@click.option("--proprietary-runs", type=_FILE, help="CSV model,method,tokens,loss[,metric] measured on them.")
 @click.option("--usd-per-nat", callback=_quantity, help="What a nat is worth to you, for the value of pilots.")
 @click.option("--no-pilots", is_flag=True, help="Leave the value of pilot runs out.")
 @click.option("--force", is_flag=True, help="Answer even far outside the range of the laws.")
@@ -83,13 +86,17 @@ def command(
     teacher: str,
     teacher_costs: bool,
     unverified: bool,
+    proprietary_tokens: float | None,
+    proprietary_length: float | None,
+    proprietary_runs: Path | None,
     usd_per_nat: float | None,
     no_pilots: bool,
     force: bool,
     output: str,
 ) -> int:
     """Train from scratch, start with the other objective, buy, sequence or generate tokens, continue, distil or reuse a
-    public model, or use an alignment: what each leads to, and what one more dollar buys.
+    public model, fine-tune it on your own sequences, or use an alignment: what each leads to, and what one more dollar
+    buys.
 
     Losses rank actions of one objective only. Across objectives, and against public models, the metric of --for decides
     through the models you scored; without them nothing is compared.
@@ -117,6 +124,9 @@ def command(
         teacher=teacher,
         teacher_free=not teacher_costs,
         unverified=unverified,
+        proprietary_tokens=proprietary_tokens,
+        proprietary_length=proprietary_length,
+        proprietary_runs=proprietary_runs,
         usd_per_nat=usd_per_nat,
         pilots=not no_pilots,
         force=force,

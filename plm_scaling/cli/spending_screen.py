@@ -18,6 +18,7 @@ __all__ = ["action_rows", "exchange_rows", "show_spending", "spending_lines"]
 
 Row = dict[str, object]
 _MOST_SWINGS = 6
+_OWN = ("adapt", "own_scratch", "add_own")
 
 
 def show_spending(view: SpendingView, output: str) -> None:
@@ -58,6 +59,20 @@ def spending_lines(view: SpendingView) -> list[str]:
         for pilot in plan.first:
             lines.append(f"    {pilot.name}: {format_usd(pilot.usd)} saves {format_usd(pilot.evsi_usd)} of regret")
         lines.append(f"    {plan.stop}")
+    for objective, own in view.adaptation.items():
+        lines += ["", f"Your own {format_count(own.tokens, 2)} tokens, {objective.upper()}:"]
+        lines += _own_lines([one for one in view.actions.actions if one.objective == objective and one.key in _OWN])
+        lines += [f"  {sentence}." for sentence in (*own.findings, *own.design)]
+    return lines
+
+
+def _own_lines(actions: Sequence[Action]) -> list[str]:
+    """What every use of one's own sequences assumes; what several say is said once."""
+    said: set[str] = set()
+    lines = []
+    for action in actions:
+        lines += [f"    {action.title}", *(f"      {one}" for one in action.assumptions if one not in said)]
+        said |= set(action.assumptions)
     return lines
 
 

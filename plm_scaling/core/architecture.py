@@ -136,6 +136,13 @@ class ModelShape(Record):
         """All parameters but those of ESM-2's contact head, which is no part of the language model."""
         return self.N + outside_parameters_of(self.architecture, self.d_model, self.vocab)
 
+    def lora_parameters(self, rank: int) -> int:
+        """Parameters of low-rank additions to every matrix of the blocks, L r (8 D + 2 F).
+
+        **Source:** Hu et al. 2022 (LoRA), section 4.1: r (n_in + n_out) for each matrix.
+        """
+        return self.n_layers * rank * (8 * self.d_model + 2 * self.ffn)
+
     @property
     def head_flops(self) -> float:
         """Forward FLOPs of the output head at one position."""

@@ -20,6 +20,9 @@ ActionKey = Literal[
     "distil",
     "reuse",
     "alignment",
+    "adapt",
+    "own_scratch",
+    "add_own",
 ]
 
 
@@ -87,6 +90,10 @@ class Action(Record):
     """Among the actions it may be compared with; None where it is not ranked."""
     ruled_out: str = ""
     """Why it is not ranked."""
+    transferred: Interval | None = None
+    """D_T: tokens of one's own that pre-training stands for, over published laws of other transfers (adapt)."""
+    wanted_tokens: float | None = None
+    """Tokens for which N would be the best size from scratch, by the laws of the objective (adapt, own_scratch)."""
     assumptions: tuple[str, ...] = ()
     coefficients: tuple[Coefficient, ...] = ()
     flags: tuple[str, ...] = ()

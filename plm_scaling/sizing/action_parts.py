@@ -16,6 +16,7 @@ from plm_scaling.laws.zoo import find_law
 from plm_scaling.sizing.action import Action, ActionKey, Coefficient, group_name
 from plm_scaling.sizing.law_ensemble import TokenDecay
 from plm_scaling.sizing.marginal import break_even_price
+from plm_scaling.sizing.own_sequences import OwnSequences
 from plm_scaling.sizing.phase_split import PhaseSplit
 from plm_scaling.sizing.spending import (
     Allocation,
@@ -60,6 +61,8 @@ class Situation:
     teacher_free: bool = True
     unverified: bool = False
     """Rank what rests on coefficients nobody has checked."""
+    own: OwnSequences | None = None
+    """Proprietary sequences: adaptation data."""
 
 
 @dataclass(frozen=True)

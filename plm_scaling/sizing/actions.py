@@ -14,15 +14,18 @@ from plm_scaling.core.run import Objective
 from plm_scaling.core.units import format_usd
 from plm_scaling.sizing.action import Action, ActionTable, PublicScore
 from plm_scaling.sizing.action_parts import Candidate, Situation, group_of, own_actions
-from plm_scaling.sizing.metric_map import MetricMap, MetricPoint, fit_metric_maps
+from plm_scaling.sizing.adaptation_actions import adaptation_actions
+from plm_scaling.sizing.metric_map import MetricMap, MetricPoint, fit_metric_map, fit_metric_maps
 from plm_scaling.sizing.null_actions import alignment_action
+from plm_scaling.sizing.own_sequences import own_group
 from plm_scaling.sizing.public_actions import best_scored, public_actions
 from plm_scaling.sizing.spending import normal_strata, quantile_interval
 
 __all__ = ["compare_actions"]
 
 FloatArray = npt.NDArray[np.float64]
-Maps = dict[Objective | None, MetricMap]
+Maps = dict[str | None, MetricMap]
+"""By objective, None for any, or the group of a user's own sequences."""
 
 _SAMPLES: Final = 2048
 _DRAWS: Final = 64
@@ -35,6 +38,9 @@ _DOUBTS: Final = {
     "own it compares with laws fitted there alone (--laws fit.json)",
     "CONTINUED_UNTESTED": "what continued training brings was read off runs from scratch; try a short run first",
     "TEXT_LAW": "its loss is by a law of text, not of proteins: the order may hold, the numbers do not",
+    "MEASURED_ON_A_SHARE": "its loss was measured on less than half of your own sequences",
+    "OSSIFICATION_POSSIBLE": "your own tokens may outnumber those its pre-training stands for: hold it against its "
+    "shape from scratch",
     "STOPS_EARLY": "it leaves money unspent, since longer training on these tokens makes it worse",
 }
 """What has to be said of an action that comes out best."""
@@ -77,9 +83,12 @@ def compare_actions(
         candidates += _candidates(situation, known)
     candidates.append(Candidate(alignment_action()))
     maps, flags, notes = _maps(situations, metric, points, higher_is_better)
+    own_maps, own_notes = _own_maps(situations, metric, higher_is_better)
     laws = {group_of(situation): situation.spending.laws.draw_weights for situation in situations}
-    by_metric = {c.action.name: _metric_samples(c, laws, maps, scores) for c in candidates}
-    shown = [_with_utility(c.action, by_metric[c.action.name], maps, scores) for c in candidates]
+    own = {own_group(one.objective): np.ones(1) for one in situations if one.own and one.own.runs_of(one.objective)}
+    laws |= own
+    by_metric = {c.action.name: _metric_samples(c, laws, maps | own_maps, scores) for c in candidates}
+    shown = [_with_utility(c.action, by_metric[c.action.name], maps | own_maps, scores) for c in candidates]
     if maps:
         ranked = _ranked(shown, by_metric, [shown], 1.0 if higher_is_better else -1.0)
         open_ended = any(action.loss and not action.ruled_out and not action.utility for action in shown)
@@ -88,7 +97,7 @@ def compare_actions(
         by_loss = {c.action.name: _loss_samples(c, laws) for c in candidates}
         groups = [[action for action in shown if action.group == group] for group in laws]
         ranked = _ranked(shown, by_loss, groups, -1.0)
-        comparable = len(situations) == 1 and not metric
+        comparable = len(situations) == 1 and not metric and not own
     order = {group: k for k, group in enumerate(laws)}
     table = ActionTable(
         usd=max(situation.spending.usd for situation in situations),
@@ -101,7 +110,7 @@ def compare_actions(
         ),
         flags=flags,
     )
-    said = (*notes, *(() if maps else _scored_sentences(table)), *_sentences(table, bool(maps)))
+    said = (*notes, *own_notes, *(() if maps else _scored_sentences(table)), *_sentences(table, bool(maps)))
     return table.model_copy(update={"sentences": said})
 
 
@@ -125,7 +134,12 @@ def _thinned(situation: Situation) -> Situation:
 
 def _candidates(situation: Situation, beside: Sequence[str]) -> list[Candidate]:
     own = own_actions(situation)
-    found = [*own, *public_actions(situation, own[0].action.epochs, beside)]
+    scratch = own[0].action
+    found = [
+        *own,
+        *public_actions(situation, scratch.epochs, beside),
+        *adaptation_actions(situation, scratch),
+    ]
     return [_renamed(candidate, situation.objective) for candidate in found]
 
 
@@ -152,7 +166,7 @@ def _maps(
             ),
         )
     try:
-        maps, refused = fit_metric_maps(points, metric, higher_is_better=higher)
+        fitted, refused = fit_metric_maps(points, metric, higher_is_better=higher)
     except RefusedError as error:
         return (
             {},
@@ -161,6 +175,7 @@ def _maps(
         )
     except FitError as error:
         return {}, ("NOT_COMPARABLE",), (f"not comparable: {error.what}; {error.why}.",)
+    maps: Maps = {objective: one for objective, one in fitted.items()}
     if None in maps and len(open_to) > 1:
         del maps[None]
         refused += ("rows without an objective cannot be told apart where both objectives are open",)
@@ -168,6 +183,30 @@ def _maps(
     if missing:
         return maps, ("NOT_COMPARABLE",), (f"not comparable: no map for {', '.join(missing)}.", *refused)
     return maps, (), refused
+
+
+def _own_maps(situations: Sequence[Situation], metric: str, higher: bool) -> tuple[Maps, tuple[str, ...]]:
+    """Maps of losses on the users' own sequences, from the runs there that were scored, and why there is none."""
+    found: Maps = {}
+    notes = []
+    for situation in situations:
+        runs = situation.own.runs_of(situation.objective) if situation.own and metric else ()
+        points = [MetricPoint(loss=run.loss, metric=run.metric) for run in runs if run.metric is not None]
+        if not points:
+            continue
+        group = own_group(situation.objective)
+        try:
+            found[group] = fit_metric_map(points, f"{metric}, {group}", higher_is_better=higher)
+        except (FitError, RefusedError) as error:
+            notes.append(f"{error.what}: {error.why}.")
+    return found, tuple(notes)
+
+
+def _map_for(action: Action, maps: Maps) -> MetricMap | None:
+    """The map on an action's own scale."""
+    if action.objective is not None and action.group == own_group(action.objective):
+        return maps.get(action.group)
+    return maps.get(action.objective) or maps.get(None)
 
 
 def _meant(metric: str) -> str:
@@ -201,7 +240,7 @@ def _metric_samples(
         low, high = score.low if score.low is not None else score.value, score.high or score.value
         z = np.random.default_rng(2 + scores.index(score)).permutation(normal_strata(_SAMPLES))
         return score.value + z * np.where(z > 0, high - score.value, score.value - low) / 1.959964
-    found = maps.get(action.objective) or maps.get(None)
+    found = _map_for(action, maps)
     if candidate.losses is None or found is None or action.objective is None:
         return None
     if action.ruled_out and action.key != "reuse":
@@ -227,7 +266,7 @@ def _with_utility(action: Action, samples: FloatArray | None, maps: Maps, scores
         return action
     utility = quantile_interval(samples, np.full(_SAMPLES, 1.0 / _SAMPLES))
     flags = action.flags
-    found = maps.get(action.objective) or maps.get(None)
+    found = _map_for(action, maps)
     score = _score_of(action, scores)
     if score is None and found is not None and action.loss is not None and found.outside(action.loss.value):
         flags += ("OUTSIDE_MAP",)
@@ -262,7 +301,8 @@ def _ranked(
 
 def _scored_sentences(table: ActionTable) -> tuple[str, ...]:
     """What can be had without training compares by its scores, even where no loss maps to the metric."""
-    scored = [(action.utility.value, action.title) for action in table.actions if action.utility]
+    free = (action for action in table.actions if action.key in ("reuse", "alignment"))
+    scored = [(action.utility.value, action.title) for action in free if action.utility]
     if len(scored) < 2:
         return ()
     ordered = sorted(scored, reverse=table.higher_is_better)[:_SCORED]
@@ -285,7 +325,7 @@ def _sentences(table: ActionTable, together: bool) -> tuple[str, ...]:
             said.append(f"one action{where} could be ranked: {best.title}.")
         elif best.p_best is not None and best.regret is not None:
             said.append(
-                f"best{where}: {best.title} (ahead in {best.p_best:.0%} of the laws, expected regret "
+                f"best{where}: {best.title} (ahead in {best.p_best:.0%} of {_basis(best)}, expected regret "
                 f"{best.regret:.2g} {unit})."
             )
         cheap = [action for action in peers if action.usd < 0.9 * best.usd and _nearly(action, best, together)]
@@ -299,6 +339,12 @@ def _sentences(table: ActionTable, together: bool) -> tuple[str, ...]:
                 "score better models before you pay for it."
             )
     return tuple(said)
+
+
+def _basis(action: Action) -> str:
+    """What the samples of an action are draws of."""
+    own = action.objective is not None and action.group == own_group(action.objective)
+    return "such runs" if own else "the laws"
 
 
 def _nearly(action: Action, best: Action, together: bool) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import NamedTuple, cast
 
@@ -20,11 +20,13 @@ from plm_scaling.sizing.costs import (
     bill_for,
     gpu_named,
     load_hardware,
+    mfu_at_width,
     throughput_for,
 )
 from plm_scaling.sizing.decision import refuse_far
 from plm_scaling.sizing.law_ensemble import LawEnsemble
 from plm_scaling.sizing.null_actions import public_model
+from plm_scaling.sizing.own_sequences import AdaptedRun, OwnSequences
 from plm_scaling.sizing.spending import Spending, best_allocation, search_ensemble
 from plm_scaling.sizing.token_source import TokenSource
 from plm_scaling.sizing.tornado import Fixed
@@ -103,6 +105,9 @@ def make_situations(
     teacher: str = "",
     teacher_free: bool = True,
     unverified: bool = False,
+    own_tokens: float | None = None,
+    own_length: float | None = None,
+    own_runs: Sequence[AdaptedRun] = (),
     force: bool = False,
 ) -> tuple[tuple[Situation, ...], Purchase]:
     """One situation for each objective, and the first one's purchase.
@@ -112,6 +117,7 @@ def make_situations(
     objectives : clm, mlm, or both.
     laws : own fits and published laws with a loss; each objective takes the first of its own, or the released logs'.
     public_losses : losses of public models, by name, on the validation set of their objective's laws.
+    own_tokens, own_length, own_runs : proprietary sequences: distinct tokens, tokens of one, what was measured on them.
 
     Raises
     ------
@@ -121,6 +127,7 @@ def make_situations(
     if not objectives:
         raise ConfigError("no objective", hint="clm, mlm or both")
     losses = _checked_losses(public_losses or {})
+    own = _own(own_tokens, own_length, own_runs, _exact_price(gpu, hardware, mfu, usd_per_gpu_hour))
     made, purchases = [], []
     for objective in dict.fromkeys(cast(Sequence[Objective], objectives)):
         ensemble = ensemble_for(objective, laws)
@@ -146,9 +153,38 @@ def make_situations(
                 teacher=teacher if teacher and _is_of(teacher, objective) else "",
                 teacher_free=teacher_free,
                 unverified=unverified,
+                own=own,
             )
         )
     return tuple(made), purchases[0]
+
+
+def _exact_price(
+    gpu: str, hardware: Hardware | None, mfu: float | None, usd_per_gpu_hour: float | None
+) -> Callable[[float, float], tuple[float, float]]:
+    """(exact FLOPs, width) -> hours and dollars of one accelerator."""
+    hardware = hardware or load_hardware()
+    card = gpu_named(gpu, hardware)
+
+    def price(flops: float, d_model: float) -> tuple[float, float]:
+        used = mfu if mfu is not None else mfu_at_width(card, d_model, hardware.mfu_by_width)
+        hours = flops / (card.peak_tflops * 1e12 * used) / 3600.0
+        return hours, bill_for(hours, card, hardware, usd_per_gpu_hour=usd_per_gpu_hour).usd_mid
+
+    return price
+
+
+def _own(
+    tokens: float | None,
+    length: float | None,
+    runs: Sequence[AdaptedRun],
+    cost_of: Callable[[float, float], tuple[float, float]],
+) -> OwnSequences | None:
+    if tokens is None:
+        if length is not None or runs:
+            raise ConfigError("how many tokens your own sequences have was not said", hint="--proprietary-tokens 7e7")
+        return None
+    return OwnSequences(tokens, cost_of, ATTENDED_TOKENS if length is None else length, tuple(runs))
 
 
 def _is_of(name: str, objective: Objective) -> bool:

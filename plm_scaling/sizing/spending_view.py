@@ -15,6 +15,7 @@ from plm_scaling.laws.law_fit import Refusal
 from plm_scaling.sizing.action import ActionTable, PublicScore
 from plm_scaling.sizing.action_parts import Situation
 from plm_scaling.sizing.actions import compare_actions
+from plm_scaling.sizing.adaptation_pilots import AdaptationPilots, adaptation_pilots
 from plm_scaling.sizing.data_limit import DataLimit, data_limit
 from plm_scaling.sizing.marginal import MarginalValues, marginal_values
 from plm_scaling.sizing.metric_map import MetricPoint
@@ -54,6 +55,8 @@ class SpendingView(Record):
     """Where unique tokens were stated."""
     tornado: dict[str, Tornado] = Field(default_factory=dict)
     pilots: dict[str, PilotPlan] = Field(default_factory=dict)
+    adaptation: dict[str, AdaptationPilots] = Field(default_factory=dict)
+    """Where proprietary tokens were stated: what to measure on them."""
     refusals: tuple[Refusal, ...] = ()
 
     @property
@@ -67,7 +70,8 @@ class SpendingView(Record):
             else f"pilots: {plan.stop}"
             for plan in self.pilots.values()
         )
-        return (*self.actions.sentences, *limits, *values, *(f"{sentence}." for sentence in first))
+        own = (f"{one}." for plan in self.adaptation.values() for one in (*plan.findings, *plan.design))
+        return (*self.actions.sentences, *limits, *values, *(f"{sentence}." for sentence in first), *own)
 
 
 def view_spending(
@@ -135,5 +139,6 @@ def view_spending(
         limits=each("limit of the data", lambda one: data_limit(one.spending), limited),
         tornado=each("tornado", swings, lambda one: True),
         pilots=each("pilots", plan, lambda one: pilots),
+        adaptation={one.objective: found for one in situations if (found := adaptation_pilots(one))},
         refusals=tuple(refusals),
     )

@@ -35,7 +35,11 @@ def run(*arguments: str) -> tuple[int, str]:
 def test_the_screen_says_what_the_call_says(tmp_path: Path) -> None:
     sources = tmp_path / "sources.toml"
     sources.write_text('[[source]]\nname = "metagenomes"\nusd_per_token = 1e-7\n')
-    code, text = run(*ASK, "--objective", "mlm", "--sources", str(sources), "--public", "esm2-650m=2.3")
+    runs = tmp_path / "runs.csv"
+    runs.write_text("model,method,tokens,loss\nesm2-35m,full,7e7,2.2\nesm2-35m,scratch,7e7,2.1\n")
+    own = ("--proprietary-tokens", "7e7", "--proprietary-length", "736", "--proprietary-runs", str(runs))
+    asked = (*ASK, "--objective", "mlm", "--sources", str(sources), "--public", "esm2-650m=2.3", *own)
+    code, text = run(*asked)
     assert code == 0
     view = api.spend(
         objectives=["mlm"],
@@ -43,17 +47,22 @@ def test_the_screen_says_what_the_call_says(tmp_path: Path) -> None:
         unique_tokens=5e9,
         sources=sources,
         public_losses={"esm2-650m": 2.3},
+        proprietary_tokens=7e7,
+        proprietary_length=736,
+        proprietary_runs=runs,
         pilots=False,
     )
+    for sentence in (*view.adaptation["mlm"].design, *view.adaptation["mlm"].findings):
+        assert sentence in text
+    assert "esm2-35m: ossified" in text
     assert text.splitlines()[0] == view.actions.sentences[0]
     for action in view.actions.actions:
         assert action.title in text
         assert action.ruled_out in text
-    assert "of metagenomes" in view.actions.best.title  # type: ignore[union-attr]
+    first = next(a for a in view.actions.actions if a.rank == 1 and not a.group.endswith("own sequences"))
+    assert "of metagenomes" in first.title
     assert "dollar of unique tokens" in text
-    _, as_json = run(
-        *ASK, "--objective", "mlm", "--sources", str(sources), "--public", "esm2-650m=2.3", "--format", "json"
-    )
+    _, as_json = run(*asked, "--format", "json")
     loaded = json.loads(as_json)
     loaded.pop("schema_version", None)
     assert SpendingView.model_validate(loaded) == view

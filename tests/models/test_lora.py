@@ -56,7 +56,7 @@ def test_only_the_additions_are_trained(architecture: str) -> None:
     }
     assert set(names) == expected
     count = sum(p.numel() for _, p in model.trainable())
-    assert count == shape.n_layers * 3 * (8 * shape.d_model + 2 * shape.ffn)
+    assert count == shape.lora_parameters(3) == shape.n_layers * 3 * (8 * shape.d_model + 2 * shape.ffn)
     ups = [p for name, p in model.trainable() if name.endswith("up")]
     assert all(not p.any() for p in ups)
 
