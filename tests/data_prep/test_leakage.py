@@ -261,6 +261,8 @@ def test_planted_families_do_not_leak(tmp_path: Path, mmseqs: Mmseqs) -> None:
 
 RELATED = ("UP000000625", "UP000001014")
 """Two enterobacteria: paralogues, and for most sequences an orthologue at 80 to 100 % identity."""
+LONGEST_READ = 200
+"""Orthologues are about as long as each other: the shorter ones are the same test at half the cost."""
 
 
 @pytest.mark.slow
@@ -271,12 +273,13 @@ def test_real_sequences_do_not_leak(tmp_path: Path, test_data: Path, mmseqs: Mms
     for path in files:
         for block in read_records(path):
             for one in np.split(block.tokens, np.cumsum(block.lengths + 1)[:-1]):
-                tokens.setdefault(one.tobytes(), one)
+                if len(one) <= LONGEST_READ:
+                    tokens.setdefault(one.tobytes(), one)
     draft = FakeDraft(tmp_path, list(tokens.values()))
     rng = np.random.default_rng(0)
-    base = np.where(rng.random(draft.n_rows) < 0.01, VAL_IID_ID, TRAIN_ID).astype(np.uint8)
+    base = np.where(rng.random(draft.n_rows) < 0.03, VAL_IID_ID, TRAIN_ID).astype(np.uint8)
     stats = cluster_draft(draft, mmseqs=mmseqs)
-    leakage = {one.split: one for one in split_draft(draft, base, NAMES, HoldOut(share=0.03), mmseqs=mmseqs)}
+    leakage = {one.split: one for one in split_draft(draft, base, NAMES, HoldOut(share=0.1), mmseqs=mmseqs)}
     split = np.fromfile(tmp_path / "split" / "split.u8", dtype=np.uint8)
     near = near_rows(tmp_path, draft, np.isin(split, [VAL_CLUSTER_ID, VAL_IID_ID]), split == TRAIN_ID, mmseqs)
     share = {
