@@ -4,22 +4,17 @@ from __future__ import annotations
 
 import click
 
+from plm_scaling.cli.quantities import quantity
 from plm_scaling.cli.render import OutputFormat, emit, next_command, warn
-from plm_scaling.core.units import parse_quantity
 
 __all__ = ["command"]
-
-
-def _quantity(ctx: click.Context, param: click.Parameter, value: str | None) -> float | None:
-    del ctx
-    return None if value is None else parse_quantity(value, what=f"--{param.name or ''}")
 
 
 @click.command("audit", epilog="Example: plm-scaling audit esm2-650m --laws study/fit-mlm.json --laws zoo:cheng-mlm")
 @click.argument("model", required=False)
 @click.option("--all", "everything", is_flag=True, help="All published protein models (the default without MODEL).")
-@click.option("--params", callback=_quantity, help="Parameters of the blocks, instead of MODEL, e.g. 650M.")
-@click.option("--tokens", callback=_quantity, help="Tokens it was trained on, e.g. 1e12.")
+@click.option("--params", callback=quantity, help="Parameters of the blocks, instead of MODEL, e.g. 650M.")
+@click.option("--tokens", callback=quantity, help="Tokens it was trained on, e.g. 1e12.")
 @click.option("--objective", type=click.Choice(["clm", "mlm", "text"]), help="Needed where MODEL does not say.")
 @click.option("--laws", multiple=True, metavar="FIT.json | zoo:NAME", help="Judge by this law; repeatable.")
 @click.option("--force", is_flag=True, help="Answer even far outside the range of a law.")

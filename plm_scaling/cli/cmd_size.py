@@ -8,8 +8,9 @@ from typing import Any, Final
 
 import click
 
+from plm_scaling.cli.quantities import quantity
 from plm_scaling.cli.render import OutputFormat, emit, next_command, say, warn
-from plm_scaling.core.units import format_count, parse_quantity
+from plm_scaling.core.units import format_count
 
 __all__ = ["command"]
 
@@ -27,25 +28,20 @@ _MODES: Final[dict[str, frozenset[str]]] = {
 _PLAIN: Final = _BUDGET | {"n_gpus", "out"}
 
 
-def _quantity(ctx: click.Context, param: click.Parameter, value: str | None) -> float | None:
-    del ctx
-    return None if value is None else parse_quantity(value, what=f"--{(param.name or '').replace('_', '-')}")
-
-
 @click.command(
     "size",
     epilog="Examples: plm-scaling size --gpu-hours 5000 --gpu a100 --unique-tokens 15e9 --objective mlm;  plm-scaling "
     "size --page -o sizing.html;  plm-scaling size --nodes 8 --gpus-per-node 4 --hours 3000 --expires 60d --objective "
     "mlm",
 )
-@click.option("--gpu-hours", callback=_quantity, help="Budget in GPU-hours, e.g. 5000.")
-@click.option("--usd", callback=_quantity, help="Budget in US dollars.")
-@click.option("--flops", callback=_quantity, help="Budget in training FLOPs, e.g. 1e21.")
+@click.option("--gpu-hours", callback=quantity, help="Budget in GPU-hours, e.g. 5000.")
+@click.option("--usd", callback=quantity, help="Budget in US dollars.")
+@click.option("--flops", callback=quantity, help="Budget in training FLOPs, e.g. 1e21.")
 @click.option("--gpu", default="a100", show_default=True, help="GPU of configs/hardware.toml.")
 @click.option("--gpus", "n_gpus", default=1, show_default=True, type=click.IntRange(1), help="GPUs used at a time.")
-@click.option("--unique-tokens", callback=_quantity, help="Distinct training tokens you have, e.g. 15e9.")
+@click.option("--unique-tokens", callback=quantity, help="Distinct training tokens you have, e.g. 15e9.")
 @click.option("--mfu", type=click.FloatRange(0, 1, min_open=True), help="Model FLOP utilisation, if you measured it.")
-@click.option("--usd-per-gpu-hour", callback=_quantity, help="Your price, instead of the table's low, mid and high.")
+@click.option("--usd-per-gpu-hour", callback=quantity, help="Your price, instead of the table's low, mid and high.")
 @click.option("--objective", type=click.Choice(["clm", "mlm"]), help="What the model is trained for; needed.")
 @click.option(
     "--laws",
@@ -58,15 +54,15 @@ def _quantity(ctx: click.Context, param: click.Parameter, value: str | None) -> 
 @click.option("-o", "--out", type=_FILE, help="File to write: size.json of a study, or the page.")
 @click.option("--page", is_flag=True, help="An offline page with sliders instead, written to -o.")
 @click.option("--for", "metric", metavar="METRIC", help="What decides (fitness, capsid, contacts): as `spend` does.")
-@click.option("--sequences", callback=_quantity, help="Sequences the model reads or makes over its life: size it so.")
-@click.option("--length", callback=_quantity, help="Residues of each.")
+@click.option("--sequences", callback=quantity, help="Sequences the model reads or makes over its life: size it so.")
+@click.option("--length", callback=quantity, help="Residues of each.")
 @click.option("--use", default="single_pass", show_default=True, help="Or masked_marginals, pseudo_likelihood, ...")
-@click.option("--passes", callback=_quantity, help="Times each is read, if not what the use asks for.")
+@click.option("--passes", callback=quantity, help="Times each is read, if not what the use asks for.")
 @click.option("--nodes", type=click.IntRange(1), help="Split an allocation instead: nodes used at a time.")
 @click.option("--gpus-per-node", type=click.IntRange(1), help="GPUs of a node.")
-@click.option("--hours", callback=_quantity, help="Node-hours granted.")
+@click.option("--hours", callback=quantity, help="Node-hours granted.")
 @click.option("--expires", help="When the grant ends: 1400h, 60d, or a date.")
-@click.option("--queue-limit", callback=_quantity, default="24", show_default=True, help="Longest job, hours.")
+@click.option("--queue-limit", callback=quantity, default="24", show_default=True, help="Longest job, hours.")
 @click.option(
     "--check",
     type=click.Path(path_type=Path, exists=True, dir_okay=False),

@@ -10,13 +10,14 @@ from plm_scaling.core.layout import Recompute
 if TYPE_CHECKING:
     from plm_scaling.core.run import RunConfig
 
-__all__ = ["GPU_MEMORY_SHARE", "shape_bytes", "training_bytes"]
+__all__ = ["GPU_MEMORY_SHARE", "STATE_BYTES", "shape_bytes", "training_bytes"]
 
 GPU_MEMORY_SHARE: Final = 0.7
 """Of a GPU's memory that the estimate of a run may fill; what the allocator and compiled kernels take is not in it."""
 
-_STATE_BYTES: Final = 16
-"""Per parameter: the weight, its gradient and two moments, float32."""
+STATE_BYTES: Final = 16
+"""Per parameter: the weight, its gradient and two moments in float32; or with mixed precision a 16-bit weight and
+gradient beside a 32-bit weight and two moments. **Source:** Rajbhandari et al. 2020 (ZeRO), section 3.1."""
 
 
 def training_bytes(config: RunConfig, positions: int, recompute: Recompute = "none") -> tuple[int, int]:
@@ -44,4 +45,4 @@ def shape_bytes(
     kept = {"none": shape.n_layers, "every_other": -(-shape.n_layers // 2), "all": 0}[recompute]
     inputs = (shape.n_layers - kept) * shape.d_model * value_bytes
     again = block if kept < shape.n_layers else 0
-    return _STATE_BYTES * shape.N_total, positions * (kept * block + inputs + again + 12 * shape.vocab)
+    return STATE_BYTES * shape.N_total, positions * (kept * block + inputs + again + 12 * shape.vocab)

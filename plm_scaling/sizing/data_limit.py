@@ -33,6 +33,10 @@ _ABSURD: Final = 1.0
 """Nats beyond which a penalty says no more than that it is large."""
 _RICHER: Final = (1.0, 30.0, 1e3, 3e4)
 _DECADES: Final = 5.0
+WANTED_NATS: Final = 0.01
+_WANTED_STEP: Final = 0.02
+"""Of ln U."""
+_WANTED_DRAWS: Final = 30
 
 
 class DataLimit(Record):
@@ -62,6 +66,8 @@ class DataLimit(Record):
     """Weight of the draws x forms whose own best run leaves money unspent."""
     C_useful: float | None = None
     """More than this many FLOPs these tokens cannot use; None where the laws name no limit."""
+    tokens_wanted: float | None = None
+    """Unique tokens with which repeats would cost the best run of unlimited data 0.01 nats."""
     sentences: tuple[str, ...] = ()
     flags: tuple[str, ...] = ()
 
@@ -99,37 +105,33 @@ def data_limit(spending: Spending, best: Allocation | None = None) -> DataLimit:
         loss_if_spent=_mean(spending, forced),
         p_stop=_share_that_stops(alone),
         C_useful=useful,
+        tokens_wanted=unique_tokens_wanted(alone, free),
         flags=_flags(alone, best),
     )
     return found.model_copy(update={"sentences": _sentences(found)})
 
 
-def unique_tokens_wanted(spending: Spending, *, within: float = 0.01) -> float | None:
-    """Unique tokens with which the budget comes within so many nats of what it reaches with unlimited ones.
+def unique_tokens_wanted(spending: Spending, free: Allocation | None = None, *, within: float = WANTED_NATS) -> float:
+    """Unique tokens with which the best run of unlimited data loses no more than so many nats to repeats.
 
-    None where even 1e5 times the tokens at hand do not do.
+    At most the tokens of that run, where none is repeated.
 
-    Raises
-    ------
-    RefusedError : the unique tokens were not stated.
+    Parameters
+    ----------
+    free : the best run of unlimited data, where it is known.
     """
-    if spending.unique_tokens is None:
-        raise RefusedError("no unique tokens were stated", hint="say how many distinct training tokens you have")
-    alone = replace(spending, sources=(), ensemble=search_ensemble(spending.laws))
-    goal = _mean(alone, best_allocation(replace(alone, unique_tokens=None))) + within
+    alone = replace(spending, sources=(), ensemble=search_ensemble(spending.laws, _WANTED_DRAWS), unique_tokens=None)
+    free = free or best_allocation(alone)
 
-    def reached(log_U: float) -> bool:
-        return _mean(alone, best_allocation(replace(alone, unique_tokens=math.exp(log_U)))) <= goal
+    def loss(unique: float | None) -> float:
+        found = allocation_at(replace(alone, unique_tokens=unique), free.N, free.D)
+        return _mean(alone, found)
 
-    low = math.log(spending.unique_tokens)
-    if reached(low):
-        return spending.unique_tokens
-    high = low + _DECADES * math.log(10.0)
-    if not reached(high):
-        return None
-    for _ in range(9):
+    goal = loss(None) + within
+    low, high = math.log(free.D) - _DECADES * math.log(10.0), math.log(free.D)
+    while high - low > _WANTED_STEP:
         middle = 0.5 * (low + high)
-        low, high = (low, middle) if reached(middle) else (middle, high)
+        low, high = (low, middle) if loss(math.exp(middle)) <= goal else (middle, high)
     return math.exp(high)
 
 
@@ -199,6 +201,11 @@ def _sentences(found: DataLimit) -> tuple[str, ...]:
         )
     if unseen := unseen_repeats(found.epochs):
         said.append(unseen)
+    if said and found.tokens_wanted is not None and found.tokens_wanted > found.unique_tokens:
+        said.append(
+            f"with {format_count(found.tokens_wanted, 2)} unique tokens repeats would cost this budget no more than "
+            f"{WANTED_NATS} nats."
+        )
     if found.C_useful is not None:
         said.append(
             f"your unique data cannot use more than about {found.C_useful:.1e} FLOPs; beyond that add tokens, not "

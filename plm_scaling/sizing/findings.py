@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from typing import Final
 
+from plm_scaling.core.memory_estimate import GPU_MEMORY_SHARE
 from plm_scaling.core.objective import Objective
 from plm_scaling.core.recipe import RecipeName
 from plm_scaling.core.units import format_count
@@ -24,7 +25,6 @@ __all__ = [
     "recipe_findings",
 ]
 
-_USABLE_MEMORY: Final = 0.8
 _LONG_WALL_HOURS: Final = 30 * 24.0
 _DISAGREEMENT_FACTOR: Final = 2.0
 _SMALL_RECIPE_TOKENS: Final = 1e8
@@ -95,13 +95,14 @@ def machine_findings(
     """Doubts about the machine: memory, wall time, and speeds nobody measured."""
     flags: list[str] = []
     warnings: list[str] = []
-    usable = _USABLE_MEMORY * gpu.memory_gb
+    usable = GPU_MEMORY_SHARE * gpu.memory_gb
     if state_gb > usable:
         needed = math.ceil(state_gb / usable)
         flags.append("STATE_EXCEEDS_ONE_GPU")
         warnings.append(
-            f"weights and optimiser take {state_gb:,.0f} GB, one {gpu.name} has {gpu.memory_gb:g}: shard them (FSDP) "
-            f"over at least {needed}" + (f"; you gave {n_gpus}." if n_gpus < needed else ".")
+            f"weights and optimiser take {state_gb:,.0f} GB, one {gpu.name} has {gpu.memory_gb:g}, of which "
+            f"{GPU_MEMORY_SHARE:.0%} may be filled: shard them (FSDP) over at least {needed}"
+            + (f"; you gave {n_gpus}." if n_gpus < needed else ".")
         )
     if hours / n_gpus > _LONG_WALL_HOURS:
         flags.append("LONG_WALL_TIME")

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Final, Literal
+from typing import Literal
 
 from plm_scaling.core.architecture import block_parameters_of
+from plm_scaling.core.memory_estimate import STATE_BYTES
 
 __all__ = ["AttentionKernel", "Checkpointing", "activation_bytes", "state_bytes"]
 
 Checkpointing = Literal["none", "full"]
 AttentionKernel = Literal["standard", "flash"]
-
-_STATE_BYTES: Final = 16
-"""Per parameter: 16-bit weight and gradient, 32-bit weight and two moments."""
 
 
 def state_bytes(n_layers: int, d_model: int, shards: float = 1) -> float:
@@ -20,7 +18,7 @@ def state_bytes(n_layers: int, d_model: int, shards: float = 1) -> float:
 
     **Source:** Rajbhandari et al. 2020, section 3.1.
     """
-    return _STATE_BYTES * n_layers * block_parameters_of("esm2", d_model, 4 * d_model) / shards
+    return STATE_BYTES * n_layers * block_parameters_of("esm2", d_model, 4 * d_model) / shards
 
 
 def activation_bytes(

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from plm_scaling.core.alphabet import PAD
 from plm_scaling.core.errors import CheckpointError, RunError
+from plm_scaling.core.memory_estimate import STATE_BYTES
 from plm_scaling.core.run import RunConfig
 from plm_scaling.core.run_order import RunOrder
 from plm_scaling.models.base import ProteinModel
@@ -33,8 +34,6 @@ if TYPE_CHECKING:
 
 __all__ = ["ShardedEngine", "is_sharded"]
 
-_STATE_BYTES: Final = 16
-"""Of a parameter: float32 value, gradient and two moments."""
 _MEMORY_SHARE: Final = 0.5
 """Share of the device that a whole copy may take; the rest is left to activations."""
 
@@ -60,7 +59,7 @@ def is_sharded(order: RunOrder, world: World, device: torch.device, checkpoints:
         memory = torch.cuda.get_device_properties(device).total_memory
     else:
         memory = psutil.virtual_memory().total // world.local_size
-    too_large = _STATE_BYTES * order.config.N_total > _MEMORY_SHARE * memory
+    too_large = STATE_BYTES * order.config.N_total > _MEMORY_SHARE * memory
     return world.size > 1 and world.any(too_large)
 
 

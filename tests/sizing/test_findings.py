@@ -82,7 +82,7 @@ def test_a_state_too_large_for_one_accelerator(n_gpus: int, said: str) -> None:
         gpu, HARDWARE, throughput_for(1e10, gpu, HARDWARE), N=1e10, state_gb=160.0, hours=100.0, n_gpus=n_gpus
     )
     assert flags == ("STATE_EXCEEDS_ONE_GPU",)
-    assert "160 GB" in warnings[0]
+    assert "160 GB, one A100 SXM 80GB has 80, of which 70% may be filled" in warnings[0]
     assert said in warnings[0]
 
 

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from plm_scaling.core.errors import ConfigError, RefusedError
+from plm_scaling.core.units import format_count
 from plm_scaling.laws.interval import Interval
 from plm_scaling.sizing.data_limit import data_limit, unique_tokens_wanted
 from plm_scaling.sizing.law_ensemble import LawEnsemble
@@ -163,17 +164,24 @@ def test_decays_never_stop_early_and_fresh_tokens_are_no_limit(sure: LawEnsemble
         data_limit(Spending(sure, PRICE, 2e3))
 
 
-@pytest.mark.slow
 def test_tokens_wanted_bring_the_budget_close(sure: LawEnsemble) -> None:
     spending = Spending(sure, PRICE, 2e4, 5e9)
-    wanted = unique_tokens_wanted(spending)
+    free = best_allocation(replace(spending, unique_tokens=None))
+    limit = data_limit(spending)
+    wanted = limit.tokens_wanted
     assert wanted is not None
-    assert wanted > 5e9
-    goal = mean(spending, best_allocation(replace(spending, unique_tokens=None)).losses) + 0.01
+    assert wanted == unique_tokens_wanted(spending, free)
+    assert 5e9 < wanted < free.D
+    goal = mean(spending, free.losses) + 0.01
     enough, short = (
-        mean(spending, best_allocation(replace(spending, unique_tokens=wanted * f)).losses) for f in (1.05, 0.8)
+        mean(spending, allocation_at(replace(spending, unique_tokens=wanted * f), free.N, free.D).losses)
+        for f in (1.01, 0.97)
     )
-    assert enough <= goal + 2e-4 < short
+    assert short > goal >= enough
+    assert any(f"with {format_count(wanted, 2)} unique tokens" in sentence for sentence in limit.sentences)
+    ample = data_limit(replace(spending, unique_tokens=2 * free.D))
+    assert ample.tokens_wanted == pytest.approx(wanted, rel=1e-3)
+    assert not any("unique tokens repeats would cost" in sentence for sentence in ample.sentences)
 
 
 def test_the_tornado_moves_as_it_must(ensemble: LawEnsemble) -> None:
