@@ -13,6 +13,7 @@ from typing import Literal, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from plm_scaling.core.alphabet import SYMBOLS
 from plm_scaling.core.records import Record
 
 __all__ = ["Ability", "Adapter", "Direction", "Float32Array", "FloatArray", "Letters", "ModelInfo", "Pool", "Query"]
@@ -55,6 +56,8 @@ class ModelInfo(Record):
     sha256: str = ""
     """Of the weights."""
     dtype: str = "float32"
+    symbols: tuple[str, ...] = SYMBOLS
+    """Names of the columns of `raw` log-probabilities: of our own, ESM-2's and most doubles' alphabet unless said."""
 
 
 @dataclass(frozen=True)
@@ -84,8 +87,8 @@ class Adapter(Protocol):
         self, sequences: Sequence[str], *, direction: Direction = "forward", letters: Letters = "20"
     ) -> list[FloatArray]:
         """Ln p of every residue given those before it, float64[L] in the order of the sequence; with `raw` letters
-        float64[L + 1], the end of the sequence last. Beginnings that sequences share are computed once. Needs `causal`
-        (`reverse` for that direction).
+        float64[L + 1], the end of the sequence last (in reverse, its beginning). Beginnings that sequences share are
+        computed once. Needs `causal` (`reverse` for that direction).
         """
         ...
 
