@@ -93,7 +93,7 @@ def _actions(table: ActionTable) -> list[str]:
         rank = f"{action.rank}." if action.rank else "-"
         regret = "" if action.regret is None else f"{action.regret:.4f}"
         best = "" if action.p_best is None else f"{action.p_best:.0%}"
-        free = action.key in ("reuse", "alignment")
+        free = action.key in ("reuse", "alignment") or (action.key == "adapt" and action.D is None)
         cost = format_usd(action.usd) if action.usd or free else ""
         name = "" if action.objective is None or len(table.groups) == 1 else f"{action.objective.upper()}: "
         cells = f"  {rank:>4}  {_interval(action.loss):<22}" + (f"{_interval(action.utility):<20}" if by_metric else "")

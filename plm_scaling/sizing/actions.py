@@ -204,7 +204,7 @@ def _own_maps(situations: Sequence[Situation], metric: str, higher: bool) -> tup
 
 def _map_for(action: Action, maps: Maps) -> MetricMap | None:
     """The map on an action's own scale."""
-    if action.objective is not None and action.group == own_group(action.objective):
+    if _is_own(action):
         return maps.get(action.group)
     return maps.get(action.objective) or maps.get(None)
 
@@ -341,15 +341,19 @@ def _sentences(table: ActionTable, together: bool) -> tuple[str, ...]:
     return tuple(said)
 
 
+def _is_own(action: Action) -> bool:
+    """Whether its loss is on a user's own sequences."""
+    return action.objective is not None and action.group == own_group(action.objective)
+
+
 def _basis(action: Action) -> str:
     """What the samples of an action are draws of."""
-    own = action.objective is not None and action.group == own_group(action.objective)
-    return "such runs" if own else "the laws"
+    return "such runs" if _is_own(action) else "the laws"
 
 
 def _nearly(action: Action, best: Action, together: bool) -> bool:
-    """Within a hundredth of a nat; by a metric, where neither interval excludes the other's value."""
-    if not together:
+    """Within a hundredth of a nat; by a metric, or on one's own sequences, where intervals hold the other's value."""
+    if not together and not _is_own(action):
         return (action.regret or 0.0) - (best.regret or 0.0) < _NEAR
-    a, b = action.utility, best.utility
+    a, b = (action.utility, best.utility) if together else (action.loss, best.loss)
     return a is not None and b is not None and (a.low <= b.value <= a.high or b.low <= a.value <= b.high)

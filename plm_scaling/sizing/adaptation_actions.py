@@ -273,9 +273,7 @@ def _added(situation: Situation, own: OwnSequences, scratch: Action) -> list[Can
             "epochs": None if total is None else passes,
             "loss": run_interval(laws, after, value, 6.0 * N * D),
             "assumptions": said,
-            "ruled_out": ""
-            if gain >= VALLEY_NATS
-            else f"at most {_nats(gain)} on the public validation set: negligible",
+            "ruled_out": "" if gain >= VALLEY_NATS else f"{_nats(gain)} on the public validation set: negligible",
         }
     )
     return [Candidate(action, after)]

@@ -79,8 +79,9 @@ def _design(models: Sequence[TrainedModel], own: OwnSequences, noise: float, bil
         f"pilots: {names} as they are, fine-tuned on 1, 10 and 100 % of your {held} tokens ({MAX_EPOCHS:g} epochs, all "
         f"weights; {models[-1].name} with low-rank additions too), the same shapes from scratch on 10 and 100 %: "
         f"{bill}; hold out whole clusters, positions or distances from the parent, never a random part",
-        f"ossified is a size whose fine-tuned loss is not below that of its shape from scratch by {noise:.1%} (noise "
-        "of two runs): its pre-training is in the way; a size that ends above a smaller one is not worth its price",
+        f"ossified is a size whose fine-tuned loss ends above that of its shape from scratch by {noise:.1%} or "
+        "more (noise of two runs): its pre-training is in the way; within that it bought nothing; and a size that ends above "
+        "a smaller one is not worth its price",
         "more sequences pay where 100 % ends below 10 % by as much; where even 10 % is no better than 1 %, on the loss "
         "or on labels, stop: the family is learnt",
     )
@@ -101,7 +102,9 @@ def _of_model(name: str, runs: Sequence[AdaptedRun], noise: float) -> list[str]:
     if shared := sorted(set(full) & set(alone)):
         at = shared[-1]
         gain = math.log(alone[at] / full[at])
-        verdict = "ossified" if gain < noise else "pre-training helps"
+        verdict = (
+            "pre-training helps" if gain >= noise else "ossified" if gain <= -noise else "pre-training buys nothing"
+        )
         said.append(
             f"{name}: {verdict}: fine-tuned {full[at]:.3f}, from scratch {alone[at]:.3f} nats on "
             f"{format_count(at, 2)} tokens"

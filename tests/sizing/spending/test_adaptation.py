@@ -164,6 +164,7 @@ def test_a_large_collection_outnumbers_what_is_transferred(bare: Situation) -> N
 
 def test_added_to_the_corpus_they_count_as_far_as_they_are_many(bare: Situation, table: ActionTable) -> None:
     few = of(table, "mlm add_own")
+    assert few.ruled_out.startswith("at most 0.")
     assert "negligible" in few.ruled_out
     assert few.unique_tokens == 5e9 + HELD
     scratch = of(table, "mlm scratch")
@@ -236,6 +237,8 @@ def test_pilots_have_a_price_and_say_what_settles(bare: Situation, measured: Sit
     assert said[0].startswith("esm2-35m: ossified: fine-tuned 2.300, from scratch 2.250")
     assert said[1].startswith("esm2-650m: more sequences pay: 2.200 nats on 7.4M tokens, 2.000 on 74M")
     assert len(said) == 2
+    alike = (run("esm2-35m", "scratch", 1.0, 2.3 * math.exp(0.9 * found.noise)), RUNS[4])
+    assert "pre-training buys nothing" in pilots_of(replace(bare, own=replace(OWN, runs=alike))).findings[0]
     # A gain within the noise of two runs is none.
     near = (
         run("esm2-650m", "full", 0.1, 2.0 * math.exp(0.9 * found.noise)),
