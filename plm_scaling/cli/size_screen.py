@@ -28,7 +28,8 @@ def _headline(answer: Recommendation) -> list[str]:
         f"  tokens D      {count(answer.D, 2):>6}   {count(answer.tokens_per_parameter, 2)} per parameter",
     ]
     if answer.epochs is not None and answer.unique_tokens is not None:
-        lines.append(f"  epochs        {answer.epochs:>6.1f}   over {count(answer.unique_tokens)} unique tokens")
+        epochs = f"{answer.epochs:.1f}" if answer.epochs < 1000 else count(answer.epochs)
+        lines.append(f"  epochs        {epochs:>6}   over {count(answer.unique_tokens)} unique tokens")
     return lines
 
 
@@ -53,6 +54,7 @@ def _decision(answer: Recommendation) -> list[str]:
         "noise of a run": split.noise,
         "extrapolation": split.extrapolation,
     }
+    held = "; on unlimited data" if "SIZE_HELD" in made.flags else ""
     shares = ", ".join(f"{name} {100.0 * part / total:.0f} %" for name, part in parts.items())
     lines = [
         f"  loss          {made.loss:6.3f}   {100.0 * made.level:.0f} %: {made.loss_low:.3f} to {made.loss_high:.3f} "
@@ -60,7 +62,7 @@ def _decision(answer: Recommendation) -> list[str]:
         f"                         variance: {shares}",
         f"                         forms differ by a factor {made.form_factor:.2f} in N, draws of one form by "
         f"{made.draw_factor:.2f} (10 to 90 %)",
-        "  regret              N       D    mean    worst  (nats above the best size of each draw)",
+        f"  regret              N       D    mean    worst  (nats above the best size of each draw{held})",
     ]
     for regret in made.regrets:
         numbers = (

@@ -55,7 +55,8 @@ def tabulate_sizes(made: Decision) -> Table:
         )
         for regret in made.regrets
     )
-    header = ("Size", "N", "D", "Passes", "Mean regret, nats", "Largest over the laws")
+    mean = "Mean regret, nats" + (", on unlimited data" if "SIZE_HELD" in made.flags else "")
+    header = ("Size", "N", "D", "Passes", mean, "Largest over the laws")
     return Table("What another size gives away at the same budget", header, rows)
 
 

