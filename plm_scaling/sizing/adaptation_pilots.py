@@ -79,9 +79,9 @@ def _design(models: Sequence[TrainedModel], own: OwnSequences, noise: float, bil
         f"pilots: {names} as they are, fine-tuned on 1, 10 and 100 % of your {held} tokens ({MAX_EPOCHS:g} epochs, all "
         f"weights; {models[-1].name} with low-rank additions too), the same shapes from scratch on 10 and 100 %: "
         f"{bill}; hold out whole clusters, positions or distances from the parent, never a random part",
-        f"ossified is a size whose fine-tuned loss ends above that of its shape from scratch by {noise:.1%} or "
-        "more (noise of two runs): its pre-training is in the way; within that it bought nothing; and a size that ends above "
-        "a smaller one is not worth its price",
+        "ossified is a size whose fine-tuned loss ends above that of its shape from scratch by "
+        f"{noise:.1%} or more (noise of two runs): its pre-training is in the way; within that it bought nothing; and "
+        "a size that ends above a smaller one is not worth its price",
         "more sequences pay where 100 % ends below 10 % by as much; where even 10 % is no better than 1 %, on the loss "
         "or on labels, stop: the family is learnt",
     )
