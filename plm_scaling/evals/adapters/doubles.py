@@ -38,6 +38,7 @@ def _info(name: str, *abilities: Ability) -> ModelInfo:
         origin="known in closed form",
         abilities=abilities,
         dtype="float64",
+        symbols=tuple(STANDARD),
     )
 
 
