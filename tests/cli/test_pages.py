@@ -6,6 +6,7 @@ import csv
 import io
 import json
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -96,11 +97,12 @@ def test_a_demo_hands_on_its_options_and_tells_its_stages(
 
 @pytest.mark.slow
 def test_a_demo_is_the_whole_path(cli: Cli, tmp_path: Path, trainer: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Everything but training itself, which is a stand-in, on a corpus a twentieth of the size."""
+    """Everything but training itself, which is a stand-in; on a corpus a fortieth of the size, with few draws."""
     from plm_scaling.sweeps import forecast
 
     simulate = api.simulate
-    monkeypatch.setattr(api, "simulate", lambda out, *, seed: simulate(out, residues=400_000, seed=seed))
+    monkeypatch.setattr(api, "simulate", lambda out, *, seed: simulate(out, residues=200_000, seed=seed))
+    monkeypatch.setattr(api, "fit", partial(api.fit, draws=50))
     monkeypatch.setattr(forecast, "measure_steps", lambda shapes, *, workers: dict.fromkeys(shapes, 2e-3))
     screen = cli("demo", "-o", tmp_path / "demo", "--minutes", "1", "--workers", "2")
     assert screen.code == 0, screen.err

@@ -381,7 +381,7 @@ def test_intervals_of_a_cubic_cover_the_truth(truth: Any, simulate: Simulate) ->
 @pytest.mark.parametrize("seeds", [2, 3])
 @pytest.mark.parametrize("sd", [0.003, 0.01])
 def test_coverage_over_designs(truth: Any, simulate: Simulate, sizes: int, seeds: int, sd: float) -> None:
-    exponent, size, n = coverage(truth, simulate, 200, sd=sd, seeds=seeds, sizes=sizes)
-    assert n > 150
+    exponent, size, n = coverage(truth, simulate, 120, sd=sd, seeds=seeds, sizes=sizes)
+    assert n > 90
     assert 0.91 <= exponent <= 1.0
     assert 0.91 <= size <= 1.0
