@@ -76,7 +76,7 @@ def load_assay_scores() -> AssayScores:
         depths=about["depth"],
         taxa=about["taxon"],
         models=tuple(header[len(_ABOUT) :]),
-        scores_MA=np.array([[float(text) for text in row[len(_ABOUT) :]] for row in rows], dtype=np.float64).T,
+        scores_MA=np.array([list(map(float, row[len(_ABOUT) :])) for row in rows], dtype=np.float64).T,
     )
 
 
@@ -110,7 +110,8 @@ def resampled_weights(
 def _weights(table: AssayScores, chosen: npt.NDArray[np.bool_], counts_BU: IntArray, by_function: bool) -> FloatArray:
     """Weights for how often every protein (in the order of its name) is taken, float64[B, A]."""
     names = sorted(set(table.proteins))
-    protein_A = np.array([names.index(protein) for protein in table.proteins])
+    place = {name: k for k, name in enumerate(names)}
+    protein_A = np.array([place[protein] for protein in table.proteins])
     total = np.zeros((len(counts_BU), len(table.assays)))
     kinds = sorted(set(table.functions)) if by_function else [""]
     present = np.zeros(len(counts_BU))

@@ -10,7 +10,6 @@ import numpy.typing as npt
 
 from plm_scaling.core.errors import ConfigError, did_you_mean
 from plm_scaling.evals.assays import ASSAY_SOURCE, group_weights, load_assay_scores, resampled_weights
-from plm_scaling.evals.baselines import find_baselines
 
 __all__ = ["GROUPS", "Group", "GroupScores", "find_group", "group_scores"]
 
@@ -70,7 +69,7 @@ class GroupScores:
 
     values: dict[str, float]
     draws: dict[str, FloatArray]
-    """float64[B] each; empty where proteins cannot be drawn."""
+    """float64[B] each; empty where proteins cannot be drawn, or no draws were asked for."""
     higher_is_better: bool
     n_assays: int
     n_proteins: int
@@ -86,6 +85,8 @@ class GroupScores:
 def group_scores(group: Group, *, draws: int, seed: int = 0) -> GroupScores:
     """What every public model scores on a group, and on `draws` sets of its proteins drawn anew."""
     if group.kind == "metric":
+        from plm_scaling.evals.baselines import find_baselines  # its classes: the means of assays do without
+
         rows = find_baselines(metric=group.name, unverified=False)
         scores = {row.model: row.value for row in rows}
         return GroupScores(scores, {}, rows[0].parts.higher_is_better, 0, 0, rows[0].source)
@@ -96,7 +97,7 @@ def group_scores(group: Group, *, draws: int, seed: int = 0) -> GroupScores:
     means = table.scores_MA @ group_weights(table, chosen, by_function=by_function)
     n_proteins = len({p for p, use in zip(table.proteins, chosen, strict=True) if use})
     resampled: dict[str, FloatArray] = {}
-    if n_proteins > 1:
+    if draws and n_proteins > 1:
         drawn = resampled_weights(table, chosen, by_function=by_function, draws=draws, seed=seed) @ table.scores_MA.T
         resampled = dict(zip(table.models, drawn.T, strict=True))
     values = {model: float(mean) for model, mean in zip(table.models, means, strict=True)}
