@@ -58,6 +58,8 @@ def plan(
     limit = _trim_limit(budget_flops, gpu_hours, usd)
     named = _named(hardware)
     wanted = read_spec(spec)
+    if corpus is None and not wanted.corpus:
+        raise ConfigError("no corpus is named", where=str(spec), hint='corpus = "corpus" in the sweep, or --corpus')
     found = Corpus.open(Path(wanted.corpus) if corpus is None else corpus)
     made = _laid_out(wanted, found, scale, named, next_runs)
     made = _priced(made, named, measure, devices, time_limit_h)

@@ -175,7 +175,7 @@ def size_allocation(
 
     from plm_scaling.sizing.allocation import plan_allocation
     from plm_scaling.sizing.allocation_risk import Allocation, hours_until
-    from plm_scaling.sizing.chosen_laws import read_laws
+    from plm_scaling.sizing.chosen_laws import laws_sha256, read_laws
     from plm_scaling.sizing.quantity_bounds import check_quantities
     from plm_scaling.sizing.situations import ensemble_for
 
@@ -194,8 +194,10 @@ def size_allocation(
         wall_hours=None if expires is None else hours_until(expires, datetime.now().astimezone()),
         queue_limit_hours=queue_limit,
     )
-    laws_read = ensemble_for(objective, read_laws(laws))
-    return plan_allocation(laws_read, granted, gpu=gpu, mfu=mfu, unique_tokens=unique_tokens, force=force)
+    found = read_laws(laws)
+    ensemble = ensemble_for(objective, found)
+    plan = plan_allocation(ensemble, granted, gpu=gpu, mfu=mfu, unique_tokens=unique_tokens, force=force)
+    return plan.model_copy(update={"laws_sha256": laws_sha256(objective, found)})
 
 
 def size_page(

@@ -66,7 +66,7 @@ def spend(
     ConfigError : an unknown objective, model, accelerator, or a file that cannot be used.
     RefusedError : a law that states no loss, or too far from the budget (unless `force`).
     """
-    from plm_scaling.sizing.chosen_laws import read_laws
+    from plm_scaling.sizing.chosen_laws import laws_sha256, read_laws
     from plm_scaling.sizing.costs import Budget
     from plm_scaling.sizing.metric_map import read_metric_table
     from plm_scaling.sizing.own_sequences import read_adapted_runs
@@ -86,16 +86,19 @@ def spend(
         usd_per_gpu_hour=usd_per_gpu_hour,
         usd_per_token=usd_per_token,
         usd_per_nat=usd_per_nat,
+        proprietary_tokens=proprietary_tokens,
+        proprietary_length=proprietary_length,
     )
     for name, loss in (public_losses or {}).items():
         check_quantities(name, loss=loss)
     offered = read_sources(sources) if sources else ()
     if usd_per_token is not None and not any(one.kind == "sequenced" for one in offered):
         offered += (TokenSource.checked(name="new tokens", usd_per_token=usd_per_token),)
+    found = read_laws(laws)
     situations, purchase = make_situations(
         Budget(gpu_hours=gpu_hours, usd=usd, flops=flops),
         objectives,
-        laws=read_laws(laws),
+        laws=found,
         gpu=gpu,
         mfu=mfu,
         usd_per_gpu_hour=usd_per_gpu_hour,
@@ -112,7 +115,7 @@ def spend(
         force=force,
     )
     scores, higher = published_scores(metric)
-    return view_spending(
+    view = view_spending(
         situations,
         metric=metric,
         points=read_metric_table(metric_table) if metric_table else (),
@@ -123,6 +126,9 @@ def spend(
         fixed=purchase.fixed,
         price=purchase.price,
         pilots=pilots,
+    )
+    return view.model_copy(
+        update={"laws_sha256": {name: laws_sha256(name, found) for name in dict.fromkeys(objectives)}}
     )
 
 

@@ -206,4 +206,10 @@ def _warnings(view: DecisionView) -> tuple[str, ...]:
     said = [*made.warnings, *floor, *(view.sizing.warnings if view.sizing else ())]
     if view.allocation is not None:
         said += view.allocation.warnings
+    said += [
+        f"{one.file} was made from another law of {one.objective.upper()} (hash {one.sha256[:12]}) than this folder's: "
+        "make it again, or read the two apart."
+        for one in view.origins
+        if not one.law and one.objective in view.laws
+    ]
     return tuple(dict.fromkeys(capital(sentence) for sentence in said))

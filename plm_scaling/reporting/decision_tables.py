@@ -297,6 +297,9 @@ def tabulate_coefficients(view: DecisionView) -> Table:
     if not view.laws:
         made = view.decision
         rows.append((made.objective.upper(), "law of the loss", _ABSENT, made.source, made.status))
+    for one in view.origins:
+        made_from = one.law or "neither a fit of this folder nor shipped"
+        rows.append((one.objective.upper(), f"law of {one.file}", one.sha256[:12], made_from, "content hash"))
     if view.actions is not None:
         rows += _rate_rows(view.actions)
     if view.sizing is not None:

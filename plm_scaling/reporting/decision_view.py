@@ -11,6 +11,7 @@ from plm_scaling.core.run import Objective
 from plm_scaling.core.units import format_count
 from plm_scaling.reporting.decision_curves import Frontier, RepeatCurve, frontier_of, repeat_curve
 from plm_scaling.reporting.decision_prices import priced_actions, priced_values, tried
+from plm_scaling.reporting.law_origins import LawOrigin, law_origins
 from plm_scaling.reporting.study import OBJECTIVES, Study
 from plm_scaling.reporting.wording import power_of_ten
 from plm_scaling.sizing.action import ActionTable
@@ -66,6 +67,8 @@ class DecisionView:
     decisions: Mapping[Objective, Decision] = field(default_factory=dict)
     """At the same budget, by objective; that of the page among them."""
     laws: Mapping[Objective, LawEnsemble] = field(default_factory=dict)
+    origins: tuple[LawOrigin, ...] = ()
+    """Which laws the files of the decision were made from, as far as they say."""
     frontiers: Mapping[Objective, Frontier] = field(default_factory=dict)
     repeats: Mapping[Objective, RepeatCurve] = field(default_factory=dict)
     actions: ActionTable | None = None
@@ -172,6 +175,7 @@ def _completed(
         near=_near(laws[objective], made) if objective in laws else (made.probability, VALLEY_NATS),
         assumption=assumption,
         sizing=sizing,
+        origins=law_origins(study),
         decisions={name: decisions[name] for name in OBJECTIVES if name in decisions},
         laws=laws,
         frontiers={name: frontier_of(few[name], decision) for name, decision in decisions.items() if name in few},

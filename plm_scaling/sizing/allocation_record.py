@@ -92,6 +92,8 @@ class AllocationPlan(Record):
     """Of the final run of the option taken, at the size that is expected now."""
     flags: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
+    laws_sha256: str = ""
+    """Content hash of the fit or published law behind it; empty in older files."""
 
     @property
     def chosen(self) -> AllocationOption:

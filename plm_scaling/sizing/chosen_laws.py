@@ -15,11 +15,19 @@ from plm_scaling.core.objective import Objective
 from plm_scaling.laws.law_fit import LawFit
 from plm_scaling.laws.zoo import PublishedLaw, find_law, load_zoo
 from plm_scaling.sizing.answers import SizingLaw, laws_of_fit, published_sizing_law
-from plm_scaling.sizing.default_laws import published_ensemble
+from plm_scaling.sizing.default_laws import published_ensemble, published_fit
 from plm_scaling.sizing.interpolation import lowest_point
 from plm_scaling.sizing.law_ensemble import LawEnsemble, ensemble_of_fit, ensemble_of_published
 
-__all__ = ["ChosenLaws", "choose_laws", "default_sizing_law", "ensemble_sizing_law", "read_laws"]
+__all__ = [
+    "ChosenLaws",
+    "choose_laws",
+    "default_sizing_law",
+    "ensemble_sizing_law",
+    "laws_sha256",
+    "published_sha256",
+    "read_laws",
+]
 
 _BUDGETS = np.linspace(math.log(1e12), math.log(1e30), 37)
 _SIZES = np.linspace(math.log(1e2), math.log(1e17), 121)
@@ -35,6 +43,8 @@ class ChosenLaws:
     default: SizingLaw
     """The fits of the released logs, and the frontier published with them."""
     frontier: SizingLaw | None
+    sha256: str = ""
+    """Of the law that gives N, as `laws_sha256` has it."""
 
 
 def read_laws(named: Sequence[Path | str]) -> list[PublishedLaw | LawFit]:
@@ -65,7 +75,8 @@ def choose_laws(
     frontier = next((made for law, made in zip(own, published, strict=True) if law.form == "power_frontier"), None)
     if laws is None:
         beside = tuple(published_sizing_law(law, unique_tokens) for law in text)
-        return ChosenLaws((default_law, *published), beside, default, default_law, frontier)
+        sha256 = laws_sha256(objective)
+        return ChosenLaws((default_law, *published), beside, default, default_law, frontier, sha256)
     if not laws:
         raise ConfigError("no law to answer from", hint="leave laws out to use the published ones")
     counted: list[SizingLaw] = []
@@ -81,7 +92,30 @@ def choose_laws(
     named = {law.law_id for law in counted}
     others = [law for law in (*own, *text) if law.default and law.id not in named]
     comparison = (default_law, *(published_sizing_law(law, unique_tokens) for law in others))
-    return ChosenLaws(tuple(counted), comparison, _ensemble_behind(laws[0], own_ensembles), default_law, frontier)
+    behind, sha256 = _ensemble_behind(laws[0], own_ensembles), laws[0].content_hash()
+    return ChosenLaws(tuple(counted), comparison, behind, default_law, frontier, sha256)
+
+
+def laws_sha256(objective: str, laws: Sequence[PublishedLaw | LawFit] = ()) -> str:
+    """Content hash of the law that answers for an objective: the first of its own or of text, or the shipped fit.
+
+    Raises
+    ------
+    ConfigError : no law of this objective is shipped.
+    """
+    own = next((law for law in laws if law.objective in (objective, "text")), None)
+    return published_sha256(objective) if own is None else own.content_hash()
+
+
+@lru_cache(maxsize=2)
+def published_sha256(objective: str) -> str:
+    """Content hash of the shipped fit of an objective.
+
+    Raises
+    ------
+    ConfigError : none is shipped.
+    """
+    return published_fit(objective).content_hash()
 
 
 @lru_cache(maxsize=2)

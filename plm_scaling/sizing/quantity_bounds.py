@@ -24,6 +24,8 @@ BOUNDS: Final[dict[str, Bounds]] = {
     "usd": Bounds(1e-6, 1e15, "US dollars", "20000"),
     "flops": Bounds(1e3, 1e36, "training FLOPs", "1e21"),
     "unique_tokens": Bounds(1.0, 1e18, "distinct training tokens", "15e9"),
+    "proprietary_tokens": Bounds(1.0, 1e18, "tokens of your own sequences", "70e6"),
+    "proprietary_length": Bounds(1.0, 1e7, "residues of one of your own sequences", "735"),
     "usd_per_gpu_hour": Bounds(1e-6, 1e9, "US dollars for an accelerator's hour", "1.3"),
     "usd_per_token": Bounds(1e-18, 1e6, "US dollars for a new unique token", "1e-7"),
     "usd_per_nat": Bounds(1e-6, 1e18, "US dollars that a nat is worth", "1e6"),

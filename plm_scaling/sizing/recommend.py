@@ -375,6 +375,7 @@ def _assemble(asked: _Asked, plan: _Plan) -> Recommendation:
         decision=plan.decision,
         verdict=verdict_sentence(plan.decision) if plan.decision else "",
         bill=machine.bill_of(N, D_built, asked.n_gpus),
+        laws_sha256=plan.laws.sha256,
     )
 
 

@@ -96,6 +96,8 @@ class Recommendation(Record):
     """The answer in one sentence; empty without a decision."""
     bill: RunBill | None = None
     """Of the buildable shape."""
+    laws_sha256: str = ""
+    """Content hash of the fit or published law that gives N; empty in older files."""
 
     @classmethod
     def migrate(cls, data: dict[str, Any], version: int) -> dict[str, Any]:

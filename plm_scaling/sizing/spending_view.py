@@ -58,6 +58,8 @@ class SpendingView(Record):
     adaptation: dict[str, AdaptationPilots] = Field(default_factory=dict)
     """Where proprietary tokens were stated: what to measure on them."""
     refusals: tuple[Refusal, ...] = ()
+    laws_sha256: dict[str, str] = Field(default_factory=dict)
+    """By objective: content hash of the fit or published law behind it; empty in older files."""
 
     @property
     def sentences(self) -> tuple[str, ...]:

@@ -67,8 +67,8 @@ class SweepSpec(Record):
     SCHEMA_VERSION: ClassVar[int] = 1
 
     name: str
-    corpus: str
-    """Path of a prepared corpus, relative to the spec's file."""
+    corpus: str = ""
+    """Path of a prepared corpus, relative to the spec's file; empty: named when the sweep is planned."""
     architecture: Architecture = "plm"
     """Of sizes given by numbers; a size given by name brings its own."""
     objectives: tuple[Objective, ...] = ("clm", "mlm")
@@ -144,7 +144,7 @@ class SweepSpec(Record):
         """
         continued = (arm.model_copy(update={"init_from": beside(folder, arm.init_from)}) for arm in self.continued)
         distil = (arm.model_copy(update={"teacher": beside(folder, arm.teacher)}) for arm in self.distil)
-        corpus = str((folder / self.corpus).resolve())
+        corpus = str((folder / self.corpus).resolve()) if self.corpus else ""
         return self.model_copy(update={"corpus": corpus, "continued": tuple(continued), "distil": tuple(distil)})
 
 

@@ -106,6 +106,14 @@ def test_corpus_replaces_the_specs(cli: Cli, write_spec: WriteSpec, corpus: Path
     assert cli("plan", spec, "--corpus", corpus, "-o", tmp_path / "far" / "away.json").code == 0
     plan = SweepPlan.read(tmp_path / "far" / "away.json")
     assert (tmp_path / "far" / plan.corpus).resolve() == corpus.resolve()
+    spec.write_text("".join(line for line in spec.read_text().splitlines(True) if not line.startswith("corpus")))
+    unnamed = cli("plan", spec)
+    assert unnamed.code == 2
+    assert "no corpus is named" in unnamed.err
+    assert "--corpus" in unnamed.err
+    assert cli("plan", spec, "--corpus", corpus, "-o", tmp_path / "far" / "named.json").code == 0
+    named = SweepPlan.read(tmp_path / "far" / "named.json")
+    assert [run.run_id for run in named.runs] == [run.run_id for run in plan.runs]
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,7 @@ from click.testing import CliRunner, Result
 from plm_scaling.cli.main import verbs
 from plm_scaling.core.records import Record
 from plm_scaling.sizing.allocation_record import AllocationPlan
+from plm_scaling.sizing.chosen_laws import published_sha256
 from plm_scaling.sizing.recommendation import Recommendation
 from plm_scaling.sizing.spending_view import SpendingView
 from plm_scaling.sizing.use_plan import UsePlan
@@ -43,6 +44,7 @@ def test_an_allocation_is_split_and_its_shares_are_the_whole(tmp_path: Path) -> 
     assert shown.return_value == 0
     assert "reserve" in shown.stdout
     assert plan.best in shown.stdout
+    assert plan.laws_sha256 == published_sha256("mlm")
     assert "FAR_OUTSIDE_RANGE" in plan.flags
     assert "decades outside the runs behind the laws" in shown.stderr
 

@@ -15,6 +15,7 @@ from plm_scaling.core.errors import RefusedError
 from plm_scaling.core.run import Stream
 from plm_scaling.core.run_row import RunRow
 from plm_scaling.core.run_table import RunTable
+from plm_scaling.sizing.chosen_laws import published_sha256
 from plm_scaling.sizing.costs import Budget
 from plm_scaling.sizing.default_laws import published_ensemble
 from plm_scaling.sizing.situations import make_situations, spending_for
@@ -66,6 +67,7 @@ def test_the_screen_says_what_the_call_says(tmp_path: Path) -> None:
     loaded = json.loads(as_json)
     loaded.pop("schema_version", None)
     assert SpendingView.model_validate(loaded) == view
+    assert view.laws_sha256 == {"mlm": published_sha256("mlm")}
 
 
 def test_both_objectives_are_not_compared_without_a_map() -> None:

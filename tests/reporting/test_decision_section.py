@@ -16,6 +16,7 @@ from plm_scaling.reporting.decision_prices import budget_spending
 from plm_scaling.reporting.decision_section import DecisionPart, decision_part, part_of
 from plm_scaling.reporting.decision_tables import tabulate_coefficients
 from plm_scaling.reporting.decision_view import ASSUMED_FACTOR, DecisionView, view_decision
+from plm_scaling.reporting.law_origins import LawOrigin, law_origins
 from plm_scaling.reporting.loading import load_study
 from plm_scaling.reporting.page import render_page
 from plm_scaling.reporting.study import Study
@@ -176,6 +177,20 @@ def test_every_coefficient_has_a_source_and_a_status(view: DecisionView) -> None
             assert all(f"{name} {value:.4g}" in row[2] for name, value in zip(member.form.names, natural, strict=True))
     assert all(row[3] and row[4] for row in rows)
     assert {row[4] for row in rows} >= {"own fit", "read", "unverified"}
+
+
+def test_a_file_made_from_another_law_is_named(study: Study, view: DecisionView) -> None:
+    assert study.sizing
+    sha256 = study.laws["mlm"].content_hash()
+    assert law_origins(study) == view.origins == (LawOrigin("size.json", "mlm", sha256, "fit-mlm.json"),)
+    assert ("MLM", "law of size.json", sha256[:12], "fit-mlm.json", "content hash") in tabulate_coefficients(view).rows
+    assert not any("another law" in warning for warning in part_of(view, study).warnings)
+    other = dataclasses.replace(study, sizing=study.sizing.model_copy(update={"laws_sha256": "f" * 64}))
+    said = part_of(replace(view, origins=law_origins(other)), other).warnings
+    assert any("size.json was made from another law of MLM (hash ffffffffffff)" in warning.lower().replace("mlm", "MLM")
+               for warning in said)  # fmt: skip
+    older = dataclasses.replace(study, sizing=study.sizing.model_copy(update={"laws_sha256": ""}))
+    assert law_origins(older) == ()
 
 
 def test_pictures_have_titles_words_and_a_text_instead(part: DecisionPart, view: DecisionView) -> None:
