@@ -1,0 +1,172 @@
+"""Totals: the log-likelihood of whole sequences by a causal model, their pseudo-likelihood by one that fills masks.
+
+They are sums over residues in nats, never means: a mean over tokens makes a longer variant look better or worse for its
+length alone. n sequences, L residues.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Final, Literal, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+
+from plm_scaling.core.errors import RefusedError
+from plm_scaling.evals.adapters.asking import need
+from plm_scaling.evals.adapters.base import Adapter, Direction, FloatArray, Letters, Query
+from plm_scaling.evals.cost import Cost, causal_cost
+from plm_scaling.evals.letters import amino_ids, letter_columns, scored_sites
+from plm_scaling.evals.windows import Cut, Span, WindowKind, covering_windows, edge_weights, optimal_window, room
+
+__all__ = ["Directions", "Totals", "clm_totals", "directions_of", "pseudo_totals", "window_query"]
+
+Directions = Literal["auto", "forward", "both"]
+"""auto: both where the model was trained so."""
+_AT_ONCE: Final = 2048
+"""Sequences or queries that a model is given at once: their log-probabilities are held in memory."""
+_T = TypeVar("_T")
+
+
+@dataclass(frozen=True)
+class Totals:
+    """Log-likelihoods float64[n] in nats, and how they came about."""
+
+    values: FloatArray
+    cost: Cost
+    windows: WindowKind
+    directions: tuple[Direction, ...] = ()
+
+
+def directions_of(adapter: Adapter, wanted: Directions) -> tuple[Direction, ...]:
+    """The directions in which a causal model reads.
+
+    Raises
+    ------
+    RefusedError : both are asked for, and it was trained in one.
+    """
+    need(adapter.info, "causal")
+    if wanted == "both":
+        need(adapter.info, "reverse")
+    both = wanted == "both" or (wanted == "auto" and "reverse" in adapter.info.abilities)
+    return ("forward", "reverse") if both else ("forward",)
+
+
+def clm_totals(
+    adapter: Adapter, sequences: Sequence[str], *, directions: Directions = "auto", letters: Letters = "20"
+) -> Totals:
+    """Ln p of each sequence, the mean of both directions where the model was trained in both.
+
+    With `raw` letters the end of the sequence counts, and residues beside the 20; without they are left out. A sequence
+    longer than the context is read in overlapping windows, and what several say of a residue is averaged by weights.
+
+    Raises
+    ------
+    RefusedError : the model is not causal, or has no second direction.
+    CorpusError : an empty sequence, or a character that is no residue letter.
+    """
+    found = directions_of(adapter, directions)
+    columns = [amino_ids(sequence) for sequence in sequences]
+    kept = [np.ones(len(ids), dtype=bool) if letters == "raw" else ids >= 0 for ids in columns]
+    width = room(adapter.info.context, max(map(len, sequences), default=1))
+    spans = [covering_windows(len(sequence), width) for sequence in sequences]
+    values, cost = np.zeros(len(sequences)), Cost()
+    for direction in found:
+        pieces = sorted(
+            {s[b:e] for s, windows in zip(sequences, spans, strict=True) for b, e in windows},
+            key=lambda piece: piece if direction == "forward" else piece[::-1],
+        )
+        owners = _owners(sequences, spans, kept, "left" if direction == "forward" else "right")
+        for part in _parts(pieces):
+            cost += causal_cost([piece if direction == "forward" else piece[::-1] for piece in part])
+            answers = adapter.residue_logprobs(part, direction=direction, letters=letters)
+            for piece, logprobs in zip(part, answers, strict=True):
+                for number, weights, ends in owners[piece]:
+                    values[number] += _weighted(logprobs, weights, ends[direction == "reverse"])
+    cut = any(len(windows) > 1 for windows in spans)
+    return Totals(values / len(found), cost, "overlapping" if cut else "whole", found)
+
+
+_Owner = tuple[int, FloatArray, tuple[bool, bool]]
+
+
+def _owners(
+    sequences: Sequence[str], spans: Sequence[Sequence[Span]], kept: Sequence[npt.NDArray[np.bool_]], cut: Cut
+) -> dict[str, list[_Owner]]:
+    """Of each piece: whose it is, with which weights, and whether the sequence ends (begins) with it."""
+    owners: dict[str, list[_Owner]] = {}
+    for number, (sequence, windows) in enumerate(zip(sequences, spans, strict=True)):
+        length = len(sequence)
+        for (begin, end), weights in zip(windows, edge_weights(windows, length, cut), strict=True):
+            owner = (number, weights * kept[number][begin:end], (end == length, begin == 0))
+            owners.setdefault(sequence[begin:end], []).append(owner)
+    return owners
+
+
+def _weighted(logprobs: FloatArray, weights: FloatArray, end: bool) -> float:
+    """Weighted sum over the residues that count, and the terminal where it is given and true."""
+    counted = weights > 0
+    total = float(logprobs[: len(weights)][counted] @ weights[counted])
+    return total + float(logprobs[-1]) if end and len(logprobs) > len(weights) else total
+
+
+def pseudo_totals(adapter: Adapter, sequences: Sequence[str], *, letters: Letters = "20") -> Totals:
+    """Sum over all sites of ln p(x_i | the others), each site masked by itself, the first and the last ones too.
+
+    Sites with X, B, U, Z or O are shown and not counted. A sequence longer than the context is read in one window
+    around each site.
+
+    Raises
+    ------
+    RefusedError : the model fills no masks.
+    CorpusError : an empty sequence, or a character that is no residue letter.
+
+    **Source:** Salazar et al. 2020 (pseudo-log-likelihood), equation 1.
+    """
+    need(adapter.info, "masked", "profile")
+    place = letter_columns(adapter.info, letters)
+    distinct = {sequence: number for number, sequence in enumerate(dict.fromkeys(sequences))}
+    totals, cost, cut = np.zeros(len(distinct)), Cost(), False
+    for part in _parts(_all_sites(distinct)):
+        queries = [window_query(adapter, sequence, (site,)) for sequence, site in part]
+        answers = adapter.masked_logprobs(queries, letters=letters)
+        for (sequence, site), query, logprobs in zip(part, queries, answers, strict=True):
+            column = place[amino_ids(sequence[site])[0]]
+            totals[distinct[sequence]] += logprobs[0, column]
+            cut = cut or len(query.sequence) < len(sequence)
+        tokens = sum(len(query.sequence) + 2 for query in queries)
+        cost += Cost(len(part), len(part), tokens, tokens)
+    values = totals[[distinct[sequence] for sequence in sequences]] if len(sequences) else totals
+    return Totals(values, cost, "per site" if cut else "whole")
+
+
+def _all_sites(sequences: Iterable[str]) -> Iterator[tuple[str, int]]:
+    for sequence in sequences:
+        for site in scored_sites(sequence).tolist():
+            yield sequence, site
+
+
+def window_query(adapter: Adapter, sequence: str, sites: Sequence[int], *, masked: bool = True) -> Query:
+    """Sites to be read, masked or shown, in the window around them that fits into the context.
+
+    Raises
+    ------
+    RefusedError : they do not fit into one window.
+    """
+    begin, end = optimal_window(sites, len(sequence), room(adapter.info.context, len(sequence)))
+    if min(sites) < begin or max(sites) >= end:
+        raise RefusedError(
+            f"sites {min(sites) + 1} to {max(sites) + 1} do not fit into one window of {end - begin} residues",
+            why=f"{adapter.info.name} has a context of {adapter.info.context} positions",
+            hint="mask the sites one at a time (joint=False)",
+        )
+    inside = tuple(site - begin for site in sites)
+    return Query(sequence[begin:end], masked=inside if masked else (), read=inside)
+
+
+def _parts(items: Sequence[_T] | Iterator[_T]) -> Iterator[list[_T]]:
+    rest = iter(items)
+    while part := list(itertools.islice(rest, _AT_ONCE)):
+        yield part
