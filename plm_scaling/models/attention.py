@@ -76,6 +76,8 @@ def attend(
     scale : factor on the scores, 1 / sqrt(K) by default.
     """
     scale = 1.0 / math.sqrt(q_PHK.shape[-1]) if scale is None else scale
+    if documents.attention is not None:
+        return documents.attention(q_PHK, k_PHK, v_PHK, causal, scale)
     kernel = kernel_for(q_PHK.device.type, q_PHK.dtype, q_PHK.shape[-1], documents.longest)
     if kernel == "varlen" or kernel == "flash_attn":
         return _one_kernel(kernel, q_PHK, k_PHK, v_PHK, documents, causal=causal, scale=scale)

@@ -1,4 +1,7 @@
-"""What all architectures share: one signature, one way to be built. P positions, S scored ones, V vocabulary."""
+"""What all architectures share: one signature, one way to be built.
+
+Shapes: P positions, S scored ones, D width, K what is turned of a head, V vocabulary.
+"""
 
 from __future__ import annotations
 
@@ -43,6 +46,36 @@ class ProteinModel(nn.Module):
         documents : what the model is shown.
         scored_S : int64, positions among the P.
         """
+        x_PD = self.stream(documents)
+        return self.logits(self.normed(x_PD if scored_S is None else x_PD[scored_S]))
+
+    def stream(self, documents: Documents, n_blocks: int | None = None) -> Tensor:
+        """Residual stream [P, D], in the dtype of the activations, before the last norm.
+
+        Parameters
+        ----------
+        documents : what the model is shown.
+        n_blocks : after so many blocks, 0 for the embeddings; None for all of them.
+        """
+        turn_PK, x_PD = self.turns(documents), self.embedded(documents)
+        for block in list(self.blocks)[:n_blocks]:
+            x_PD = block(x_PD, turn_PK, documents)
+        return x_PD
+
+    def turns(self, documents: Documents) -> Tensor:
+        """Rotary factors at each position, complex64[P, K / 2]."""
+        raise NotImplementedError
+
+    def embedded(self, documents: Documents) -> Tensor:
+        """Residual stream before the first block, [P, D], in the dtype of the activations."""
+        raise NotImplementedError
+
+    def normed(self, x_SD: Tensor) -> Tensor:
+        """The norm after the last block, [S, D]."""
+        raise NotImplementedError
+
+    def logits(self, h_SD: Tensor) -> Tensor:
+        """The output head on the normed stream, float32[S, V]."""
         raise NotImplementedError
 
     def model_ids(self, ids: Tensor) -> Tensor:

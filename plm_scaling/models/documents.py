@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 
 import torch
 from torch import Tensor
 
-__all__ = ["Documents"]
+__all__ = ["Attention", "Documents"]
+
+Attention = Callable[[Tensor, Tensor, Tensor, bool, float], Tensor]
+"""Queries, keys, values, each [P, H, K], causal, scale -> mixed [P, H, K]; called once for each layer in turn."""
 
 
 @dataclass(frozen=True)
@@ -22,12 +26,15 @@ class Documents:
     position_P : int64, position within the document.
     bounds : int32[n + 1], where each document begins, and P; equal neighbours are empty documents.
     longest : positions of the longest document, or a bound on it.
+    attention : what carries out attention in place of the kernels, for documents that share beginnings or whose maps
+        are wanted.
     """
 
     tokens_P: Tensor
     position_P: Tensor
     bounds: Tensor
     longest: int
+    attention: Attention | None = None
 
     @classmethod
     def of(cls, sequences: list[Tensor]) -> Documents:
@@ -57,4 +64,4 @@ class Documents:
         tokens_P, position_P, bounds = (
             t.to(device, non_blocking=True) for t in (self.tokens_P, self.position_P, self.bounds)
         )
-        return Documents(tokens_P, position_P, bounds, self.longest)
+        return Documents(tokens_P, position_P, bounds, self.longest, self.attention)

@@ -153,17 +153,9 @@ class Esm2(ProteinModel):
                 scale = sd / math.sqrt(2 * self.shape.n_layers) if small else sd
                 nn.init.normal_(parameter, std=scale, generator=generator)
 
-    def forward(self, documents: Documents, scored_S: Tensor | None = None) -> Tensor:
-        """Logits of every position, float32[P, V], or of the scored ones only, float32[S, V]."""
-        turn_PK = self.turn_TK[documents.position_P]
-        x_PD = self.embedded(documents)
-        for block in self.blocks:
-            x_PD = block(x_PD, turn_PK, documents)
-        x_SD = x_PD if scored_S is None else x_PD[scored_S]
-        h_SD = _normed(x_SD, self.final_norm, self.final_norm_bias)
-        h_SD = F.gelu(_linear(h_SD, self.head_dense, self.head_dense_bias))
-        h_SD = _normed(h_SD, self.head_norm, self.head_norm_bias)
-        return _linear(h_SD, self.embedding, self.head_bias).float()
+    def turns(self, documents: Documents) -> Tensor:
+        """Rotary factors at each position, complex64[P, K / 2]."""
+        return self.turn_TK[documents.position_P]
 
     def embedded(self, documents: Documents) -> Tensor:
         """Residual stream before the first block, [P, D], in the dtype of the activations."""
@@ -171,6 +163,16 @@ class Esm2(ProteinModel):
         if self.token_dropout:
             x_PD = x_PD * self._token_scale(documents)[:, None]
         return x_PD.to(self.dtype)
+
+    def normed(self, x_SD: Tensor) -> Tensor:
+        """The norm after the last block, [S, D]."""
+        return _normed(x_SD, self.final_norm, self.final_norm_bias)
+
+    def logits(self, h_SD: Tensor) -> Tensor:
+        """The output head on the normed stream, float32[S, V]."""
+        h_SD = F.gelu(_linear(h_SD, self.head_dense, self.head_dense_bias))
+        h_SD = _normed(h_SD, self.head_norm, self.head_norm_bias)
+        return _linear(h_SD, self.embedding, self.head_bias).float()
 
     @staticmethod
     def _token_scale(documents: Documents) -> Tensor:

@@ -114,12 +114,18 @@ class Transformer(ProteinModel):
                 scale = sd / math.sqrt(2 * self.shape.n_layers) if small else sd
                 nn.init.normal_(parameter, std=scale, generator=generator)
 
-    def forward(self, documents: Documents, scored_S: Tensor | None = None) -> Tensor:
-        """Logits of every position, float32[P, V], or of the scored ones only, float32[S, V]."""
-        turn_PK = self.turn_TK[documents.position_P]
-        x_PD = F.embedding(documents.tokens_P, self.embedding).to(self.dtype)
-        for block in self.blocks:
-            x_PD = block(x_PD, turn_PK, documents)
-        x_SD = x_PD if scored_S is None else x_PD[scored_S]
-        h_SD = F.layer_norm(x_SD, self.final_norm.shape, self.final_norm.to(self.dtype), None, NORM_EPS)
+    def turns(self, documents: Documents) -> Tensor:
+        """Rotary factors at each position, complex64[P, K / 2]."""
+        return self.turn_TK[documents.position_P]
+
+    def embedded(self, documents: Documents) -> Tensor:
+        """Residual stream before the first block, [P, D], in the dtype of the activations."""
+        return F.embedding(documents.tokens_P, self.embedding).to(self.dtype)
+
+    def normed(self, x_SD: Tensor) -> Tensor:
+        """The norm after the last block, [S, D]."""
+        return F.layer_norm(x_SD, self.final_norm.shape, self.final_norm.to(self.dtype), None, NORM_EPS)
+
+    def logits(self, h_SD: Tensor) -> Tensor:
+        """The output head on the normed stream, float32[S, V]."""
         return F.linear(h_SD, self.head.to(self.dtype)).float()

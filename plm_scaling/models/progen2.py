@@ -145,13 +145,19 @@ class ProGen2(ProteinModel):
         """ProGen2's ids of ids of `core.alphabet`, of any shape."""
         return self.own_ids[ids]
 
-    def forward(self, documents: Documents, scored_S: Tensor | None = None) -> Tensor:
-        """Logits of every position, float32[P, V], or of the scored ones only, float32[S, V]."""
-        turn_PR = self.turn_TR[documents.position_P]
-        x_PD = F.embedding(self.model_ids(documents.tokens_P), self.embedding).to(self.dtype)
-        for block in self.blocks:
-            x_PD = block(x_PD, turn_PR, documents)
-        x_SD = x_PD if scored_S is None else x_PD[scored_S]
+    def turns(self, documents: Documents) -> Tensor:
+        """Rotary factors at each position, complex64[P, R / 2]."""
+        return self.turn_TR[documents.position_P]
+
+    def embedded(self, documents: Documents) -> Tensor:
+        """Residual stream before the first block, [P, D], in the dtype of the activations."""
+        return F.embedding(self.model_ids(documents.tokens_P), self.embedding).to(self.dtype)
+
+    def normed(self, x_SD: Tensor) -> Tensor:
+        """The norm after the last block, [S, D]."""
         gain_D, bias_D = self.final_norm.to(self.dtype), self.final_norm_bias.to(self.dtype)
-        h_SD = F.layer_norm(x_SD, gain_D.shape, gain_D, bias_D, NORM_EPS)
+        return F.layer_norm(x_SD, gain_D.shape, gain_D, bias_D, NORM_EPS)
+
+    def logits(self, h_SD: Tensor) -> Tensor:
+        """The output head on the normed stream, float32[S, V], in ProGen2's numbering."""
         return F.linear(h_SD, self.head.to(self.dtype), self.head_bias.to(self.dtype)).float()
