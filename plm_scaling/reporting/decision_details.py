@@ -11,6 +11,7 @@ from plm_scaling.core.units import format_count
 from plm_scaling.reporting.decision_figures import draw_frontier, draw_repeat_loss, draw_tornado, draw_valley
 from plm_scaling.reporting.decision_tables import (
     tabulate_actions,
+    tabulate_adaptation,
     tabulate_allocation,
     tabulate_coefficients,
     tabulate_downstream,
@@ -19,6 +20,7 @@ from plm_scaling.reporting.decision_tables import (
     tabulate_pilots,
     tabulate_splits,
     tabulate_swings,
+    tabulate_transferred,
 )
 from plm_scaling.reporting.decision_view import DecisionView
 from plm_scaling.reporting.downstream_figures import draw_downstream
@@ -39,6 +41,7 @@ def decision_sections(view: DecisionView, study: Study) -> tuple[Section, ...]:
         _dollar,
         _swings,
         _pilots,
+        _own,
         _downstream,
         _allocation,
         _coefficients,
@@ -150,6 +153,18 @@ def _pilots(view: DecisionView, study: Study) -> Section:
         f"compute. {capital(plan.stop).rstrip('.')}. Pilots are worth making while they save more than they cost."
     )
     return Section("pilots", "Pilots", title, reading, (), (tabulate_pilots(plan),))
+
+
+def _own(view: DecisionView, study: Study) -> Section | None:
+    """What a user's own sequences can be used for: only where they were asked about."""
+    del study
+    plan = view.adaptation
+    if plan is None:
+        return None
+    reading = " ".join(f"{sentence}." for sentence in (*plan.findings, *map(capital, plan.design)))
+    title, tables = f"Your own {format_count(plan.tokens, 2)} tokens", [tabulate_adaptation(plan)]
+    worth = tabulate_transferred(view.actions.actions if view.actions else (), plan.tokens)
+    return Section("own", "Own sequences", title, reading, (), (*([worth] if worth.rows else []), *tables))
 
 
 def _downstream(view: DecisionView, study: Study) -> Section:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from plm_scaling.core.units import format_count
+from plm_scaling.core.units import format_count, format_usd
 from plm_scaling.laws.interval import Interval
 from plm_scaling.laws.repeat_fit import RepeatFit
 from plm_scaling.reporting.decision_view import DecisionView
@@ -13,6 +13,7 @@ from plm_scaling.reporting.downstream_figures import floors_shown
 from plm_scaling.reporting.tables import Table
 from plm_scaling.reporting.wording import count, count_range, flag_words, join_words, passes, percent
 from plm_scaling.sizing.action import Action, ActionTable
+from plm_scaling.sizing.adaptation_pilots import AdaptationPilots
 from plm_scaling.sizing.allocation_record import AllocationPlan
 from plm_scaling.sizing.costs import gpu_named, load_hardware
 from plm_scaling.sizing.decision_record import Decision
@@ -25,6 +26,7 @@ from plm_scaling.sizing.tornado import Tornado
 
 __all__ = [
     "tabulate_actions",
+    "tabulate_adaptation",
     "tabulate_allocation",
     "tabulate_coefficients",
     "tabulate_downstream",
@@ -34,10 +36,12 @@ __all__ = [
     "tabulate_sizes",
     "tabulate_splits",
     "tabulate_swings",
+    "tabulate_transferred",
 ]
 
 _ABSENT = "\u2013"
 _SIZES = {"plan": "as decided", "minimax": "smallest worst case (minimax)"}
+_METHODS = {"as is": "not at all", "full": "all weights", "lora": "low-rank additions", "scratch": "from scratch"}
 _MUCH = 1e5
 """Dollars per 0.01 nats beyond which a purchase is as good as none."""
 
@@ -211,6 +215,40 @@ def tabulate_pilots(plan: PilotPlan) -> Table:
     title = "Pilot runs to make first" if plan.first else "Pilot runs, none of which pays"
     header = ("Pilots", "Runs", "N", "Cost", "Regret saved, nats", "Worth", "Pays")
     return Table(title, header, rows)
+
+
+def tabulate_adaptation(plan: AdaptationPilots) -> Table:
+    """Runs on one's own sequences that would settle what they are good for."""
+    rows = tuple(
+        (
+            run.model,
+            _METHODS[run.method],
+            percent(run.tokens / plan.tokens),
+            passes(run.epochs),
+            f"{run.flops:.3g}",
+            format_usd(run.usd),
+            f"{run.state_gb:.2g} GB",
+        )
+        for run in plan.runs
+    )
+    header = ("Model", "Trained", "Of your tokens", "Passes", "Exact FLOPs", "Cost", "State")
+    return Table("Pilots on your own sequences", header, rows, 2)
+
+
+def tabulate_transferred(actions: Sequence[Action], tokens: float) -> Table:
+    """What pre-training may be worth to one's own tokens, by model; empty without an action that says."""
+    told = {a.N: a for a in actions if a.transferred is not None and a.N is not None}
+    rows = tuple(
+        (
+            action.name.split()[-1],
+            count_range(action.transferred.low, action.transferred.high) if action.transferred else _ABSENT,
+            _counted(action.wanted_tokens),
+            _ABSENT if action.wanted_tokens is None else f"{100 * tokens / action.wanted_tokens:.2g}\u00a0%",
+        )
+        for _, action in sorted(told.items())
+    )
+    header = ("Model", "Tokens of yours it stands for", "Its size wants from scratch", "You hold")
+    return Table("What pre-training may be worth, by laws of other transfers (unverified)", header, rows)
 
 
 def tabulate_downstream(views: Sequence[DownstreamView], N: float) -> Table:

@@ -15,6 +15,7 @@ from plm_scaling.reporting.law_origins import LawOrigin, law_origins
 from plm_scaling.reporting.study import OBJECTIVES, Study
 from plm_scaling.reporting.wording import power_of_ten
 from plm_scaling.sizing.action import ActionTable
+from plm_scaling.sizing.adaptation_pilots import AdaptationPilots
 from plm_scaling.sizing.allocation_record import AllocationPlan
 from plm_scaling.sizing.answers import VALLEY_NATS
 from plm_scaling.sizing.decision import LOW_REGRET, decide
@@ -75,6 +76,8 @@ class DecisionView:
     marginal: MarginalValues | None = None
     tornado: Tornado | None = None
     pilots: PilotPlan | None = None
+    adaptation: AdaptationPilots | None = None
+    """Where spend.json was asked about sequences of one's own."""
     allocation: AllocationPlan | None = None
     downstream: tuple[DownstreamView, ...] = ()
     omitted: Mapping[str, str] = field(default_factory=dict)
@@ -184,6 +187,7 @@ def _completed(
         marginal=marginal,
         tornado=tornado,
         pilots=pilots,
+        adaptation=study.spending.adaptation.get(objective) if study.spending else None,
         allocation=study.allocation,
         downstream=tuple(map(downstream_view, _DOWNSTREAM)) if sizing is not None else (),
         omitted=omitted,

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from plm_scaling.core.units import format_count
+from plm_scaling.laws.interval import Interval
 from plm_scaling.reporting.decision_curves import frontier_of, repeat_curve
 from plm_scaling.reporting.decision_prices import budget_spending
 from plm_scaling.reporting.decision_section import DecisionPart, decision_part, part_of
@@ -20,6 +21,9 @@ from plm_scaling.reporting.law_origins import LawOrigin, law_origins
 from plm_scaling.reporting.loading import load_study
 from plm_scaling.reporting.page import render_page
 from plm_scaling.reporting.study import Study
+from plm_scaling.sizing.action import Action
+from plm_scaling.sizing.adaptation import Adaptation
+from plm_scaling.sizing.adaptation_pilots import AdaptationPilots
 from plm_scaling.sizing.allocation import plan_allocation
 from plm_scaling.sizing.allocation_risk import Allocation
 from plm_scaling.sizing.decision import decide
@@ -275,8 +279,20 @@ def test_what_spend_said_is_shown_as_it_said_it(tmp_path: Path, study: Study, vi
         usd=5e3, N_now=1e9, evpi=0.004, evpi_usd=500.0, usd_per_nat=1.25e5, common_sd=0.05, candidates=(pilot,),
         first=(pilot,), regret_after=0.002, stop="further pilots cost more than they save",
     )  # fmt: skip
+    run = Adaptation(
+        model="esm2-35m", method="lora", tokens=7e5, epochs=4.0, flops=1e15, gpu_hours=0.1, usd=0.3, state_gb=0.2
+    )
+    own = AdaptationPilots(
+        objective="mlm", tokens=7e7, runs=(run,), gpu_hours=0.1, usd=0.3, noise=0.01, design=("pilots: one <run>",),
+        findings=("esm2-35m: ossified",),
+    )  # fmt: skip
+    tuned = Action(
+        key="adapt", name="mlm adapt full esm2-35m", title="fine-tune", objective="mlm", group="own", N=3e7,
+        transferred=Interval(value=5e8, low=3e8, high=2e9), wanted_tokens=3.5e10, ruled_out="no",
+    )  # fmt: skip
     spent = SpendingView(
-        actions=view.actions.model_copy(update={"usd": 9e3}),
+        adaptation={"mlm": own},
+        actions=view.actions.model_copy(update={"usd": 9e3, "actions": (*view.actions.actions, tuned)}),
         marginal={"mlm": view.marginal.model_copy(update={"usd": 9e3})},
         tornado={"mlm": Tornado(N=1.5e9, loss=2.0, usd=5e3, swings=(swing,))},
         pilots={"mlm": plan},
@@ -295,6 +311,13 @@ def test_what_spend_said_is_shown_as_it_said_it(tmp_path: Path, study: Study, vi
     assert sections["pilots"].tables[0].rows[0] == (
         "row <1>", "2", "10M to 40M".replace(" ", "\u00a0"), "$40", "0.00200", "$250", "yes",
     )  # fmt: skip
+    assert sections["own"].title == "Your own 70M tokens"
+    assert sections["own"].reading == "esm2-35m: ossified. Pilots: one <run>."
+    worth, pilots = sections["own"].tables
+    assert worth.rows == (("esm2-35m", "300M to 2B".replace(" ", "\u00a0"), "35B", "0.2 %".replace(" ", "\u00a0")),)
+    assert pilots.rows == (
+        ("esm2-35m", "low-rank additions", "1.0 %".replace(" ", "\u00a0"), "4", "1e+15", "$0.3", "0.2 GB"),
+    )
     assert any("another budget: $9,000 , not $" in line for line in map(words, part.lines))
 
 
