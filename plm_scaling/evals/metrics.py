@@ -264,7 +264,7 @@ def _two_classes(metric: MetricName, class_n: FloatArray) -> npt.NDArray[np.bool
     odd = class_n[(class_n != 0.0) & (class_n != 1.0)]
     if len(odd):
         raise ConfigError(f"{metric} needs classes 0 and 1", why=f"one is {odd[0]:g}", hint="cut the measurements")
-    return class_n == 1.0
+    return np.asarray(class_n == 1.0)
 
 
 def _same_length(what: str, truth: npt.NDArray[np.generic], scores: npt.NDArray[np.generic]) -> None:
