@@ -47,12 +47,13 @@ COLORS: Final[dict[str, str]] = {
     "grid": "#e3e7ec",
     "card": "#fffffe",
     "clm": "#0072b2",
-    "mlm": "#d55e00",
+    "mlm": "#c14f00",
     "good": "#00875f",
     "warn": "#b3541e",
     **{f"b{i}": color for i, color in enumerate(_BUDGETS)},
 }
-"""Name of a page colour -> its value on paper. Okabe-Ito blue and vermilion for the objectives, viridis for budgets."""
+"""Name of a page colour -> its value on paper. Okabe-Ito blue and vermilion for the objectives, the latter
+darkened until its words can be read (4.5 to 1); viridis for budgets."""
 
 DARK: Final[dict[str, str]] = {
     "ink": "#e7eaf0",
@@ -68,8 +69,8 @@ DARK: Final[dict[str, str]] = {
 """The same names on a dark screen."""
 
 KINDS: Final = (
-    ("#0072b2", "o"),
-    ("#d55e00", "s"),
+    (COLORS["clm"], "o"),
+    (COLORS["mlm"], "s"),
     ("#009e73", "^"),
     ("#cc79a7", "D"),
     ("#1b2431", "v"),

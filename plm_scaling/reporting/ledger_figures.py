@@ -29,7 +29,7 @@ _LAYERS: Final = (
     ("near-copy, 90 %", "#a9d8f2"),
     ("seen by an earlier run", "#009e73"),
     ("exact copy", "#cc79a7"),
-    ("later epoch", "#d55e00"),
+    ("later epoch", COLORS["mlm"]),
 )
 """From the bottom: what is new, then what is less so. The first three are the unique tokens."""
 
