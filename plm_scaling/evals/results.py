@@ -51,6 +51,8 @@ class ResultRow(Record):
     clusters: str = ""
     n: int
     """Examples the metric is over."""
+    limit: int | None = None
+    """Where a seeded sample of at most so many was asked about instead of all."""
     n_train: int = 0
     resamples: int = 0
     seed: int = 0
@@ -68,7 +70,7 @@ class ResultRow(Record):
         """What a later row of the same question replaces: task, data, weights, protocol, metric."""
         return (
             *(self.task, str(self.task_version), self.data_sha256, self.model.name, self.model.sha256),
-            *(self.protocol, self.metric, str(self.seed)),
+            *(self.protocol, self.metric, str(self.limit), str(self.seed)),
         )
 
     def beats_floors(self) -> bool | None:

@@ -49,6 +49,9 @@ class ModelInfo(Record):
     """Tokens it was trained on, where known."""
     C: float | None = None
     """6 N D of its training."""
+    loss: float | None = None
+    """Final validation loss of its training, nats per token, where its run is at hand; compares within one objective
+    and one validation set."""
     flops_per_token: float = 0.0
     """Forward, at a document of 512 positions."""
     context: int = 0

@@ -1,0 +1,122 @@
+"""Tasks put to models one after the other; what is done is kept at once, and not done again."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from plm_scaling.core.errors import PlmScalingError, RecordError
+from plm_scaling.core.files import writing_atomic
+from plm_scaling.evals.adapters.base import Adapter
+from plm_scaling.evals.results import ResultRow, append_rows, read_rows
+from plm_scaling.evals.task import Answer, Asked, Task, answer_hash
+
+__all__ = ["Step", "load_scores", "run_tasks"]
+
+
+@dataclass(frozen=True)
+class Step:
+    """What became of one task and one model."""
+
+    model: str
+    task: str
+    outcome: str
+    """done, kept (it was there), cannot (the model lacks the ability), or failed."""
+    rows: tuple[ResultRow, ...] = ()
+    why: str = ""
+
+
+def run_tasks(
+    models: Iterable[Callable[[], Adapter]],
+    tasks: Sequence[Task],
+    asked: Asked,
+    out: Path,
+    *,
+    again: bool = False,
+    told: Callable[[Step], None] = lambda _: None,
+) -> list[Step]:
+    """Every task for every model, rows appended to `out`, scores row by row beside it for comparisons.
+
+    Parameters
+    ----------
+    models : openers, so that one model is in memory at a time.
+    again : also what `out` already answers for the same data, weights and seed.
+    told : called after each step.
+
+    A task that fails for one model is reported as failed with its reason, and the others go on.
+    """
+    known = read_rows(out) if out.exists() and not again else []
+    steps = []
+    for opened in models:
+        adapter = opened()
+        for task in tasks:
+            step = _step(task, adapter, asked, out, known)
+            steps.append(step)
+            told(step)
+    return steps
+
+
+def _step(task: Task, adapter: Adapter, asked: Asked, out: Path, known: Sequence[ResultRow]) -> Step:
+    info = adapter.info
+    if not task.can(adapter):
+        why = f"needs {' or '.join(task.needs)}; it has {', '.join(info.abilities) or 'none'}"
+        return Step(info.name, task.name, "cannot", why=why)
+    try:
+        if rows := _already(task, adapter, asked, known):
+            return Step(info.name, task.name, "kept", rows)
+        answers = task.measure(task, adapter, asked)
+    except PlmScalingError as error:
+        return Step(info.name, task.name, "failed", why=str(error))
+    for answer in answers:
+        _save_scores(out, answer)
+    append_rows(out, [answer.row for answer in answers])
+    return Step(info.name, task.name, "done", tuple(answer.row for answer in answers))
+
+
+def _already(task: Task, adapter: Adapter, asked: Asked, known: Sequence[ResultRow]) -> tuple[ResultRow, ...]:
+    """Rows of the same task, version, data, sample, weights and seed."""
+    info, data = adapter.info, task.data_sha256(asked)
+    return tuple(
+        row
+        for row in known
+        if (row.task == task.name or row.task.startswith(f"{task.name}/"))
+        and (row.task_version, row.data_sha256, row.limit, row.seed) == (task.version, data, asked.limit, asked.seed)
+        and (row.model.name, row.model.sha256) == (info.name, info.sha256)
+    )
+
+
+def _save_scores(out: Path, answer: Answer) -> None:
+    if answer.truth is None or answer.scores is None:
+        return
+    path = _scores_path(out, answer.row)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with writing_atomic(path) as handle:
+        np.savez_compressed(handle, truth=answer.truth, scores=answer.scores, clusters=np.array(answer.clusters))
+
+
+def _scores_path(out: Path, row: ResultRow) -> Path:
+    return out.with_name(f"{out.stem}.scores") / f"{answer_hash(row)}.npz"
+
+
+def load_scores(out: Path, row: ResultRow) -> tuple[np.ndarray, np.ndarray, tuple[str, ...]]:
+    """Truth and scores float64[n] of a row, and the cluster of every example ([] where rows are drawn).
+
+    Raises
+    ------
+    RecordError : they were not kept, or the file is damaged.
+    """
+    path = _scores_path(out, row)
+    try:
+        with np.load(path, allow_pickle=False) as kept:
+            return kept["truth"], kept["scores"], tuple(kept["clusters"].tolist())
+    except FileNotFoundError:
+        raise RecordError(
+            f"the scores behind {row.task} of {row.model.name} are not there",
+            where=str(path),
+            hint="evaluate run --again",
+        ) from None
+    except (OSError, ValueError, KeyError) as error:
+        raise RecordError("scores that cannot be read", where=str(path), why=str(error)) from None

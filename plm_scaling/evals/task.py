@@ -1,0 +1,257 @@
+"""`Task`: a question that models are asked, with its data, its metric and the version of both."""
+
+from __future__ import annotations
+
+import fnmatch
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from plm_scaling.core.errors import ConfigError, RefusedError
+from plm_scaling.core.files import sha256_file, sha256_text
+from plm_scaling.evals.adapters.base import Ability, Adapter
+from plm_scaling.evals.bootstrap import Bootstrapped, bootstrap_metric
+from plm_scaling.evals.metrics import MetricName
+from plm_scaling.evals.results import FloorScore, ResultRow
+
+__all__ = [
+    "Answer",
+    "Asked",
+    "Kind",
+    "Scored",
+    "Task",
+    "answer_hash",
+    "answer_of",
+    "data_file",
+    "match_tasks",
+    "sample_rows",
+]
+
+Kind = Literal["likelihood", "zero-shot", "supervised", "structure", "generation"]
+FloatArray = npt.NDArray[np.float64]
+_SUFFIXES: Final = ("", ".gz")
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What comes with the question.
+
+    Attributes
+    ----------
+    data : folder of evaluation sets in their published layouts, searched to any depth.
+    sequences : held-out proteins (FASTA), for tasks about likelihood.
+    corpus : the prepared corpus the models were trained on, for audits and bins of identity.
+    limit : at most so many examples, a seeded sample of them; None for all.
+    resamples : draws of every interval.
+    """
+
+    data: Path | None = None
+    sequences: Path | None = None
+    corpus: Path | None = None
+    limit: int | None = None
+    resamples: int = 1000
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Answer:
+    """A row of results, and what it was computed from where models can be compared row by row."""
+
+    row: ResultRow
+    truth: FloatArray | None = None
+    scores: FloatArray | None = None
+    clusters: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Task:
+    """A question.
+
+    Attributes
+    ----------
+    name : `group.part`.
+    about : one line for `evaluate ls`.
+    needs : abilities, one of which a model must have.
+    files : names of the files of its data as they are published; a .gz of them will do.
+    version : raised when data, splits or scoring change what the number means.
+    measure : model and question to answers.
+    """
+
+    name: str
+    kind: Kind
+    about: str
+    metric: str
+    higher_is_better: bool
+    needs: tuple[Ability, ...]
+    measure: Callable[[Task, Adapter, Asked], list[Answer]] = field(repr=False)
+    files: tuple[str, ...] = ()
+    version: int = 1
+
+    def can(self, adapter: Adapter) -> bool:
+        """Whether the model has what it takes."""
+        return not self.needs or bool(set(self.needs) & set(adapter.info.abilities))
+
+    def paths(self, asked: Asked) -> tuple[Path, ...]:
+        """Its files.
+
+        Raises
+        ------
+        ConfigError : one is missing; names it and where it was looked for.
+        """
+        return tuple(data_file(asked, name, self.name) for name in self.files)
+
+    def data_sha256(self, asked: Asked) -> str:
+        """Of the files it reads; empty where it reads none."""
+        paths = [*self.paths(asked)]
+        if not paths and asked.sequences is not None:
+            paths.append(asked.sequences)
+        return sha256_text(" ".join(sha256_file(path) for path in paths)) if paths else ""
+
+
+def data_file(asked: Asked, name: str, task: str) -> Path:
+    """A file of the evaluation sets by its published name, wherever it lies under the folder of data.
+
+    Raises
+    ------
+    ConfigError : no folder was given, or the file is not in it.
+    """
+    if asked.data is None:
+        raise ConfigError(f"{task} needs {name}", why="no folder of evaluation sets was given", hint="--data FOLDER")
+    for suffix in _SUFFIXES:
+        if found := sorted(path for path in asked.data.rglob(name + suffix) if path.is_file()):
+            return found[0]
+    raise ConfigError(
+        f"{task} needs {name}",
+        where=str(asked.data),
+        why="no file of that name, plain or .gz, lies there",
+        hint="docs/evaluation.md says where each set is published",
+    )
+
+
+@dataclass(frozen=True)
+class Scored:
+    """Scores of a task's examples and how they came about.
+
+    Attributes
+    ----------
+    truth, scores : float64[n].
+    clusters : protein or family of every example, [n]; empty where they are independent.
+    tokens : processed by the model.
+    """
+
+    truth: FloatArray
+    scores: FloatArray
+    protocol: str
+    clusters: tuple[str, ...] = ()
+    cluster_kind: str = ""
+    n_train: int = 0
+    floors: tuple[FloorScore, ...] = ()
+    noise_ceiling: float | None = None
+    tokens: float = 0.0
+    flags: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
+
+
+def answer_of(
+    task: Task,
+    adapter: Adapter,
+    asked: Asked,
+    scored: Scored,
+    *,
+    metric: MetricName | None = None,
+    value: Bootstrapped | None = None,
+    started: float | None = None,
+    name: str | None = None,
+) -> Answer:
+    """A row from scores: the metric with its interval, every hash, and what the task says of itself.
+
+    Parameters
+    ----------
+    metric : of scores against truth; the task's own by default.
+    value : instead, where the task has computed its metric and interval.
+    started : `time.perf_counter()` at the beginning.
+    name : of the row, where a task gives several.
+
+    A metric that is not defined on these rows is refused by name (`RefusedError`).
+    """
+    chosen: MetricName = metric or task.metric  # type: ignore[assignment]
+    if value is None:
+        value = bootstrap_metric(
+            chosen,
+            scored.truth,
+            scored.scores,
+            clusters=scored.clusters or None,
+            draws=asked.resamples,
+            seed=asked.seed,
+        )
+    seconds = time.perf_counter() - started if started is not None else 0.0
+    row = ResultRow(
+        task=name or task.name,
+        task_version=task.version,
+        data_sha256=task.data_sha256(asked),
+        model=adapter.info,
+        protocol=scored.protocol,
+        limit=asked.limit,
+        metric=metric or task.metric,
+        higher_is_better=task.higher_is_better,
+        value=value.value,
+        low=value.low,
+        high=value.high,
+        clusters=scored.cluster_kind if scored.clusters else "row",
+        n=len(scored.truth),
+        n_train=scored.n_train,
+        resamples=asked.resamples,
+        seed=asked.seed,
+        floors=scored.floors,
+        noise_ceiling=scored.noise_ceiling,
+        wall_s=seconds,
+        tokens_per_s=scored.tokens / seconds if seconds > 0 else 0.0,
+        versions=_versions(),
+        flags=(*scored.flags, *value.flags),
+        warnings=scored.warnings,
+    )
+    return Answer(row, scored.truth, scored.scores, scored.clusters)
+
+
+def answer_hash(row: ResultRow) -> str:
+    """Name of what is kept beside a row: the same question has the same."""
+    return sha256_text(" ".join(row.key))[:32]
+
+
+def _versions() -> dict[str, str]:
+    import scipy
+    import torch
+
+    from plm_scaling import __version__
+
+    return {"plm_scaling": __version__, "torch": torch.__version__, "numpy": np.__version__, "scipy": scipy.__version__}
+
+
+def sample_rows(count: int, asked: Asked) -> npt.NDArray[np.intp]:
+    """Which examples are scored: all, or the first of a seeded order, in the order they stand."""
+    if asked.limit is None or asked.limit >= count:
+        return np.arange(count)
+    if asked.limit < 1:
+        raise ConfigError("a sample holds at least one example", why=f"got {asked.limit}")
+    return np.sort(np.random.default_rng(asked.seed).permutation(count)[: asked.limit])
+
+
+def match_tasks(patterns: Sequence[str], tasks: Sequence[Task]) -> tuple[Task, ...]:
+    """Tasks whose names match any of the shell patterns, in their own order.
+
+    Raises
+    ------
+    RefusedError : a pattern matches none.
+    """
+    names = [task.name for task in tasks]
+    for pattern in patterns:
+        if not fnmatch.filter(names, pattern):
+            raise RefusedError(
+                f"no task is called {pattern!r}", why=f"there are {', '.join(names)}", hint="plm-scaling evaluate ls"
+            )
+    return tuple(task for task in tasks if any(fnmatch.fnmatch(task.name, pattern) for pattern in patterns))
