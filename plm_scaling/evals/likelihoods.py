@@ -12,14 +12,13 @@ from dataclasses import dataclass
 from typing import Final, Literal, TypeVar
 
 import numpy as np
-import numpy.typing as npt
 
 from plm_scaling.core.errors import RefusedError
 from plm_scaling.evals.adapters.asking import need
 from plm_scaling.evals.adapters.base import Adapter, Direction, FloatArray, Letters, Query
 from plm_scaling.evals.cost import Cost, causal_cost
 from plm_scaling.evals.letters import amino_ids, letter_columns, scored_sites
-from plm_scaling.evals.windows import Cut, Span, WindowKind, covering_windows, edge_weights, optimal_window, room
+from plm_scaling.evals.windows import WindowKind, covering_windows, edge_weights, optimal_window, room
 
 __all__ = ["Directions", "Totals", "clm_totals", "directions_of", "pseudo_totals", "window_query"]
 
@@ -68,48 +67,41 @@ def clm_totals(
     CorpusError : an empty sequence, or a character that is no residue letter.
     """
     found = directions_of(adapter, directions)
-    columns = [amino_ids(sequence) for sequence in sequences]
-    kept = [np.ones(len(ids), dtype=bool) if letters == "raw" else ids >= 0 for ids in columns]
     width = room(adapter.info.context, max(map(len, sequences), default=1))
-    spans = [covering_windows(len(sequence), width) for sequence in sequences]
+    owners: dict[str, list[_Owner]] = {}
+    for number, sequence in enumerate(sequences):
+        for k, (begin, end) in enumerate(covering_windows(len(sequence), width)):
+            owners.setdefault(sequence[begin:end], []).append((number, k))
     values, cost = np.zeros(len(sequences)), Cost()
     for direction in found:
-        pieces = sorted(
-            {s[b:e] for s, windows in zip(sequences, spans, strict=True) for b, e in windows},
-            key=lambda piece: piece if direction == "forward" else piece[::-1],
-        )
-        owners = _owners(sequences, spans, kept, "left" if direction == "forward" else "right")
-        for part in _parts(pieces):
-            cost += causal_cost([piece if direction == "forward" else piece[::-1] for piece in part])
+        turn = slice(None, None, 1 if direction == "forward" else -1)
+        for part in _parts(sorted(owners, key=lambda piece: piece[turn])):
+            cost += causal_cost([piece[turn] for piece in part])
             answers = adapter.residue_logprobs(part, direction=direction, letters=letters)
             for piece, logprobs in zip(part, answers, strict=True):
-                for number, weights, ends in owners[piece]:
-                    values[number] += _weighted(logprobs, weights, ends[direction == "reverse"])
-    cut = any(len(windows) > 1 for windows in spans)
+                for number, k in owners[piece]:
+                    values[number] += _part_of(sequences[number], k, width, logprobs, direction, letters)
+    cut = any(len(sequence) > width for sequence in sequences)
     return Totals(values / len(found), cost, "overlapping" if cut else "whole", found)
 
 
-_Owner = tuple[int, FloatArray, tuple[bool, bool]]
+_Owner = tuple[int, int]
+"""A sequence, and the number of its window."""
 
 
-def _owners(
-    sequences: Sequence[str], spans: Sequence[Sequence[Span]], kept: Sequence[npt.NDArray[np.bool_]], cut: Cut
-) -> dict[str, list[_Owner]]:
-    """Of each piece: whose it is, with which weights, and whether the sequence ends (begins) with it."""
-    owners: dict[str, list[_Owner]] = {}
-    for number, (sequence, windows) in enumerate(zip(sequences, spans, strict=True)):
-        length = len(sequence)
-        for (begin, end), weights in zip(windows, edge_weights(windows, length, cut), strict=True):
-            owner = (number, weights * kept[number][begin:end], (end == length, begin == 0))
-            owners.setdefault(sequence[begin:end], []).append(owner)
-    return owners
-
-
-def _weighted(logprobs: FloatArray, weights: FloatArray, end: bool) -> float:
-    """Weighted sum over the residues that count, and the terminal where it is given and true."""
-    counted = weights > 0
-    total = float(logprobs[: len(weights)][counted] @ weights[counted])
-    return total + float(logprobs[-1]) if end and len(logprobs) > len(weights) else total
+def _part_of(
+    sequence: str, number: int, width: int, logprobs: FloatArray, direction: Direction, letters: Letters
+) -> float:
+    """What one window adds to the total: its residues by their weights, and the terminal if it is the sequence's."""
+    length = len(sequence)
+    spans = covering_windows(length, width)
+    begin, end = spans[number]
+    weights = edge_weights(spans, length, "left" if direction == "forward" else "right")[number]
+    if letters == "20":
+        counted = amino_ids(sequence[begin:end]) >= 0
+        return float(logprobs[counted] @ weights[counted])
+    last = end == length if direction == "forward" else begin == 0
+    return float(logprobs[:-1] @ weights) + (float(logprobs[-1]) if last else 0.0)
 
 
 def pseudo_totals(adapter: Adapter, sequences: Sequence[str], *, letters: Letters = "20") -> Totals:

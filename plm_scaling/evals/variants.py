@@ -10,7 +10,7 @@ import itertools
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 import numpy as np
 
@@ -24,11 +24,12 @@ _SUBSTITUTION: Final = re.compile(r"(?P<old>[A-Z*])(?P<at>-?\d+)(?P<new>[A-Z*])"
 _INDEL: Final = re.compile(
     r"(?P<old>[A-Z])(?P<at>-?\d+)(?:_(?P<old2>[A-Z])(?P<at2>-?\d+))?(?P<what>DELINS|DEL|INS)(?P<new>[A-Z]*)"
 )
+_DIGIT: Final = re.compile(r"\d")
+_UNUSUAL: Final = re.compile(f"[^{STANDARD}]")
 _EXAMPLES: Final = "write A23G, A23G:K30L, K30del, K30_L32del, K30_Y31insGSG, K30_L32delinsGS, WT or a whole sequence"
 
 
-@dataclass(frozen=True, order=True)
-class Substitution:
+class Substitution(NamedTuple):
     """One letter for another; `position` is counted from 0 within the wild type."""
 
     position: int
@@ -120,7 +121,7 @@ class _Reader:
         clean = text.strip().upper().removeprefix("P.")
         if clean in ("", "WT", "WILD_TYPE", "WILDTYPE"):
             return Variant(text, self._wild)
-        if not any(letter.isdigit() for letter in clean):
+        if not _DIGIT.search(clean):
             return self._whole(text, clean, where)
         edits = sorted((self._edit(word, where) for word in _BETWEEN.split(clean) if word), key=_where_it_stands)
         for before, after in itertools.pairwise(edits):
@@ -139,8 +140,8 @@ class _Reader:
         return Variant(text, changed, self._differences(changed))
 
     def _whole(self, text: str, sequence: str, where: str) -> Variant:
-        for place, letter in enumerate(sequence):
-            self._check_letter(letter, f"{where}, residue {place + 1} of the sequence")
+        if unusual := _UNUSUAL.search(sequence):
+            self._check_letter(unusual[0], f"{where}, residue {unusual.start() + 1} of the sequence")
         begin, end = self._region
         whole = self._wild[:begin] + sequence + self._wild[end:]
         if len(whole) != len(self._wild):

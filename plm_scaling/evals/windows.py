@@ -60,6 +60,8 @@ def edge_weights(spans: Sequence[Span], length: int, cut: Cut = "both") -> list[
 
     **Source:** Brandes et al. 2023 (ESM1b, variant effects), Methods: sigmoid weights in overlapping windows.
     """
+    if len(spans) == 1:
+        return [np.ones(length)]
     raw = []
     for begin, end in spans:
         rise = _rise(end - begin)
