@@ -202,7 +202,8 @@ def _outer(made: Decision) -> tuple[float, float]:
 def _warnings(view: DecisionView) -> tuple[str, ...]:
     made = view.decision
     law = view.laws.get("clm" if made.objective == "clm" else "mlm")
-    floor = floor_doubt(made, law).values() if law is not None else ()
+    said_before = view.sizing is not None and "LOSS_FLOOR_UNKNOWN" in view.sizing.flags
+    floor = floor_doubt(made, law).values() if law is not None and not said_before else ()
     said = [*made.warnings, *floor, *(view.sizing.warnings if view.sizing else ())]
     if view.allocation is not None:
         said += view.allocation.warnings

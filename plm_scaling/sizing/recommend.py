@@ -42,6 +42,7 @@ from plm_scaling.sizing.findings import (
     money_findings,
     recipe_findings,
 )
+from plm_scaling.sizing.loss_floor import floor_doubt
 from plm_scaling.sizing.null_actions import TokensAt, null_actions
 from plm_scaling.sizing.recommendation import LawAnswer, Recommendation
 from plm_scaling.sizing.run_bill import RunBill, run_bill
@@ -301,6 +302,8 @@ def _decision_findings(plan: _Plan) -> Findings:
         known = plan.answers[0].flags
         pairs = zip(plan.decision.flags, plan.decision.warnings, strict=True)
         found = {flag: sentence for flag, sentence in pairs if flag not in known}
+        if plan.laws.ensemble is not None:
+            found |= floor_doubt(plan.decision, plan.laws.ensemble)
     if why := _difference(plan):
         found["FRONTIER_DIFFERS"] = why
     return tuple(found), tuple(found.values())
