@@ -48,6 +48,7 @@ class ModelFile:
     origin : where they come from, in words.
     causal : whether it was trained with a causal mask.
     token_dropout : see `Esm2`.
+    dead : parameters of the file that no symbol reaches and that are not in `state`.
     """
 
     shape: ModelShape
@@ -56,6 +57,7 @@ class ModelFile:
     origin: str
     causal: bool
     token_dropout: bool = True
+    dead: int = 0
 
     @property
     def architecture(self) -> Architecture:
@@ -154,8 +156,8 @@ def _described_folder(folder: Path) -> ModelFile:
     if kind in _PROGEN2_TYPES:
         from plm_scaling.models.progen2_files import read_progen2
 
-        shape, state = read_progen2(folder)
-        return ModelFile(shape, state, weights_sha256(folder), "ProGen2 folder", causal=True)
+        shape, state, dead = read_progen2(folder)
+        return ModelFile(shape, state, weights_sha256(folder), "ProGen2 folder", causal=True, dead=dead)
     raise CheckpointError(f"a model of type {kind!r}", where=str(folder / "config.json"), hint=_KNOWN)
 
 

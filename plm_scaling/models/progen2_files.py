@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import safetensors.torch
 import torch
@@ -22,7 +22,7 @@ from plm_scaling.models.plm import NORM_EPS
 from plm_scaling.models.progen2 import PROGEN2_SYMBOLS
 from plm_scaling.models.weight_files import as_float32, read_json, read_tensors
 
-__all__ = ["PADDED_VOCAB", "QKV_GROUPS", "read_progen2", "save_gptj"]
+__all__ = ["PADDED_VOCAB", "QKV_GROUPS", "ProGen2Weights", "read_progen2", "save_gptj"]
 
 QKV_GROUPS: Final[Mapping[str, int | None]] = {"progen": 8, "codegen": 4, "gptj": None}
 """Groups of rows in which each `model_type` fuses queries, values and keys, in this order; None: it does not."""
@@ -66,8 +66,18 @@ _BUFFERS: Final = (".attn.bias", ".attn.masked_bias", ".attn.embed_positions")
 """Causal mask and rotary table, which some writers keep with the weights."""
 
 
-def read_progen2(folder: Path) -> tuple[ModelShape, dict[str, Tensor]]:
-    """Shape and weights, by the names of `ProGen2` and in float32, of a folder with config.json and the weights.
+class ProGen2Weights(NamedTuple):
+    """ProGen2 as tensors."""
+
+    shape: ModelShape
+    state: dict[str, Tensor]
+    """Float32, by the names of `ProGen2`."""
+    dead: int
+    """Parameters of rows of the vocabulary that were left out."""
+
+
+def read_progen2(folder: Path) -> ProGen2Weights:
+    """A folder with config.json and the weights.
 
     Rows of the vocabulary beyond the first 32, which progen2-large has and no symbol reaches, are left out: the model
     normalises over 32.
@@ -82,7 +92,9 @@ def read_progen2(folder: Path) -> tuple[ModelShape, dict[str, Tensor]]:
     if groups is not None and shape.heads % groups:
         raise CheckpointError(f"{shape.heads} heads cannot be fused in {groups} groups", where=str(where))
     stored = {name: tensor for name, tensor in read_tensors(folder).items() if not name.endswith(_BUFFERS)}
-    tensors = _without_padding(as_float32(stored, str(folder)))
+    whole = as_float32(stored, str(folder))
+    tensors = _without_padding(whole)
+    dead = sum(whole[name].numel() - tensors[name].numel() for name in _VOCABULARY if name in whole)
     _check_fused(tensors, groups, folder)
     sizes, D = _sizes(shape), shape.d_model
     state = {ours: _take(tensors, theirs, sizes[ours], folder) for ours, theirs in _TOP.items()}
@@ -97,7 +109,7 @@ def read_progen2(folder: Path) -> tuple[ModelShape, dict[str, Tensor]]:
     if tensors:
         odd = min(tensors)
         raise CheckpointError(f"{odd} is no tensor of ProGen2 with {shape.n_layers} layers", where=str(folder))
-    return shape, state
+    return ProGen2Weights(shape, state, dead)
 
 
 def save_gptj(state: Mapping[str, Tensor], shape: ModelShape, folder: Path, *, context: int = 1024) -> None:

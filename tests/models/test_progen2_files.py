@@ -62,7 +62,7 @@ def sentences() -> list[Tensor]:
 
 
 def model_of(folder: Path, **options: Any) -> ProGen2:
-    shape, state = read_progen2(folder)
+    shape, state, _ = read_progen2(folder)
     model = ProGen2(shape, causal=True, context=1024, **options)
     model.load_state_dict(state)
     return model
@@ -155,8 +155,9 @@ def test_keys_of_ports_and_rows_nobody_uses(gptj: tuple[Any, Path], tmp_path: Pa
         state[name] = torch.cat([state[name], torch.ones(51_200 - 32, *state[name].shape[1:])])
     torch.save({name: tensor.half() if tensor.is_floating_point() else tensor for name, tensor in state.items()},
                folder / "pytorch_model.bin")  # fmt: skip
-    shape, read = read_progen2(folder)
+    shape, read, dead = read_progen2(folder)
     assert shape == SHAPE
+    assert dead == (51_200 - 32) * (2 * WIDTH + 1)
     assert sum(tensor.numel() for tensor in read.values()) == SHAPE.N_total
     assert torch.equal(read["head"], peer.lm_head.weight.half().float())
 
@@ -164,13 +165,13 @@ def test_keys_of_ports_and_rows_nobody_uses(gptj: tuple[Any, Path], tmp_path: Pa
 @pytest.mark.filterwarnings("error")
 def test_there_and_back(gptj: tuple[Any, Path], tmp_path: Path) -> None:
     peer, _ = gptj
-    _, state = read_progen2(fused(peer, tmp_path / "original"))
+    _, state, _ = read_progen2(fused(peer, tmp_path / "original"))
     save_gptj(state, SHAPE, tmp_path / "gptj", context=1024)
     loaded, report = transformers.GPTJForCausalLM.from_pretrained(tmp_path / "gptj", output_loading_info=True)
     assert not any(report.values()), report
     assert all(torch.equal(tensor, peer.state_dict()[name]) for name, tensor in loaded.state_dict().items())
     assert loaded.config.rotary_dim == ROTARY
-    shape, again = read_progen2(tmp_path / "gptj")
+    shape, again, _ = read_progen2(tmp_path / "gptj")
     assert shape == SHAPE
     assert again.keys() == state.keys() == dict(ProGen2(SHAPE, causal=True, context=8).named_parameters()).keys()
     assert all(torch.equal(again[name], tensor) for name, tensor in state.items())
