@@ -26,6 +26,7 @@ __all__ = [
     "NoiseCeiling",
     "bootstrap_mean",
     "bootstrap_metric",
+    "bootstrapped_draws",
     "compare_models",
     "holm",
     "measured_twice",
@@ -305,25 +306,49 @@ def _bootstrapped(
             why="there are too few different rows",
             hint="give more rows, or a metric that needs fewer",
         )
-    ends = np.array([(1 - level) / 2, (1 + level) / 2])
+    ends = None
     if method == "bca":
-        ends = _bca_ends(value, kept, _jackknife(statistic, units, seed), ends)
-    low, high = quantiles(kept, ends)
+        ends = _bca_ends(value, kept, _jackknife(statistic, units, seed), level)
+    return bootstrapped_draws(value, found, units.count, unit=units.kind, level=level, ends=ends, difference=difference)
+
+
+def bootstrapped_draws(
+    value: float,
+    found: FloatArray,
+    units: int,
+    *,
+    unit: Literal["row", "cluster"] = "cluster",
+    level: float = 0.95,
+    ends: FloatArray | None = None,
+    difference: bool = False,
+) -> Bootstrapped:
+    """An estimate with the interval of draws that were made elsewhere.
+
+    Parameters
+    ----------
+    found : float64[B]; nan where a draw has no value.
+    units : how many rows or clusters were drawn from.
+    ends : shares of the draws where the interval ends; the same on both sides by default.
+    difference : whether 0 means that there is none; then there is a p value.
+    """
+    kept = found[np.isfinite(found)]
+    even = np.array([(1 - level) / 2, (1 + level) / 2])
+    low, high = quantiles(kept, even if ends is None else ends)
     flags: list[Literal["few_clusters", "lost_draws"]] = []
-    if units.kind == "cluster" and units.count < _FEW_CLUSTERS:
+    if unit == "cluster" and units < _FEW_CLUSTERS:
         flags.append("few_clusters")
-    if len(kept) < (1.0 - _LOST) * draws:
+    if len(kept) < (1.0 - _LOST) * len(found):
         flags.append("lost_draws")
     return Bootstrapped(
         value=value,
         low=min(float(low), value),
         high=max(float(high), value),
         level=level,
-        draws=draws,
-        method=method,
+        draws=len(found),
+        method="percentile" if ends is None else "bca",
         se=float(np.std(kept)),
-        unit=units.kind,
-        units=units.count,
+        unit=unit,
+        units=units,
         p_value=_p_value(kept) if difference else None,
         flags=tuple(flags),
     )
@@ -381,7 +406,7 @@ def _jackknife(statistic: Statistic, units: _Units, seed: int) -> FloatArray:
     return np.concatenate(values)
 
 
-def _bca_ends(value: float, drawn: FloatArray, without: FloatArray, ends: FloatArray) -> FloatArray:
+def _bca_ends(value: float, drawn: FloatArray, without: FloatArray, level: float) -> FloatArray:
     """Shares of the draws where a BCa interval ends. **Source:** Efron 1987, equation 3.9."""
     from scipy.special import ndtr, ndtri
 
@@ -390,7 +415,7 @@ def _bca_ends(value: float, drawn: FloatArray, without: FloatArray, ends: FloatA
     away = np.mean(without[np.isfinite(without)]) - without[np.isfinite(without)]
     spread = float((away**2).sum())
     acceleration = float((away**3).sum()) / (6.0 * spread**1.5) if spread > 0.0 else 0.0
-    z = bias + ndtri(ends)
+    z = bias + ndtri(np.array([(1 - level) / 2, (1 + level) / 2]))
     return np.asarray(ndtr(bias + z / (1.0 - acceleration * z)))
 
 

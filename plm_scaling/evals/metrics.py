@@ -39,7 +39,7 @@ __all__ = [
 FloatArray = npt.NDArray[np.float64]
 MetricName = Literal["spearman", "pearson", "ndcg", "top_recall", "auc", "mcc", "accuracy"]
 MetricFlag = Literal["not_finite", "constant_truth", "constant_scores", "one_class", "too_few", "ties"]
-MetricFunction = Callable[[npt.ArrayLike, npt.ArrayLike], float]
+MetricFunction = Callable[..., float]
 
 _LEAST: Final = 3
 _NEEDS_CLASSES: Final = ("auc", "mcc")
@@ -142,20 +142,24 @@ def auc(classes: npt.ArrayLike, scores: npt.ArrayLike) -> float:
     return (rank_sum - positives * (positives + 1) / 2) / (positives * (len(class_n) - positives))
 
 
-def mcc(classes: npt.ArrayLike, scores: npt.ArrayLike) -> float:
-    """Matthews' correlation of the classes with "scored at or above the median", in [-1, 1].
+def mcc(classes: npt.ArrayLike, scores: npt.ArrayLike, *, cut: float | None = None) -> float:
+    """Matthews' correlation of the classes with "scored at or above the cut", in [-1, 1].
+
+    Parameters
+    ----------
+    cut : the median of the scores by default.
 
     Raises
     ------
-    RefusedError, ConfigError : as `auc`, or all scores at or above their median.
+    RefusedError, ConfigError : as `auc`, or all scores on one side of the cut.
 
     **Source:** Matthews 1975; the cut at the model's own median is ProteinGym's (Notin et al. 2023).
     """
     class_n, scores_n = _defined("mcc", classes, scores)
     positive = _two_classes("mcc", class_n)
-    called = scores_n >= np.median(scores_n)
-    if called.all():
-        raise _refused("mcc", "constant_scores", "no score lies below the median of the scores")
+    called = scores_n >= (np.median(scores_n) if cut is None else cut)
+    if called.all() or not called.any():
+        raise _refused("mcc", "constant_scores", "all scores lie on one side of the cut")
     return _correlation(positive.astype(np.float64), called.astype(np.float64))
 
 
@@ -195,8 +199,12 @@ def find_metric(name: str) -> MetricFunction:
     raise ConfigError(f"no metric is called {name!r}", hint=did_you_mean(name, METRICS))
 
 
-def measure(metric: MetricName, truth: npt.ArrayLike, scores: npt.ArrayLike) -> Measured:
+def measure(metric: MetricName, truth: npt.ArrayLike, scores: npt.ArrayLike, **options: float) -> Measured:
     """A metric as a value with flags: what it is not defined for is named instead of raised.
+
+    Parameters
+    ----------
+    options : those of the metric (`top`, `cut`).
 
     Raises
     ------
@@ -204,7 +212,7 @@ def measure(metric: MetricName, truth: npt.ArrayLike, scores: npt.ArrayLike) -> 
     """
     function, n = find_metric(metric), len(np.asarray(scores))
     try:
-        value = function(truth, scores)
+        value = function(truth, scores, **options)
     except RefusedError as refusal:
         flag = next((flag for flag in get_args(MetricFlag) if refusal.where == f"{metric}: {flag}"), "too_few")
         return Measured(metric=metric, value=None, n=n, flags=(flag,), why=refusal.why)

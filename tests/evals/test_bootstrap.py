@@ -67,10 +67,10 @@ def test_intervals_of_clustered_rows_need_clusters() -> None:
     """Rows of a protein share an offset: drawing rows covers far too seldom, drawing proteins does not."""
     rng, by_cluster, by_row = np.random.default_rng(5), [], []
     protein = np.repeat(np.arange(40), 10)
-    for k in range(120):
+    for k in range(100):
         values = rng.normal(size=40)[protein] + rng.normal(size=400)
         for hits, clusters in ((by_cluster, protein.tolist()), (by_row, None)):
-            found = bootstrap_mean(values, clusters=clusters, draws=300, seed=k)
+            found = bootstrap_mean(values, clusters=clusters, draws=200, seed=k)
             hits.append(found.low <= 0.0 <= found.high)
     assert 0.90 <= share(by_cluster) <= 0.985
     assert share(by_row) < 0.75

@@ -1,0 +1,176 @@
+"""ProteinGym's leaderboard comes out of its scores by assay; its files are read and every misfit is named."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from plm_scaling.core.alphabet import STANDARD
+from plm_scaling.core.errors import ConfigError, CorpusError, PlmScalingError, RefusedError
+from plm_scaling.evals.metrics import mcc, spearman
+from plm_scaling.evals.proteingym import (
+    DEPTHS,
+    AssayResult,
+    assay_table,
+    read_assay,
+    read_reference,
+    read_score_table,
+    score_assay,
+)
+from plm_scaling.evals.proteingym_summary import compare_on_assays, summarise_assays
+from plm_scaling.evals.variants import Variant
+
+PROTEINGYM = Path("evals") / "proteingym"
+WILD = "MKTAYIAKQRQISFVKSHFSRQ"
+
+
+def test_the_leaderboard_of_all_models(test_data: Path) -> None:
+    """97 models: average, 5 functions, 3 depths, 4 taxa, and the standard error of the difference to the first."""
+    folder = test_data / PROTEINGYM
+    table = read_score_table(folder / "DMS_substitutions_Spearman_DMS_level.csv")
+    ours = {line.model: line for line in summarise_assays(table, draws=4000)}
+    with (folder / "Summary_performance_DMS_substitutions_Spearman.csv").open() as handle:
+        published = list(csv.DictReader(handle))
+    taxa = {"Human": "Human", "Eukaryote": "Other_Eukaryote", "Prokaryote": "Prokaryote", "Virus": "Virus"}
+    checked = 0
+    for row in published:
+        line = ours[row["Model_name"]]
+        pairs = [(line.average, row["Average_Spearman"])]
+        pairs += [(value, row[f"Function_{name}"]) for name, value in line.functions.items()]
+        pairs += [(value, row[f"{name}_MSA_depth"]) for name, value in line.depths.items()]
+        pairs += [(value, row[f"Taxa_{taxa[name]}"]) for name, value in line.taxa.items()]
+        assert len(pairs) == 13
+        for value, text in pairs:
+            assert abs(value - float(text)) <= 5.01e-4, (line.model, row)
+            checked += 1
+        assert abs(line.se_of_difference - float(row["Bootstrap_standard_error_Spearman"])) <= 1.2e-3
+    assert checked == 97 * 13
+    assert [m for m, line in ours.items() if line.flags] == ["Protriever"]
+
+
+def test_two_models_over_assays(test_data: Path) -> None:
+    table = read_score_table(test_data / PROTEINGYM / "DMS_substitutions_Spearman_DMS_level.csv")
+    apart = compare_on_assays(table, "ESM2 (650M)", "ESM2 (8M)", draws=300)
+    assert apart.value == pytest.approx(0.414 - 0.226, abs=1e-3)
+    assert apart.low > 0.1
+    assert apart.units == len(set(table.proteins))
+    same = compare_on_assays(table, "ESM2 (650M)", "ESM2 (650M)", draws=50)
+    assert (same.value, same.low, same.high, same.p_value) == (0.0, 0.0, 0.0, 1.0)
+    with pytest.raises(ConfigError, match="ESM2"):
+        compare_on_assays(table, "ESM2 (650m)", "ESM2 (8M)")
+
+
+def test_a_model_without_assays_is_not_ranked(test_data: Path) -> None:
+    assays = read_reference(test_data / PROTEINGYM / "DMS_substitutions.csv")
+    assert len(assays) == 217
+    assert {assay.depth for assay in assays} == {"Low", "Medium", "High"}
+    with pytest.raises(RefusedError, match="no model has a score"):
+        summarise_assays(assay_table(assays, {"none": []}))
+
+
+# ---- made-up assays ------------------------------------------------------------------------------------------------
+
+_PROFILE = np.random.default_rng(0).normal(size=(len(WILD), len(STANDARD)))
+
+
+def planted(wild: str, variants: Sequence[Variant]) -> list[float]:
+    """What the measurements below are made of, so that its correlation with them is 1."""
+    return [
+        sum(
+            _PROFILE[change.position, STANDARD.index(change.new)]
+            - _PROFILE[change.position, STANDARD.index(change.old)]
+            for change in variant.substitutions
+        )
+        for variant in variants
+    ]
+
+
+def made(folder: Path, *, break_row: dict[str, str] | None = None, drop: str = "") -> Path:
+    """A reference file and two assays, one with substitutions of 1 to 3 residues, one with indels."""
+    rng = np.random.default_rng(1)
+    with (folder / "reference.csv").open("w") as handle:
+        handle.write("DMS_id,DMS_filename,UniProt_ID,taxon,target_seq,coarse_selection_type,MSA_Neff_L_category\n")
+        handle.write(f"A_one,A.csv,A_HUMAN,Human,{WILD},Activity,low\n")
+        handle.write(f"B_indel,B.csv,B_YEAST,Eukaryote,{WILD},Stability,\n")
+    rows = []
+    for k in range(90):
+        sites = sorted(rng.choice(len(WILD), size=1 + k % 3, replace=False))
+        letters = [rng.choice([a for a in STANDARD if a != WILD[site]]) for site in sites]
+        mutated = list(WILD)
+        for site, letter in zip(sites, letters, strict=True):
+            mutated[site] = letter
+        value = sum(
+            _PROFILE[s, STANDARD.index(a)] - _PROFILE[s, STANDARD.index(WILD[s])]
+            for s, a in zip(sites, letters, strict=True)
+        )
+        mutant = ":".join(f"{WILD[s]}{s + 1}{a}" for s, a in zip(sites, letters, strict=True))
+        row = {"mutant": mutant, "mutated_sequence": "".join(mutated), "DMS_score": str(np.exp(value))}
+        rows.append(row | {"DMS_score_bin": str(int(value > -1))})
+    rows[41] |= break_row or {}
+    for name, lines in (
+        ("A", rows),
+        ("B", [{"mutated_sequence": WILD[:k], "DMS_score": str(k)} for k in range(5, 20)]),
+    ):
+        with (folder / f"{name}.csv").open("w", newline="") as handle:
+            names = [key for key in lines[0] if key != drop]
+            writer = csv.DictWriter(handle, names, extrasaction="ignore")
+            writer.writeheader()
+            writer.writerows(lines)
+    return folder / "reference.csv"
+
+
+def test_assays_are_read_and_scored(tmp_path: Path) -> None:
+    assays = read_reference(made(tmp_path))
+    data = [read_assay(tmp_path / assay.filename, assay) for assay in assays]
+    assert [one.indels for one in data] == [False, True]
+    assert data[1].fit.sum() == 8  # no classes in the file: at or above the median
+    results = [score_assay(data[0], planted), score_assay(data[1], lambda _, v: [len(x.sequence) for x in v])]
+    for result in results:
+        for metric in ("spearman", "ndcg", "top_recall"):
+            assert result.value(metric) == pytest.approx(1.0)
+        assert result.value("auc") == 1.0
+    assert set(results[0].by_depth) == {"1", "2", "3"}
+    scores = np.array(planted(WILD, data[0].variants))
+    two = np.array([len(variant.substitutions) == 2 for variant in data[0].variants])
+    assert results[0].value("mcc", "2") == pytest.approx(mcc(data[0].fit[two], scores[two], cut=np.median(scores)))
+    assert results[0].value("spearman", "2") == pytest.approx(spearman(data[0].measured[two], scores[two]))
+    assert AssayResult.model_validate_json(results[0].model_dump_json()) == results[0]
+    table = assay_table(assays, {"planted": results})
+    depths = {name: assay_table(assays, {"planted": results}, depth=name) for name in DEPTHS}
+    (line,) = summarise_assays(table, by_mutation_depth=depths)
+    assert line.average == pytest.approx(1.0)
+    assert (set(line.functions), set(line.depths)) == ({"Activity", "Stability"}, {"Low"})
+    assert set(line.mutation_depths) == {"1", "2", "3"}
+
+
+@pytest.mark.parametrize(
+    ("broken", "error", "said"),
+    [
+        ({"mutant": "W3A"}, ConfigError, r"A\.csv: variant 42, 'W3A'"),
+        ({"mutated_sequence": WILD}, CorpusError, r"A\.csv:43: .* does not make the sequence"),
+        ({"DMS_score": "nan"}, CorpusError, r"A\.csv:43: DMS_score is 'nan'"),
+        ({"DMS_score_bin": "2"}, CorpusError, r"A\.csv:43: class 2 is neither"),
+    ],
+)
+def test_misfits_are_named_with_their_line(
+    tmp_path: Path, broken: dict[str, str], error: type[PlmScalingError], said: str
+) -> None:
+    assay = read_reference(made(tmp_path, break_row=broken))[0]
+    with pytest.raises(error, match=said):
+        read_assay(tmp_path / "A.csv", assay)
+
+
+def test_missing_columns_and_scores(tmp_path: Path) -> None:
+    assay = read_reference(made(tmp_path, drop="DMS_score"))[0]
+    with pytest.raises(CorpusError, match="no column DMS_score"):
+        read_assay(tmp_path / "A.csv", assay)
+    data = read_assay(tmp_path / "A.csv", read_reference(made(tmp_path))[0])
+    with pytest.raises(ConfigError, match="one score per variant"):
+        score_assay(data, lambda _, variants: np.zeros(len(variants) - 1))
+    unscored = score_assay(data, lambda _, variants: np.full(len(variants), np.nan))
+    assert unscored.metrics[0].flags == ("not_finite",)
+    assert np.isnan(unscored.value("spearman"))
