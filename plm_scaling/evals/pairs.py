@@ -1,0 +1,97 @@
+"""`PairedRow`: one model against another on the same examples of one task."""
+
+from __future__ import annotations
+
+import fnmatch
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from plm_scaling.core.errors import ConfigError, RefusedError, did_you_mean
+from plm_scaling.core.records import Record
+from plm_scaling.evals.bootstrap import Bootstrapped, compare_models
+from plm_scaling.evals.metrics import MetricName
+from plm_scaling.evals.results import ResultRow, latest_rows, read_rows
+from plm_scaling.evals.run_tasks import load_scores
+
+__all__ = ["PairedRow", "paired_rows"]
+
+
+class PairedRow(Record):
+    """A difference."""
+
+    task: str
+    metric: str
+    model: str
+    against: str
+    value: float
+    value_against: float
+    difference: Bootstrapped
+    p_holm: float
+    """Two-sided, corrected for all models that the task compares."""
+    note: str
+    protocol: str = ""
+    protocol_against: str = ""
+
+
+def paired_rows(out: Path, against: str, *, tasks: Sequence[str] = ("*",), seed: int = 0) -> list[PairedRow]:
+    """Every model against one of them, by tasks and data that both answered; errors see `api.evaluate_compare`."""
+    rows = [row for row in latest_rows(read_rows(out)) if any(fnmatch.fnmatch(row.task, one) for one in tasks)]
+    names = sorted({row.model.name for row in rows})
+    if against not in names:
+        raise ConfigError(f"{against!r} has no row in {out}", hint=did_you_mean(against, names) or ", ".join(names))
+    found = []
+    for row in rows:
+        if row.model.name == against:
+            others = [one for one in rows if one.model.name != against and _same_question(one, row)]
+            found += _against(out, row, others, seed)
+    if not found:
+        raise RefusedError(
+            f"nothing to compare {against} with", why="no other model answered the same questions on the same data"
+        )
+    return found
+
+
+def _same_question(one: ResultRow, other: ResultRow) -> bool:
+    return all(
+        getattr(one, name) == getattr(other, name)
+        for name in ("task", "task_version", "data_sha256", "metric", "limit", "seed")
+    )
+
+
+def _against(out: Path, row: ResultRow, others: Sequence[ResultRow], seed: int) -> list[PairedRow]:
+    truth, scores, clusters = load_scores(out, row)
+    columns = {row.model.name: scores}
+    kept = []
+    for other in others:
+        theirs, column, _ = load_scores(out, other)
+        if not np.array_equal(theirs, truth):
+            raise RefusedError(
+                f"{other.model.name} and {row.model.name} answered other examples of {row.task}",
+                why="their files of scores hold other measurements",
+                hint="plm-scaling evaluate run ... --again for both",
+            )
+        columns[other.model.name] = column
+        kept.append(other)
+    if not kept:
+        return []
+    metric: MetricName = row.metric  # type: ignore[assignment]
+    compared = compare_models(metric, truth, columns, row.model.name, clusters=clusters or None, seed=seed)
+    by_name = {other.model.name: other for other in kept}
+    return [
+        PairedRow(
+            task=row.task,
+            metric=row.metric,
+            model=one.model,
+            against=row.model.name,
+            value=by_name[one.model].value,
+            value_against=row.value,
+            difference=one.difference,
+            p_holm=one.p_holm,
+            note=one.note,
+            protocol=by_name[one.model].protocol,
+            protocol_against=row.protocol,
+        )
+        for one in compared
+    ]

@@ -1,0 +1,80 @@
+"""Models of a file of results against each other, and against size, compute, loss and what is published."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from plm_scaling.core.errors import ConfigError, RefusedError
+from plm_scaling.evals.adapters.base import Adapter, ModelInfo
+from plm_scaling.evals.adapters.doubles import UniformModel
+from plm_scaling.evals.frontier import frontier_of
+from plm_scaling.evals.pairs import paired_rows
+from plm_scaling.evals.results import FloorScore, ResultRow, append_rows
+from plm_scaling.evals.run_tasks import run_tasks
+from plm_scaling.evals.task import Answer, Asked, Scored, Task, answer_of
+
+
+def info(name: str, C: float, loss: float, origin: str = "run") -> ModelInfo:
+    abilities = ("masked", "embed")
+    return ModelInfo(name=name, family="own", objective="mlm", origin=origin, abilities=abilities, C=C, loss=loss, N=10)
+
+
+def row(model: ModelInfo, value: float, **more: object) -> ResultRow:
+    said = {
+        "task": "proteingym.subs", "task_version": 1, "data_sha256": "d", "model": model,
+        "protocol": "masked_marginals", "metric": "spearman", "higher_is_better": True, "value": value, "n": 217,
+    }  # fmt: skip
+    return ResultRow.model_validate(said | more)
+
+
+def test_the_frontier_has_slopes_published_models_and_doubts(tmp_path: Path) -> None:
+    out, rng = tmp_path / "rows.jsonl", np.random.default_rng(0)
+    C = np.geomspace(1e16, 1e19, 7)
+    values = 0.1 + 0.05 * np.log10(C / 1e16) + 0.002 * rng.standard_normal(7)
+    loss = 3.0 - 0.2 * np.log10(C / 1e16)
+    models = [info(f"m{k}", float(c), float(one)) for k, (c, one) in enumerate(zip(C, loss, strict=True))]
+    floor = FloorScore(name="site-independent", value=0.359)
+    append_rows(out, [row(m, float(v), floors=(floor,)) for m, v in zip(models, values, strict=True)])
+    found = frontier_of(out, "proteingym.subs")
+    assert [p.model for p in found.points[:7]] == [m.name for m in models]
+    published = {p.model: p for p in found.points if p.source == "published"}
+    assert published["esm2_t33_650M_UR50D"].value == pytest.approx(0.414)
+    slope, of_loss = found.slopes["mlm"], found.slopes_of_loss["mlm"]
+    assert slope.low < 0.05 < slope.high
+    assert of_loss.value == pytest.approx(-slope.value / 0.2, rel=1e-6)
+    assert {"NO_CONTROL", "FLOORS_WIN"} <= set(found.flags)
+    append_rows(out, [row(info("r", 0.0, 3.0, "random weights, seed 0"), 0.1), row(models[0], 0.2, protocol="wt")])
+    later = frontier_of(out, "proteingym.subs")
+    assert "NO_CONTROL" not in later.flags
+    assert "MIXED_PROTOCOLS" in later.flags
+    assert [p.control for p in later.points if p.source == "computed"][-1]
+    with pytest.raises(RefusedError, match="no rows of 'contacts'"):
+        frontier_of(out, "contacts")
+
+
+def test_models_are_paired_on_the_same_examples(tmp_path: Path) -> None:
+    rng = np.random.default_rng(1)
+    truth = rng.standard_normal(60)
+    made = {"good": truth + 0.2 * rng.standard_normal(60), "poor": truth + 3 * rng.standard_normal(60)}
+
+    def scores(task: Task, adapter: Adapter, asked: Asked) -> list[Answer]:
+        return [answer_of(task, adapter, asked, Scored(truth, made[adapter.info.name], "made"))]
+
+    task = Task("made.scores", "zero-shot", "made", "spearman", True, (), scores)
+    out = tmp_path / "rows.jsonl"
+    run_tasks([lambda n=name: UniformModel(name=n) for name in made], [task], Asked(resamples=50), out)
+    (paired,) = paired_rows(out, "good")
+    assert (paired.model, paired.against) == ("poor", "good")
+    assert paired.difference.value == pytest.approx(paired.value - paired.value_against)
+    assert paired.difference.high < 0
+    assert paired.p_holm < 0.05
+    with pytest.raises(ConfigError, match="'goof' has no row"):
+        paired_rows(out, "goof")
+    made["third"] = made["good"][:50]
+    truth = truth[:50]
+    run_tasks([lambda: UniformModel(name="third")], [task], Asked(resamples=50), out)
+    with pytest.raises(RefusedError, match="answered other examples"):
+        paired_rows(out, "good")
