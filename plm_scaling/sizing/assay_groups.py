@@ -77,7 +77,7 @@ class GroupScores:
 
     def interval(self, model: str) -> tuple[float | None, float | None]:
         """95 % over proteins."""
-        from plm_scaling.sizing.size_trends import quantiles_of  # with scipy, which means alone do without
+        from plm_scaling.sizing.size_trends import quantiles_of  # means alone do without
 
         return quantiles_of(self.draws.get(model))
 

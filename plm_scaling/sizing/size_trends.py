@@ -12,7 +12,6 @@ from typing import Final
 
 import numpy as np
 import numpy.typing as npt
-from scipy.special import stdtrit
 
 from plm_scaling.sizing.downstream_records import SizeEffect, SizeTrend, TrendVerdict
 
@@ -152,6 +151,8 @@ def _kendall(x: FloatArray, y: FloatArray) -> tuple[float, float]:
 
 def _t(freedom: int) -> float:
     """Student's t of the level, two-sided."""
+    from scipy.special import stdtrit  # three times the import of numpy: only where a trend is judged
+
     return float(stdtrit(freedom, 0.5 + _LEVEL / 2))
 
 
