@@ -28,7 +28,8 @@ Maps = dict[str | None, MetricMap]
 """By objective, None for any, or the group of a user's own sequences."""
 
 _SAMPLES: Final = 2048
-_DRAWS: Final = 64
+_DRAWS: Final = 128
+"""Of a form: all that the shipped laws have, so that losses are those of `size`."""
 _DOUBTS: Final = {
     "RATE_EXTRAPOLATED": "its exchange rate was measured at other sizes; try it with a small pair first",
     "UNTESTED_ON_REPEATS": "its exchange rate was measured on unrepeated data, and this run repeats its tokens",

@@ -63,6 +63,13 @@ def test_the_screen_says_what_the_call_says(tmp_path: Path) -> None:
     first = next(a for a in view.actions.actions if a.rank == 1 and not a.group.endswith("own sequences"))
     assert "of metagenomes" in first.title
     assert "dollar of unique tokens" in text
+    scratch = view.actions.of("mlm scratch")
+    made = api.size(objective="mlm", gpu_hours=2000, unique_tokens=5e9).decision
+    assert scratch is not None
+    assert scratch.loss is not None
+    assert made is not None
+    assert scratch.N == pytest.approx(made.N, rel=0.01)
+    assert scratch.loss.value == pytest.approx(made.loss, abs=2e-4)
     _, as_json = run(*asked, "--format", "json")
     loaded = json.loads(as_json)
     loaded.pop("schema_version", None)
