@@ -6,17 +6,12 @@ from pathlib import Path
 
 import click
 
+from plm_scaling.cli.quantities import quantity
 from plm_scaling.cli.render import OutputFormat
-from plm_scaling.core.units import parse_quantity
 
 __all__ = ["command"]
 
 _FILE = click.Path(path_type=Path, exists=True, dir_okay=False)
-
-
-def _quantity(ctx: click.Context, param: click.Parameter, value: str | None) -> float | None:
-    del ctx
-    return None if value is None else parse_quantity(value, what=f"--{(param.name or '').replace('_', '-')}")
 
 
 def _losses(ctx: click.Context, param: click.Parameter, values: tuple[str, ...]) -> dict[str, float]:
@@ -31,19 +26,19 @@ def _losses(ctx: click.Context, param: click.Parameter, values: tuple[str, ...])
 
 
 @click.command("spend", epilog="Example: plm-scaling spend --usd 20000 --gpu h100 --unique-tokens 15e9 --objective any")
-@click.option("--gpu-hours", callback=_quantity, help="Budget in GPU-hours, e.g. 5000.")
-@click.option("--usd", callback=_quantity, help="Budget in US dollars.")
-@click.option("--flops", callback=_quantity, help="Budget in training FLOPs, e.g. 1e21.")
+@click.option("--gpu-hours", callback=quantity, help="Budget in GPU-hours, e.g. 5000.")
+@click.option("--usd", callback=quantity, help="Budget in US dollars.")
+@click.option("--flops", callback=quantity, help="Budget in training FLOPs, e.g. 1e21.")
 @click.option("--gpu", default="a100", show_default=True, help="GPU of configs/hardware.toml.")
-@click.option("--unique-tokens", callback=_quantity, help="Distinct training tokens you have, e.g. 15e9.")
+@click.option("--unique-tokens", callback=quantity, help="Distinct training tokens you have, e.g. 15e9.")
 @click.option("--mfu", type=click.FloatRange(0, 1, min_open=True), help="Model FLOP utilisation, if you measured it.")
-@click.option("--usd-per-gpu-hour", callback=_quantity, help="Your price, instead of the table's low, mid and high.")
+@click.option("--usd-per-gpu-hour", callback=quantity, help="Your price, instead of the table's low, mid and high.")
 @click.option(
     "--objective", type=click.Choice(["clm", "mlm", "any"]), required=True, help="any: both, as far as they compare."
 )
 @click.option("--laws", multiple=True, metavar="FILE|zoo:NAME", help="A fit.json, or a published law with a loss.")
 @click.option("--sources", type=_FILE, help="TOML of [[source]] tables: more tokens, price, exchange rate.")
-@click.option("--usd-per-token", callback=_quantity, help="Price of a new unique token, e.g. 1e-7.")
+@click.option("--usd-per-token", callback=quantity, help="Price of a new unique token, e.g. 1e-7.")
 @click.option("--for", "metric", default="", metavar="METRIC", help="What decides: fitness, capsid, contacts, ...")
 @click.option("--metrics", "metric_table", type=_FILE, help="CSV loss,metric[,objective] of models you scored.")
 @click.option("--lower-is-better", is_flag=True, help="The metric is an error.")
@@ -59,10 +54,10 @@ def _losses(ctx: click.Context, param: click.Parameter, values: tuple[str, ...])
 @click.option("--teacher", default="", help="Public model to distil.")
 @click.option("--teacher-costs", is_flag=True, help="The teacher would have to be trained first.")
 @click.option("--unverified", is_flag=True, help="Rank what rests on coefficients nobody has checked.")
-@click.option("--proprietary-tokens", callback=_quantity, help="Distinct tokens of your own sequences, e.g. 7e7.")
-@click.option("--proprietary-length", callback=_quantity, help="Tokens of one of them, e.g. 736 for a capsid.")
+@click.option("--proprietary-tokens", callback=quantity, help="Distinct tokens of your own sequences, e.g. 7e7.")
+@click.option("--proprietary-length", callback=quantity, help="Tokens of one of them, e.g. 736 for a capsid.")
 @click.option("--proprietary-runs", type=_FILE, help="CSV model,method,tokens,loss[,metric] measured on them.")
-@click.option("--usd-per-nat", callback=_quantity, help="What a nat is worth to you, for the value of pilots.")
+@click.option("--usd-per-nat", callback=quantity, help="What a nat is worth to you, for the value of pilots.")
 @click.option("--no-pilots", is_flag=True, help="Leave the value of pilot runs out.")
 @click.option("--force", is_flag=True, help="Answer even far outside the range of the laws.")
 @OutputFormat

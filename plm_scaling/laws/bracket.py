@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Final
 
-__all__ = ["lowest_point", "root_around", "root_of_rising"]
+__all__ = ["lowest_bracketed", "root_around", "root_of_rising"]
 
 _STEPS: Final = 2500
 """More than any bracket of doubles needs to close."""
@@ -70,7 +70,7 @@ def root_around(f: Callable[[float], float], start: float, reach: float = 1e4) -
     return root_of_rising(f, min(near, far), max(near, far))
 
 
-def lowest_point(f: Callable[[float], float], slope: Callable[[float], float], points: Sequence[float]) -> float:
+def lowest_bracketed(f: Callable[[float], float], slope: Callable[[float], float], points: Sequence[float]) -> float:
     """The x of the lowest f on [points[0], points[-1]].
 
     Every valley between two neighbouring points, where `slope` turns from negative to positive, is followed to its

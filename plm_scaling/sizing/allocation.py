@@ -28,7 +28,7 @@ from plm_scaling.sizing.decision import refuse_far
 from plm_scaling.sizing.decision_search import search_sizes
 from plm_scaling.sizing.law_ensemble import LawEnsemble, TokenDecay
 from plm_scaling.sizing.run_bill import run_bill
-from plm_scaling.sizing.size_limit import deciding_tokens
+from plm_scaling.sizing.size_limit import SIZES, deciding_tokens
 from plm_scaling.sizing.sweep_value import doubted, expected_optimum, regrets_of_choice, sweep_design
 from plm_scaling.sizing.unique_data import MAX_EPOCHS
 
@@ -78,7 +78,7 @@ class _Asked:
 
     @cached_property
     def _log_speeds(self) -> tuple[FloatArray, FloatArray]:
-        log_N = np.linspace(math.log(1e3), math.log(1e15), 400)
+        log_N = np.linspace(*SIZES, 400)
         return log_N, np.log([self.speed(float(N)) for N in np.exp(log_N)])
 
     def tokens(self, node_hours: float, N: FloatArray) -> FloatArray:

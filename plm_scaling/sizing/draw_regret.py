@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from plm_scaling.core.errors import ConfigError
-from plm_scaling.laws.bracket import lowest_point, root_of_rising
+from plm_scaling.laws.bracket import lowest_bracketed, root_of_rising
 from plm_scaling.laws.two_powers import TwoPowers
 
 __all__ = ["DrawRegret"]
@@ -62,7 +62,7 @@ class DrawRegret:
             return math.fsum(law.size_slope(log_N, log_D) - law.data_slope(log_N, log_D) for law in self.laws)
 
         points = [low + (high - low) * k / steps for k in range(steps + 1)]
-        return math.exp(lowest_point(lambda x: self.mean(math.exp(x)), slope, points))
+        return math.exp(lowest_bracketed(lambda x: self.mean(math.exp(x)), slope, points))
 
     def least_largest(self) -> float:
         """N of the lowest largest regret.

@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import Final
 
-from plm_scaling.laws.bracket import lowest_point
+from plm_scaling.laws.bracket import lowest_bracketed
 from plm_scaling.laws.two_powers import TwoPowers
 
 __all__ = ["MOST_EPOCHS", "OverfittingLaw"]
@@ -56,7 +56,7 @@ class OverfittingLaw:
 
         most = MOST_EPOCHS - 1.0
         points = [0.0, *(most * math.exp(-0.05 * k) for k in range(600, -1, -1))]
-        return 1.0 + lowest_point(lambda r: self.loss(N, (1.0 + r) * self.unique_tokens), slope, points)
+        return 1.0 + lowest_bracketed(lambda r: self.loss(N, (1.0 + r) * self.unique_tokens), slope, points)
 
     def best_size(self, C: float) -> float:
         """N in [1e7, 1e11] of the lowest loss when all of C = 6 N D FLOPs is spent."""
@@ -78,4 +78,4 @@ class OverfittingLaw:
 
         near = [once - 10.0 ** (-k / 8.0) for k in range(80, -1, -1)] if self.delta < 1 else []
         points = [low + (high - low) * k / 800.0 for k in range(801)] + [once, *near]
-        return math.exp(lowest_point(loss, slope, sorted(x for x in points if low <= x <= high)))
+        return math.exp(lowest_bracketed(loss, slope, sorted(x for x in points if low <= x <= high)))

@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import Final
 
-from plm_scaling.laws.bracket import lowest_point
+from plm_scaling.laws.bracket import lowest_bracketed
 
 __all__ = ["MOST_FIRST_SHARE", "PhaseSplit"]
 
@@ -43,7 +43,7 @@ class PhaseSplit:
             return 0.0
         most = MOST_FIRST_SHARE
         points = [0.0, *(most * math.exp(-0.05 * n) for n in range(500, -1, -1)), *(most * n / 400 for n in range(400))]
-        return lowest_point(lambda f: -self.tokens(f), lambda f: -self._slope(f), sorted(set(points)))
+        return lowest_bracketed(lambda f: -self.tokens(f), lambda f: -self._slope(f), sorted(set(points)))
 
     def _room(self, share: float) -> float:
         """The k D_f^a N^b that transfer is worth at most at this length of the second phase."""

@@ -5,11 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final, cast, get_args
+from typing import cast, get_args
 
 import numpy as np
 
 from plm_scaling.core.errors import ConfigError, did_you_mean
+from plm_scaling.core.memory_estimate import STATE_BYTES
 from plm_scaling.core.objective import Objective
 from plm_scaling.core.recipe import batch_tokens_for, default_recipe, peak_lr_for
 from plm_scaling.core.units import total_parameters
@@ -51,9 +52,6 @@ from plm_scaling.sizing.training_price import training_price
 from plm_scaling.sizing.unique_data import MAX_EPOCHS, effective_tokens_of
 
 __all__ = ["Budget", "recommend"]
-
-_BYTES_PER_PARAMETER: Final = 16.0
-"""AdamW in mixed precision. **Source:** Rajbhandari et al. 2020 (ZeRO), section 3.1."""
 
 
 @dataclass(frozen=True)
@@ -324,7 +322,7 @@ def _validation_id(plan: _Plan) -> str | None:
 
 
 def _state_gb(shape: Shape) -> float:
-    return _BYTES_PER_PARAMETER * total_parameters(shape.n_layers, shape.d_model) / 1e9
+    return STATE_BYTES * total_parameters(shape.n_layers, shape.d_model) / 1e9
 
 
 def _assemble(asked: _Asked, plan: _Plan) -> Recommendation:

@@ -68,7 +68,7 @@ def test_the_screen_says_what_the_call_says(tmp_path: Path) -> None:
     assert scratch is not None
     assert scratch.loss is not None
     assert made is not None
-    assert scratch.N == pytest.approx(made.N, rel=0.01)
+    assert pytest.approx(made.N, rel=0.01) == scratch.N
     assert scratch.loss.value == pytest.approx(made.loss, abs=2e-4)
     _, as_json = run(*asked, "--format", "json")
     loaded = json.loads(as_json)

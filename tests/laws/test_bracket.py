@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from plm_scaling.laws.bracket import lowest_point, root_around, root_of_rising
+from plm_scaling.laws.bracket import lowest_bracketed, root_around, root_of_rising
 
 some = settings(max_examples=40, deadline=None)
 ROOTS = st.floats(-50, -1e-3) | st.floats(1e-3, 50)  # about zero there is no end to neighbouring doubles
@@ -51,7 +51,7 @@ def test_a_bracket_grows_from_a_guess(root: float, start: float) -> None:
 @given(shift=st.floats(-3, 3), depth=st.floats(0.01, 0.5))
 def test_the_lower_of_two_valleys_is_taken(shift: float, depth: float) -> None:
     points = [-6.0 + 0.01 * k for k in range(1201)]
-    low = lowest_point(
+    low = lowest_bracketed(
         lambda x: (x * x - 4.0) ** 2 + depth * x + shift, lambda x: 4.0 * x * (x * x - 4.0) + depth, points
     )
     assert low == pytest.approx(-2.0, abs=0.1)
@@ -59,7 +59,7 @@ def test_the_lower_of_two_valleys_is_taken(shift: float, depth: float) -> None:
 
 
 def test_ends_and_cusps_are_tried_and_the_first_of_equals_taken() -> None:
-    assert lowest_point(lambda x: -x, lambda x: -1.0, [0.0, 0.5, 1.0]) == 1.0
-    assert lowest_point(lambda x: 0.0, lambda x: 0.0, [0.0, 0.5, 1.0]) == 0.0
-    cusp = lowest_point(lambda x: abs(x - 0.3), lambda x: math.copysign(1.0, x - 0.3), [0.0, 1.0])
+    assert lowest_bracketed(lambda x: -x, lambda x: -1.0, [0.0, 0.5, 1.0]) == 1.0
+    assert lowest_bracketed(lambda x: 0.0, lambda x: 0.0, [0.0, 0.5, 1.0]) == 0.0
+    cusp = lowest_bracketed(lambda x: abs(x - 0.3), lambda x: math.copysign(1.0, x - 0.3), [0.0, 1.0])
     assert cusp == pytest.approx(0.3, rel=1e-12)
