@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
@@ -14,11 +15,11 @@ from plm_scaling.core.alphabet import DROPPED, EOS, RENAMED, encode
 from plm_scaling.core.errors import CorpusError
 from plm_scaling.core.records import Record
 from plm_scaling.corpus.format import TRAIN
-from plm_scaling.corpus.hits import Hits, identity_bins, no_hits
+from plm_scaling.corpus.hits import identity_bins, no_hits
 from plm_scaling.corpus.homology import Alike, Batch, Mmseqs, find_mmseqs, mmseqs_work, write_numbered
 from plm_scaling.corpus.reader import Corpus
 
-__all__ = ["OverlapReport", "QueryOverlap", "check_overlap"]
+__all__ = ["Nearest", "OverlapReport", "QueryOverlap", "check_overlap", "find_nearest"]
 
 Int = npt.NDArray[np.int64]
 Tokens = npt.NDArray[np.uint8]
@@ -27,6 +28,26 @@ _EVALUE: Final = 0.01
 _SENSITIVITY: Final = 7.5
 _ROWS: Final = 1 << 14
 _CLEANED: Final = str.maketrans({**RENAMED, **dict.fromkeys(DROPPED, "")})
+
+
+@dataclass(frozen=True)
+class Nearest:
+    """The most identical record of each of n sequences.
+
+    Attributes
+    ----------
+    row : int64[n], record of the corpus; -1 where there is none.
+    identity : float64[n], share of identical residues among the columns of the alignment; 0 where none was found.
+    coverage : float64[n], of the shorter-covered of the two by that alignment.
+    is_copy : bool[n].
+    tool : program and version, empty if only copies were looked for.
+    """
+
+    row: Int
+    identity: npt.NDArray[np.float64]
+    coverage: npt.NDArray[np.float64]
+    is_copy: npt.NDArray[np.bool_]
+    tool: str
 
 
 class QueryOverlap(Record):
@@ -107,27 +128,61 @@ def check_overlap(
     CorpusError : the file cannot be read, or MMseqs2 failed.
     PlanError : the corpus has no such split.
     """
-    alike = Alike(identity=0.0, coverage=coverage, evalue=_EVALUE)
-    rows = np.sort(corpus.rows(split))
+    rows = corpus.rows(split)
     names, sequences, empty = _read(Path(fasta))
-    copies = _copies(corpus, rows, sequences)
-    program = _program()
-    hits = no_hits()
-    if program is not None and sequences and len(rows):
-        with mmseqs_work(program, threads=threads, parent=scratch) as work:
-            targets, queries = work.folder / "targets.fasta", work.folder / "queries.fasta"
-            write_numbered(targets, _corpus_batches(corpus, rows))
-            write_numbered(queries, _query_batches(sequences))
-            hits = work.search(work.database(queries), work.database(targets), alike, sensitivity=_SENSITIVITY)
+    nearest = find_nearest(corpus, rows, sequences, coverage=coverage, threads=threads, scratch=scratch)
     return OverlapReport(
         corpus_id=corpus.corpus_id,
         split=split,
         least_identity=identity,
         least_coverage=coverage,
-        tool=str(program or ""),
-        queries=_judged(corpus, names, sequences, copies, hits.best()),
+        tool=nearest.tool,
+        queries=_judged(corpus, names, sequences, nearest),
         empty=empty,
     )
+
+
+def find_nearest(
+    corpus: Corpus,
+    rows: Int,
+    sequences: Sequence[Tokens],
+    *,
+    coverage: float = 0.8,
+    threads: int | None = None,
+    scratch: Path | None = None,
+) -> Nearest:
+    """The most identical of some records of a corpus to each of a few sequences; a copy is a copy at any length.
+
+    Parameters
+    ----------
+    rows : int64[n], the records to look among.
+    sequences : token ids, uint8[L] each, without `<eos>`.
+    coverage, threads, scratch : as in `check_overlap`.
+
+    Raises
+    ------
+    CorpusError : MMseqs2 failed. Where it is not installed only copies are found, and `tool` is empty.
+    """
+    rows = np.sort(rows)
+    copies = _copies(corpus, rows, sequences)
+    program = _program()
+    best = no_hits()
+    if program is not None and len(sequences) and len(rows):
+        alike = Alike(identity=0.0, coverage=coverage, evalue=_EVALUE)
+        with mmseqs_work(program, threads=threads, parent=scratch) as work:
+            targets, queries = work.folder / "targets.fasta", work.folder / "queries.fasta"
+            write_numbered(targets, _corpus_batches(corpus, rows))
+            write_numbered(queries, _query_batches(sequences))
+            hits = work.search(work.database(queries), work.database(targets), alike, sensitivity=_SENSITIVITY)
+        best = hits.best()
+    row = np.full(len(sequences), -1, dtype=np.int64)
+    identity, covered = np.zeros((2, len(sequences)))
+    row[best.query], identity[best.query] = best.target, best.identity
+    covered[best.query] = np.minimum(best.query_coverage, best.target_coverage)
+    # A copy is a copy, also where it is too short or too simple to be aligned.
+    is_copy = copies >= 0
+    row[is_copy], identity[is_copy], covered[is_copy] = copies[is_copy], 1.0, 1.0
+    return Nearest(row, identity, covered, is_copy, str(program or ""))
 
 
 def _program() -> Mmseqs | None:
@@ -137,32 +192,23 @@ def _program() -> Mmseqs | None:
         return None
 
 
-def _judged(
-    corpus: Corpus, names: list[str], sequences: list[Tokens], copies: Int, best: Hits
-) -> tuple[QueryOverlap, ...]:
-    nearest = np.full(len(names), -1, dtype=np.int64)
-    identity, coverage = np.zeros((2, len(names)))
-    nearest[best.query], identity[best.query] = best.target, best.identity
-    coverage[best.query] = np.minimum(best.query_coverage, best.target_coverage)
-    # A copy is a copy, also where it is too short or too simple to be aligned.
-    is_copy = copies >= 0
-    nearest[is_copy], identity[is_copy], coverage[is_copy] = copies[is_copy], 1.0, 1.0
-    accession = iter(corpus.accessions(nearest[nearest >= 0]))
-    found = [next(accession) if row >= 0 else None for row in nearest.tolist()]
+def _judged(corpus: Corpus, names: list[str], sequences: list[Tokens], nearest: Nearest) -> tuple[QueryOverlap, ...]:
+    accession = iter(corpus.accessions(nearest.row[nearest.row >= 0]))
+    found = [next(accession) if row >= 0 else None for row in nearest.row.tolist()]
     return tuple(
         QueryOverlap(
             name=names[i],
             length=len(sequences[i]),
-            copy_of=found[i] if is_copy[i] else None,
+            copy_of=found[i] if nearest.is_copy[i] else None,
             nearest=found[i],
-            nearest_identity=round(float(identity[i]), 4),
-            nearest_coverage=round(float(coverage[i]), 4),
+            nearest_identity=round(float(nearest.identity[i]), 4),
+            nearest_coverage=round(float(nearest.coverage[i]), 4),
         )
         for i in range(len(names))
     )
 
 
-def _copies(corpus: Corpus, rows: Int, sequences: list[Tokens]) -> Int:
+def _copies(corpus: Corpus, rows: Int, sequences: Sequence[Tokens]) -> Int:
     """int64[n]: row of an exact copy of each sequence, -1 where there is none."""
     digests = [xxh3_128_digest(tokens.tobytes()) for tokens in sequences]
     words = np.frombuffer(b"".join(digests), dtype=">u8").reshape(-1, 2).astype(np.uint64)
@@ -213,7 +259,7 @@ def _corpus_batches(corpus: Corpus, rows: Int) -> Iterator[Batch]:
         yield part, corpus.gather(corpus.offset[part], sizes), sizes
 
 
-def _query_batches(sequences: list[Tokens]) -> Iterator[Batch]:
+def _query_batches(sequences: Sequence[Tokens]) -> Iterator[Batch]:
     for start in range(0, len(sequences), _ROWS):
         part: list[Any] = sequences[start : start + _ROWS]
         tokens = np.concatenate([np.append(one, np.uint8(EOS)) for one in part])
