@@ -96,7 +96,10 @@ class Adapter(Protocol):
         ...
 
     def embed(self, sequences: Sequence[str], *, layer: int = -1, pool: Pool = "mean") -> list[Float32Array]:
-        """Activations after block `layer` (-1: after the last block and its norm), float32[D], or [L, D] unpooled."""
+        """Activations of the residues after block `layer`, float32[D], or [L, D] unpooled.
+
+        Layer 0 is the input of the first block; the last one, also called -1, includes the norm after it.
+        """
         ...
 
     def attentions(self, sequence: str) -> Float32Array:

@@ -16,8 +16,9 @@ from torch import Tensor
 
 from plm_scaling.core.alphabet import CLS, EOS, FIRST_RESIDUE, MASK, STANDARD, VOCAB_SIZE
 from plm_scaling.core.errors import ConfigError, RefusedError
-from plm_scaling.evals.adapters.asking import check_query, direction_ability, need, residue_ids
+from plm_scaling.evals.adapters.asking import direction_ability, need, residue_ids
 from plm_scaling.evals.adapters.base import Direction, Float32Array, FloatArray, Letters, ModelInfo, Pool, Query
+from plm_scaling.evals.adapters.masking import MaskedDocuments
 from plm_scaling.models.base import ProteinModel
 from plm_scaling.models.contacts import attention_map
 from plm_scaling.models.documents import Attention
@@ -69,30 +70,14 @@ class OwnModel:
     def masked_logprobs(self, queries: Sequence[Query], *, letters: Letters = "20") -> list[FloatArray]:
         """Log-probabilities at the sites each query reads; the head is computed there only. See `Adapter`."""
         need(self.info, "masked")
-        shown: dict[bytes, Int] = {}
-        keys = []
-        for query in queries:
-            check_query(query)
-            row = self._document(query.sequence)
-            row[1 + np.array(query.masked, dtype=np.int64)] = MASK
-            keys.append(row.astype(np.uint8).tobytes())
-            shown.setdefault(keys[-1], row)
-        number = {key: i for i, key in enumerate(shown)}
-        wanted: list[set[int]] = [set() for _ in shown]
-        for key, query in zip(keys, queries, strict=True):
-            wanted[number[key]].update(query.read)
-        sites = [np.array(sorted(read), dtype=np.int64) for read in wanted]
+        shown = MaskedDocuments.of(queries, self._document, mask=MASK, before=1)
         found: dict[int, FloatArray] = {}
-        for batch in self._plan(list(shown.values())):
-            starts = batch.bounds[:-1]
-            read_S = np.concatenate([start + 1 + sites[row] for start, row in zip(starts, batch.rows, strict=True)])
+        for batch in self._plan(shown.documents):
+            sites = [shown.sites[row] for row in batch.rows]
+            read_S = np.concatenate([begin + 1 + read for begin, read in zip(batch.bounds[:-1], sites, strict=True)])
             logp_SA = self._logprobs(self._stream(batch)[torch.from_numpy(read_S).to(self.device)], letters)
-            cuts = np.cumsum([len(sites[row]) for row in batch.rows])[:-1]
-            found |= dict(zip(batch.rows, np.split(logp_SA, cuts), strict=True))
-        return [
-            found[number[key]][np.searchsorted(sites[number[key]], np.array(query.read, dtype=np.int64))]
-            for key, query in zip(keys, queries, strict=True)
-        ]
+            found |= dict(zip(batch.rows, np.split(logp_SA, np.cumsum([*map(len, sites)])[:-1]), strict=True))
+        return shown.answers(queries, found)
 
     @torch.no_grad()
     def residue_logprobs(

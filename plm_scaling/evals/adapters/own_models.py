@@ -16,7 +16,7 @@ from plm_scaling.core.run_folder import RunFolder
 from plm_scaling.core.units import six_nd
 from plm_scaling.evals.adapters.base import Ability, ModelInfo
 from plm_scaling.evals.adapters.own import OwnModel
-from plm_scaling.evals.baselines import load_baselines
+from plm_scaling.evals.adapters.published import published_tokens
 from plm_scaling.models.base import ProteinModel
 from plm_scaling.models.build import build_model
 from plm_scaling.models.esm2 import Esm2
@@ -28,7 +28,6 @@ __all__ = ["PUBLIC_CONTEXT", "open_own", "own_model", "random_control", "random_
 PUBLIC_CONTEXT: Final = 1024
 """Longest document ESM-2 and ProGen2 were trained on, in positions, terminals included."""
 _FLOPS_AT: Final = 512
-_SAME_SIZE: Final = 0.02
 _DTYPES: Final = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
@@ -60,7 +59,7 @@ def open_own(
     record = run.record() if run else None
     D = _tokens_of_run(record) if record else None
     if published_as is not None:
-        D = _published_tokens(published_as, file.shape.N_total + file.dead)
+        D = published_tokens(published_as, file.shape.N_total + file.dead)
     trained_on = run.order().config.context if run else PUBLIC_CONTEXT
     name = name or published_as or (run.order().config.run_id if run else path.stem)
     return own_model(
@@ -206,13 +205,3 @@ def _compute_of_run(record: RunRecord) -> float | None:
     if record.D_source is None or record.N_source is None:
         return None
     return record.C_6nd + six_nd(record.N_source, record.D_source)
-
-
-def _published_tokens(name: str, params: int) -> float | None:
-    rows = [row for row in load_baselines() if row.model == name]
-    if not rows:
-        raise ConfigError(f"no published model is called {name!r}", hint="names as ProteinGym writes them")
-    sizes = [row.params for row in rows if row.params is not None]
-    if sizes and abs(params / sizes[0] - 1.0) > _SAME_SIZE:
-        raise ConfigError(f"not {name}: it has {sizes[0]:.4g} parameters, these weights {params:,}")
-    return next((row.tokens for row in rows if row.tokens and row.verified), None)
