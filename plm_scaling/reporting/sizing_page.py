@@ -18,6 +18,7 @@ from plm_scaling.core.records import Record
 from plm_scaling.reporting.drawing import COLORS, DARK
 from plm_scaling.sizing.answers import FLAG_DECADES, REFUSE_DECADES
 from plm_scaling.sizing.costs import ATTENDED_TOKENS, Budget, Hardware, gpu_named, load_hardware
+from plm_scaling.sizing.quantity_bounds import BOUNDS
 from plm_scaling.sizing.shapes import HEAD_WIDTH, Shape
 from plm_scaling.sizing.unique_data import MAX_EPOCHS
 
@@ -25,6 +26,15 @@ __all__ = ["PAGE_SCRIPTS", "PageQuestion", "page_data", "page_question", "render
 
 PAGE_SCRIPTS: Final = ("sizing_math.js", "sizing_kinds.js", "sizing_answer.js", "sizing_words.js", "sizing_page.js")
 """The page's code in the order it is run; the last one alone touches the page."""
+
+_BOUNDED: Final = {
+    **{
+        name: name for name in ("gpu_hours", "usd", "flops", "unique_tokens", "usd_per_gpu_hour", "mfu", "serve_tokens")
+    },
+    "data_usd_per_token": "usd_per_token",
+    "gpus": "n_gpus",
+}
+"""What the page calls a quantity -> its name in `BOUNDS`."""
 
 Json = dict[str, Any]
 
@@ -159,7 +169,12 @@ def page_data(
             "vocab_size": VOCAB_SIZE,
             "smallest_N": Shape(1, HEAD_WIDTH).N,
         },
-        "limits": {"flag_decades": FLAG_DECADES, "refuse_decades": REFUSE_DECADES, "max_epochs": MAX_EPOCHS},
+        "limits": {
+            "flag_decades": FLAG_DECADES,
+            "refuse_decades": REFUSE_DECADES,
+            "max_epochs": MAX_EPOCHS,
+            "bounds": {key: BOUNDS[name][:2] for key, name in _BOUNDED.items()},
+        },
         "question": {**asked.model_dump(mode="json"), "objective": objective, "gpu": asked.gpu.strip().lower()},
     }
 

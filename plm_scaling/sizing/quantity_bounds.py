@@ -33,6 +33,7 @@ BOUNDS: Final[dict[str, Bounds]] = {
     "sequences": Bounds(1.0, 1e15, "sequences read or made over the model's life", "1e6"),
     "length": Bounds(1.0, 1e7, "residues of a sequence", "735"),
     "passes": Bounds(1e-3, 1e7, "times each sequence is read", "1"),
+    "serve_tokens": Bounds(1.0, 1e24, "tokens read or made over the model's life", "1e12"),
     "n_gpus": Bounds(1.0, 1e7, "accelerators used at a time", "8"),
     "nodes": Bounds(1.0, 1e7, "nodes used at a time", "8"),
     "gpus_per_node": Bounds(1.0, 1e5, "accelerators of a node", "4"),

@@ -105,6 +105,12 @@ function toHash(q) {
   return parts.join("&");
 }
 
+// Whether a number may be asked with: those of a budget are bounded by its unit.
+function fits(key, value, unit) {
+  const [low, high] = page.limits.bounds[key === "budget" ? unit : key];
+  return value >= low && value <= high;
+}
+
 function fromHash(hash) {
   const q = Object.assign({}, first), said = new URLSearchParams(hash.replace(/^#/, ""));
   const positive = (key, least) => {
@@ -112,7 +118,7 @@ function fromHash(hash) {
     if (text === null) return;
     const value = Number(text);
     if (text === "none" && (key === "unique_tokens" || key === "usd_per_gpu_hour" || key === "mfu")) q[key] = null;
-    else if (Number.isFinite(value) && (least === 0 ? value >= 0 : value > 0)) q[key] = value;
+    else if ((least === 0 && text !== "" && value === 0) || fits(key, value, q.unit)) q[key] = value;
   };
   const among = (key, known) => { const text = said.get(SHORT[key]); if (known.includes(text)) q[key] = text; };
   among("objective", page.ensembles.map(one => one.objective));
@@ -475,7 +481,7 @@ function listen() {
       let value = read(text.value) * (one.scale || 1);
       if (one.top === null && /^(unlimited|none|inf)/.test(word)) value = null;
       if (one.bottom === 0 && (word === "none" || word === "0")) value = 0;
-      const fine = value === null || (Number.isFinite(value) && (value > 0 || (value === 0 && one.bottom === 0)));
+      const fine = value === null || (value === 0 && one.bottom === 0) || fits(one.key, value, question.unit);
       text.classList.toggle("bad", !fine);
       if (!fine) { text.setAttribute("aria-invalid", "true"); return; }
       text.removeAttribute("aria-invalid");
@@ -488,7 +494,7 @@ function listen() {
   for (const box of document.querySelectorAll("input[name=unit]")) box.addEventListener("change", () => ask({ unit: box.value, budget: converted(box.value) }));
   $("repeats").addEventListener("change", () => ask({ repeats: $("repeats").value }));
   $("gpu").addEventListener("change", () => ask({ gpu: $("gpu").value, usd_per_gpu_hour: null }));
-  $("gpus").addEventListener("input", () => { const n = Math.round(Number($("gpus").value)); if (n >= 1) ask({ gpus: n }); });
+  $("gpus").addEventListener("input", () => { const n = Math.round(Number($("gpus").value)); if (fits("gpus", n)) ask({ gpus: n }); });
   $("force").addEventListener("change", () => ask({ force: $("force").checked }));
   $("reset").addEventListener("click", () => { question = Object.assign({}, first); ask({}); });
   $("ask").addEventListener("submit", event => event.preventDefault());
