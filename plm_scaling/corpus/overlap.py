@@ -38,7 +38,8 @@ class Nearest:
     ----------
     row : int64[n], record of the corpus; -1 where there is none.
     identity : float64[n], share of identical residues among the columns of the alignment; 0 where none was found.
-    coverage : float64[n], of the shorter-covered of the two by that alignment.
+    coverage : float64[n], of the shorter-covered of the two by that alignment; of the sequence where it may lie within
+        a record.
     is_copy : bool[n].
     tool : program and version, empty if only copies were looked for.
     """
@@ -148,6 +149,7 @@ def find_nearest(
     sequences: Sequence[Tokens],
     *,
     coverage: float = 0.8,
+    contained: bool = False,
     threads: int | None = None,
     scratch: Path | None = None,
 ) -> Nearest:
@@ -158,6 +160,7 @@ def find_nearest(
     rows : int64[n], the records to look among.
     sequences : token ids, uint8[L] each, without `<eos>`.
     coverage, threads, scratch : as in `check_overlap`.
+    contained : also count what lies within a longer record: then only the sequence itself must be covered.
 
     Raises
     ------
@@ -168,17 +171,18 @@ def find_nearest(
     program = _program()
     best = no_hits()
     if program is not None and len(sequences) and len(rows):
-        alike = Alike(identity=0.0, coverage=coverage, evalue=_EVALUE)
+        alike = Alike(identity=0.0, coverage=0.0 if contained else coverage, evalue=_EVALUE)
         with mmseqs_work(program, threads=threads, parent=scratch) as work:
             targets, queries = work.folder / "targets.fasta", work.folder / "queries.fasta"
             write_numbered(targets, _corpus_batches(corpus, rows))
             write_numbered(queries, _query_batches(sequences))
             hits = work.search(work.database(queries), work.database(targets), alike, sensitivity=_SENSITIVITY)
-        best = hits.best()
+        best = (hits.where(hits.query_coverage >= np.float32(coverage)) if contained else hits).best()
     row = np.full(len(sequences), -1, dtype=np.int64)
     identity, covered = np.zeros((2, len(sequences)))
     row[best.query], identity[best.query] = best.target, best.identity
-    covered[best.query] = np.minimum(best.query_coverage, best.target_coverage)
+    both = np.minimum(best.query_coverage, best.target_coverage)
+    covered[best.query] = best.query_coverage if contained else both
     # A copy is a copy, also where it is too short or too simple to be aligned.
     is_copy = copies >= 0
     row[is_copy], identity[is_copy], covered[is_copy] = copies[is_copy], 1.0, 1.0
@@ -261,6 +265,6 @@ def _corpus_batches(corpus: Corpus, rows: Int) -> Iterator[Batch]:
 
 def _query_batches(sequences: Sequence[Tokens]) -> Iterator[Batch]:
     for start in range(0, len(sequences), _ROWS):
-        part: list[Any] = sequences[start : start + _ROWS]
+        part: list[Any] = list(sequences[start : start + _ROWS])
         tokens = np.concatenate([np.append(one, np.uint8(EOS)) for one in part])
         yield np.arange(start, start + len(part)), tokens, np.array([len(one) + 1 for one in part], dtype=np.int64)

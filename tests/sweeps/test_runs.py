@@ -16,11 +16,12 @@ from plm_scaling.core.run_folder import RunFolder
 from plm_scaling.core.run_order import RunOrder
 from plm_scaling.core.run_table import RunTable
 from plm_scaling.corpus.reader import Corpus
+from plm_scaling.corpus.val_losses import read_val
 from plm_scaling.laws.budgets import check_runs
 from plm_scaling.laws.noise import law_runs
 from plm_scaling.sweeps.plan import plan_sweep
 from plm_scaling.sweeps.plan_records import GridArm, PlannedRun, SweepPlan, SweepSpec, TransferArm
-from plm_scaling.sweeps.runs import collect_runs, paired_gap, read_val
+from plm_scaling.sweeps.runs import collect_runs, paired_gap
 
 
 @pytest.fixture
