@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from plm_scaling.api_audit import audit
+from plm_scaling.api_evals import evaluate_compare, evaluate_frontier, evaluate_ls, evaluate_run
 from plm_scaling.api_laws import laws_causes, laws_check, laws_compare, laws_list, laws_show
 from plm_scaling.api_plan import plan
 from plm_scaling.api_runs import runs_export, runs_sql, runs_table, status, status_isoflop, watch
@@ -46,6 +47,10 @@ __all__ = [
     "collect",
     "demo",
     "doctor",
+    "evaluate_compare",
+    "evaluate_frontier",
+    "evaluate_ls",
+    "evaluate_run",
     "exchange",
     "export",
     "fit",

@@ -34,6 +34,7 @@ VERBS = {
     "predict": "Losses that a fit expects of runs not yet made, with intervals.",
     "transfer": "Effectively transferred tokens D_t, and the gain net of the source's compute.",
     "exchange": "What a token of another source is worth, from runs on mixtures.",
+    "evaluate": "Downstream tasks for runs, ESM-2, ProGen2 and others, with floors and controls beside every number.",
     "laws": "Published scaling laws: list, show, compare at a budget, check against their sources.",
     "export": "Weights of a run as a folder that transformers loads.",
     "report": "One offline page: verdict first, then pictures and provenance.",

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import fnmatch
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 
 from plm_scaling.core.errors import ConfigError, RefusedError, did_you_mean
 from plm_scaling.core.records import Record
-from plm_scaling.evals.bootstrap import Bootstrapped, compare_models
-from plm_scaling.evals.metrics import MetricName
+from plm_scaling.evals.bootstrap import Bootstrapped, Comparison, compare_models, holm, paired_mean_difference
+from plm_scaling.evals.metrics import METRICS, MetricName
 from plm_scaling.evals.results import ResultRow, latest_rows, read_rows
 from plm_scaling.evals.run_tasks import load_scores
 
 __all__ = ["PairedRow", "paired_rows"]
+
+FloatArray = npt.NDArray[np.float64]
 
 
 class PairedRow(Record):
@@ -76,8 +79,7 @@ def _against(out: Path, row: ResultRow, others: Sequence[ResultRow], seed: int) 
         kept.append(other)
     if not kept:
         return []
-    metric: MetricName = row.metric  # type: ignore[assignment]
-    compared = compare_models(metric, truth, columns, row.model.name, clusters=clusters or None, seed=seed)
+    compared = _compared(row.metric, truth, columns, row.model.name, clusters, seed)
     by_name = {other.model.name: other for other in kept}
     return [
         PairedRow(
@@ -95,3 +97,25 @@ def _against(out: Path, row: ResultRow, others: Sequence[ResultRow], seed: int) 
         )
         for one in compared
     ]
+
+
+def _compared(
+    metric: str,
+    truth: FloatArray,
+    columns: Mapping[str, FloatArray],
+    against: str,
+    clusters: Sequence[str],
+    seed: int,
+) -> tuple[Comparison, ...]:
+    """Differences of a metric of scores against truth; of what is a mean over examples, of these means."""
+    if metric in METRICS:
+        named: MetricName = metric  # type: ignore[assignment]
+        return compare_models(named, truth, columns, against, clusters=clusters or None, seed=seed)
+    others = [name for name in columns if name != against]
+    found = [
+        paired_mean_difference(columns[name], columns[against], clusters=clusters or None, seed=seed) for name in others
+    ]
+    return tuple(
+        Comparison(model=name, difference=one, p_holm=p, note=f"{name} less {against}, mean over {len(truth)} examples")
+        for name, one, p in zip(others, found, holm([one.p_value or 0.0 for one in found]), strict=True)
+    )

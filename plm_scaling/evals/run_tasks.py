@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 
 from plm_scaling.core.errors import PlmScalingError, RecordError
 from plm_scaling.core.files import writing_atomic
@@ -15,6 +16,8 @@ from plm_scaling.evals.results import ResultRow, append_rows, read_rows
 from plm_scaling.evals.task import Answer, Asked, Task, answer_hash
 
 __all__ = ["Step", "load_scores", "run_tasks"]
+
+FloatArray = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -101,7 +104,7 @@ def _scores_path(out: Path, row: ResultRow) -> Path:
     return out.with_name(f"{out.stem}.scores") / f"{answer_hash(row)}.npz"
 
 
-def load_scores(out: Path, row: ResultRow) -> tuple[np.ndarray, np.ndarray, tuple[str, ...]]:
+def load_scores(out: Path, row: ResultRow) -> tuple[FloatArray, FloatArray, tuple[str, ...]]:
     """Truth and scores float64[n] of a row, and the cluster of every example ([] where rows are drawn).
 
     Raises

@@ -6,6 +6,7 @@ import fnmatch
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from importlib.metadata import version
 from pathlib import Path
 from typing import Final, Literal
 
@@ -224,12 +225,7 @@ def answer_hash(row: ResultRow) -> str:
 
 
 def _versions() -> dict[str, str]:
-    import scipy
-    import torch
-
-    from plm_scaling import __version__
-
-    return {"plm_scaling": __version__, "torch": torch.__version__, "numpy": np.__version__, "scipy": scipy.__version__}
+    return {name: version(name) for name in ("plm-scaling", "torch", "numpy", "scipy")}
 
 
 def sample_rows(count: int, asked: Asked) -> npt.NDArray[np.intp]:

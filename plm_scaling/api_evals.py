@@ -1,0 +1,96 @@
+"""The verbs about downstream evaluation; part of `plm_scaling.api`, where they are found with the others."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from plm_scaling.evals.frontier import Frontier
+    from plm_scaling.evals.pairs import PairedRow
+    from plm_scaling.evals.run_tasks import Step
+    from plm_scaling.evals.task import Task
+
+__all__ = ["evaluate_compare", "evaluate_frontier", "evaluate_ls", "evaluate_run"]
+
+
+def evaluate_ls() -> tuple[Task, ...]:
+    """Every task there is, in the order they are best asked."""
+    from plm_scaling.evals.tasks import all_tasks
+
+    return all_tasks()
+
+
+def evaluate_run(
+    models: Sequence[str | Path],
+    *,
+    out: str | Path,
+    tasks: Sequence[str] = ("*",),
+    data: str | Path | None = None,
+    sequences: str | Path | None = None,
+    corpus: str | Path | None = None,
+    limit: int | None = None,
+    resamples: int = 1000,
+    seed: int = 0,
+    control: bool = True,
+    again: bool = False,
+    told: Callable[[Step], None] = lambda _: None,
+) -> list[Step]:
+    """Put tasks to models; every answer is a line of `out`, written as soon as it is there.
+
+    Parameters
+    ----------
+    models : see `evals.adapters.opening`; a folder of runs stands for all complete runs in it.
+    tasks : names or shell patterns (`aav28.*`).
+    data, sequences, corpus, limit, resamples, seed : see `evals.task.Asked`.
+    control : also the same shape with random weights, for every model that has weights.
+    again : also what `out` answers already.
+    told : called after each task of each model.
+
+    Raises
+    ------
+    RefusedError : no task of that name. CheckpointError : weights that cannot be read.
+    ConfigError : a model that cannot be found, or numbers that cannot be.
+    """
+    from plm_scaling.evals.model_lists import model_openers
+    from plm_scaling.evals.run_tasks import run_tasks
+    from plm_scaling.evals.task import Asked, match_tasks
+    from plm_scaling.evals.tasks import all_tasks
+
+    chosen = match_tasks(tasks, all_tasks())
+    asked = Asked(
+        data=None if data is None else Path(data),
+        sequences=None if sequences is None else Path(sequences),
+        corpus=None if corpus is None else Path(corpus),
+        limit=limit,
+        resamples=resamples,
+        seed=seed,
+    )
+    return run_tasks(
+        model_openers(models, control=control, seed=seed), chosen, asked, Path(out), again=again, told=told
+    )
+
+
+def evaluate_compare(out: str | Path, against: str, *, tasks: Sequence[str] = ("*",), seed: int = 0) -> list[PairedRow]:
+    """Every model of a file of results against one of them, on the same examples, task by task.
+
+    Raises
+    ------
+    RecordError : no such file, or scores that were not kept. ConfigError : no such model in it.
+    """
+    from plm_scaling.evals.pairs import paired_rows
+
+    return paired_rows(Path(out), against, tasks=tasks, seed=seed)
+
+
+def evaluate_frontier(out: str | Path, task: str, *, metric: str | None = None) -> Frontier:
+    """A metric of the models of a file, and of the published ones, against N, D, FLOPs and loss.
+
+    Raises
+    ------
+    RecordError : no such file. RefusedError : it has no such task.
+    """
+    from plm_scaling.evals.frontier import frontier_of
+
+    return frontier_of(Path(out), task, metric)

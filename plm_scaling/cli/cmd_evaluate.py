@@ -1,0 +1,176 @@
+"""`plm-scaling evaluate`: downstream tasks, with floors and controls beside every number."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from plm_scaling.cli.main import EXIT_INCOMPLETE
+from plm_scaling.cli.render import OutputFormat, emit, next_command, say, warn
+from plm_scaling.core.units import format_count
+
+if TYPE_CHECKING:
+    from plm_scaling.core.records import Record
+    from plm_scaling.evals.results import ResultRow
+    from plm_scaling.evals.run_tasks import Step
+
+__all__ = ["command"]
+
+_PATH = click.Path(path_type=Path)
+_FOLDER = click.Path(path_type=Path, exists=True, file_okay=False)
+_FILE = click.Path(path_type=Path, exists=True, dir_okay=False)
+
+
+@click.group(
+    "evaluate", epilog="Example: plm-scaling evaluate run study/runs --tasks site_nats --sequences held_out.fasta"
+)
+def command() -> None:
+    """Downstream tasks for runs of ours, ESM-2, ProGen2 and other protein models, with floors and controls."""
+
+
+@command.command("ls")
+@OutputFormat
+def ls(output: str) -> None:
+    """The tasks, with what each needs."""
+    from plm_scaling import api
+
+    rows = [
+        {
+            "task": task.name,
+            "kind": task.kind,
+            "metric": task.metric,
+            "needs": " or ".join(task.needs),
+            "files": ", ".join(task.files),
+            "about": task.about,
+        }
+        for task in api.evaluate_ls()
+    ]
+    emit(output, rows=rows)
+
+
+@command.command("run")
+@click.argument("models", nargs=-1, required=True)
+@click.option("--tasks", multiple=True, default=("*",), show_default=True, help="Name or pattern; may be repeated.")
+@click.option("--data", type=_FOLDER, help="Folder of evaluation sets, in their published layouts.")
+@click.option("--sequences", type=_FILE, help="Held-out proteins (FASTA), for tasks about likelihood.")
+@click.option("--corpus", type=_FOLDER, help="What the models were trained on: for audits and bins of identity.")
+@click.option("-o", "--out", type=_PATH, default=Path("evals.jsonl"), show_default=True, help="Results, one a line.")
+@click.option("--limit", type=click.IntRange(1), help="A seeded sample of so many examples of each task.")
+@click.option("--resamples", type=click.IntRange(10), default=1000, show_default=True, help="For the intervals.")
+@click.option("--seed", type=int, default=0, show_default=True)
+@click.option("--control/--no-control", default=True, show_default=True, help="Random weights of the same shapes.")
+@click.option("--again", is_flag=True, help="Also what the file answers already.")
+@OutputFormat
+def run(models: tuple[str, ...], output: str, **asked: Any) -> int:
+    """Put tasks to MODELS: runs or folders of runs, weights of ESM-2 or ProGen2, hf:PATH, random:esm2-8m, uniform.
+
+    Every answer is added to the file as soon as it is there; what it answers already is not asked again. Exit code 3
+    if a task failed.
+    """
+    from plm_scaling import api
+
+    steps = api.evaluate_run(models, told=_told, **asked)
+    rows = [row for step in steps for row in step.rows]
+    emit(output, rows=[_whole(row) if output == "json" else _shown(row) for row in rows])
+    out = asked["out"]
+    for warning in dict.fromkeys(said for row in rows for said in row.warnings):
+        warn(warning)
+    if rows:
+        next_command(f"plm-scaling evaluate frontier {out} --task {rows[0].task}")
+    return EXIT_INCOMPLETE if any(step.outcome == "failed" for step in steps) else 0
+
+
+def _told(step: Step) -> None:
+    say(f"{step.model}  {step.task}  {step.outcome}" + (f": {step.why}" if step.why else ""))
+
+
+def _whole(row: Record) -> dict[str, Any]:
+    """Everything of a row, as its file has it."""
+    plain: dict[str, Any] = json.loads(row.model_dump_json())
+    return plain
+
+
+def _shown(row: ResultRow) -> dict[str, Any]:
+    floors = sorted(row.floors, key=lambda floor: -floor.value if row.higher_is_better else floor.value)
+    best = f"{floors[0].name} {floors[0].value:.3f}" if floors else ""
+    interval = "" if row.low is None else f"{row.low:.3f} to {row.high:.3f}"
+    return {
+        "task": row.task,
+        "model": row.model.name,
+        "objective": row.model.objective,
+        "N": format_count(row.model.N) if row.model.N else "",
+        "metric": row.metric,
+        "value": round(row.value, 4),
+        "95 %": interval,
+        "best floor": best,
+        "n": row.n,
+        "protocol": row.protocol,
+    }
+
+
+@command.command("compare")
+@click.argument("results", type=_FILE)
+@click.option("--against", required=True, help="Model that the others are compared with.")
+@click.option("--tasks", multiple=True, default=("*",), show_default=True, help="Name or pattern; may be repeated.")
+@click.option("--seed", type=int, default=0, show_default=True)
+@OutputFormat
+def compare(results: Path, against: str, tasks: tuple[str, ...], seed: int, output: str) -> None:
+    """Models of a file of RESULTS against one of them, on the same examples, with p values for the whole table."""
+    from plm_scaling import api
+
+    found = api.evaluate_compare(results, against, tasks=tasks, seed=seed)
+    rows = [
+        {
+            "task": row.task,
+            "model": row.model,
+            "value": round(row.value, 4),
+            "against": round(row.value_against, 4),
+            "difference": round(row.difference.value, 4),
+            "95 %": f"{row.difference.low:.4f} to {row.difference.high:.4f}",
+            "p (Holm)": f"{row.p_holm:.2g}",
+        }
+        for row in found
+    ]
+    emit(output, rows=[_whole(row) for row in found] if output == "json" else rows)
+    for row in found:
+        if row.protocol != row.protocol_against:
+            warn(f"{row.task}: {row.model} was scored by {row.protocol}, {against} by {row.protocol_against}.")
+
+
+@command.command("frontier")
+@click.argument("results", type=_FILE)
+@click.option("--task", required=True, help="One task of the file.")
+@click.option("--metric", help="Where the task has several.")
+@OutputFormat
+def frontier(results: Path, task: str, metric: str | None, output: str) -> None:
+    """A metric against N, D, FLOPs and loss: models of RESULTS beside published ones."""
+    from plm_scaling import api
+
+    found = api.evaluate_frontier(results, task, metric=metric)
+    rows = [
+        {
+            "model": point.model,
+            "source": point.status or ("control" if point.control else point.source),
+            "N": point.N,
+            "D": point.D,
+            "6 N D": point.C,
+            "loss": point.loss,
+            found.metric: round(point.value, 4),
+            "95 %": "" if point.low is None else f"{point.low:.3f} to {point.high:.3f}",
+        }
+        for point in found.points
+    ]
+    emit(output, rows=rows, value=found)
+    if output != "human":
+        return
+    for floor in found.floors:
+        click.echo(f"floor {floor.name}: {floor.value:.3f}")
+    for per, slopes in (("tenfold compute", found.slopes), ("nat of loss", found.slopes_of_loss)):
+        for objective, slope in slopes.items():
+            interval = f"{slope.low:+.3f} to {slope.high:+.3f}"
+            click.echo(f"{objective.upper()}: {slope.value:+.3f} per {per} ({interval})")
+    for warning in found.warnings:
+        warn(warning)

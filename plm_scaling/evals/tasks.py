@@ -1,0 +1,17 @@
+"""All tasks there are, in the order they are best asked."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+from plm_scaling.evals.task import Task
+
+__all__ = ["all_tasks"]
+
+
+@lru_cache(maxsize=1)
+def all_tasks() -> tuple[Task, ...]:
+    """Likelihood first, then what is scored without labels, then what learns from them, then structure."""
+    from plm_scaling.evals import zero_shot_tasks
+
+    return (*zero_shot_tasks.TASKS,)

@@ -1,0 +1,67 @@
+"""`evaluate` on models known in closed form: rows, comparisons, frontiers, and errors a stranger can read."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from plm_scaling.core.alphabet import STANDARD
+from tests.conftest import Screen
+
+
+@pytest.fixture
+def study(tmp_path: Path) -> Path:
+    rng = np.random.default_rng(0)
+    transition = rng.dirichlet(np.full(20, 0.3), 20)
+    np.save(tmp_path / "chain.npy", transition)
+    with (tmp_path / "held_out.fasta").open("w") as handle:
+        for k in range(30):
+            state = [int(rng.integers(20))]
+            for _ in range(39):
+                state.append(int(rng.choice(20, p=transition[state[-1]])))
+            handle.write(f">p{k}\n{''.join(STANDARD[s] for s in state)}\n")
+    return tmp_path
+
+
+def test_a_file_of_results_from_asking_to_comparing(cli: Callable[..., Screen], study: Path) -> None:
+    out = study / "rows.jsonl"
+    asked = ("evaluate", "run", "uniform", f"markov:{study / 'chain.npy'}", "--tasks", "site_nats", "-o", str(out))
+    done = cli(*asked, "--sequences", str(study / "held_out.fasta"), "--resamples", "50", "--format", "json")
+    assert done.code == 0, done.err
+    uniform, chain = json.loads(done.out)
+    assert uniform["value"] == pytest.approx(math.log(20))
+    assert chain["high"] < uniform["value"]
+    assert "next: plm-scaling evaluate frontier" in done.err
+    again = cli(*asked, "--sequences", str(study / "held_out.fasta"), "--resamples", "50")
+    assert "kept" in again.err
+    assert len(out.read_text().splitlines()) == 2
+    paired = cli("evaluate", "compare", str(out), "--against", "uniform", "--format", "json")
+    (row,) = json.loads(paired.out)
+    assert row["difference"]["value"] == pytest.approx(chain["value"] - uniform["value"])
+    assert row["p_holm"] < 0.05
+    frontier = cli("evaluate", "frontier", str(out), "--task", "site_nats")
+    assert "chain" in frontier.out
+    assert "no random-weights control" in frontier.err
+    assert cli("evaluate", "frontier", str(out), "--task", "site_nuts").code == 4
+
+
+def test_what_cannot_be_asked_is_said(cli: Callable[..., Screen], study: Path) -> None:
+    out = ("-o", str(study / "rows.jsonl"))
+    failed = cli("evaluate", "run", "uniform", "--tasks", "aav28.zero_shot", *out)
+    assert failed.code == 3
+    assert "needs aav_capsid_28mer.csv" in failed.err
+    assert "--data FOLDER" in failed.err
+    assert not (study / "rows.jsonl").exists()
+    assert cli("evaluate", "run", "uniform", "--tasks", "aav.*", *out).code == 4
+    unknown = cli("evaluate", "run", "esm3", *out)
+    assert unknown.code == 2
+    assert "no model is called 'esm3'" in unknown.err
+    (study / "bad.fasta").write_text(">a\nMKV1LA\n")
+    broken = cli("evaluate", "run", "uniform", "--tasks", "site_nats", "--sequences", str(study / "bad.fasta"), *out)
+    assert "record 1 (a)" in broken.err
+    assert cli("evaluate", "ls").out.count("aav28.zero_shot") == 1
