@@ -57,8 +57,9 @@ def test_repeats_that_no_run_identifies_are_those_of_text() -> None:
     assert "TEXT_REPEATS" in made.flags
     assert "Muennighoff" in made.repeats
     assert made.loss > free.loss
-    assert made.N > free.N, "a discount on tokens alone makes N larger, of which the answer warns"
-    assert any("make N smaller where repeats alone make it larger" in said for said in made.warnings)
+    assert made.N == free.N, "a discount on tokens alone would make N larger"
+    assert "SIZE_HELD" in made.flags
+    assert any("of unlimited data" in said for said in made.warnings)
 
 
 def test_an_objective_without_runs_has_no_default() -> None:
