@@ -41,6 +41,7 @@ __all__ = [
     "Alike",
     "Mmseqs",
     "MmseqsWork",
+    "cluster_sequences",
     "find_mmseqs",
     "mmseqs_work",
     "search_sequences",
@@ -293,6 +294,10 @@ class MmseqsWork:
         self._forget(result, table)
         return hits
 
+    def new_file(self, kind: str, ending: str) -> Path:
+        """A name in the folder that nothing has yet."""
+        return self._new(kind).with_suffix(ending)
+
     def _clusters(self, verb: str, database: Path, args: Sequence[str]) -> Iterator[tuple[Int, Int]]:
         result, table = self._new("clusters"), self._new("members")
         if not self._scratched(verb, database, result, *args):
@@ -366,16 +371,41 @@ def search_sequences(
     ValueError : a character is not a residue letter.
     """
     with mmseqs_work(threads=threads) as work:
-        databases = []
-        for name, sequences in (("queries", queries), ("targets", targets)):
-            tokens = [np.append(encode(sequence), np.uint8(EOS)) for sequence in sequences]
-            sizes = np.array([len(one) for one in tokens], dtype=np.int64)
-            path = work.folder / f"{name}.fasta"
-            batches = [(np.arange(len(tokens)), np.concatenate(tokens), sizes)] if tokens else []
-            if not write_numbered(path, batches):
-                return no_hits()
-            databases.append(work.database(path))
-        return work.search(databases[0], databases[1], alike, sensitivity=sensitivity)
+        if not queries or not targets:
+            return no_hits()
+        return work.search(_few(work, queries), _few(work, targets), alike, sensitivity=sensitivity)
+
+
+def cluster_sequences(
+    sequences: Sequence[str], alike: Alike | None = None, *, threads: int | None = None
+) -> npt.NDArray[np.int64]:
+    """Cluster a few sequences: the position of the representative of each, int64[n].
+
+    Parameters
+    ----------
+    alike : 50 % identity over .8 of both by default.
+
+    Raises
+    ------
+    CorpusError : MMseqs2 is not installed, or it failed.
+    ValueError : a character is not a residue letter.
+    """
+    found = np.arange(len(sequences))
+    with mmseqs_work(threads=threads) as work:
+        if not sequences:
+            return found
+        for representative, member in work.cluster(_few(work, sequences), alike or Alike(identity=0.5)):
+            found[member] = representative
+    return found
+
+
+def _few(work: MmseqsWork, sequences: Sequence[str]) -> Path:
+    """A database of sequences in memory, numbered by position; at least one."""
+    tokens = [np.append(encode(sequence), np.uint8(EOS)) for sequence in sequences]
+    sizes = np.array([len(one) for one in tokens], dtype=np.int64)
+    path = work.new_file("few", ".fasta")
+    write_numbered(path, [(np.arange(len(tokens)), np.concatenate(tokens), sizes)])
+    return work.database(path)
 
 
 def _csv(path: Path, types: dict[str, str]) -> Any:

@@ -19,7 +19,15 @@ from hypothesis import strategies as st
 from plm_scaling.core.alphabet import EOS, encode
 from plm_scaling.core.errors import CorpusError
 from plm_scaling.corpus.hits import identity_bins, no_hits, sorted_hits
-from plm_scaling.corpus.homology import Alike, Mmseqs, MmseqsWork, find_mmseqs, mmseqs_work, write_numbered
+from plm_scaling.corpus.homology import (
+    Alike,
+    Mmseqs,
+    MmseqsWork,
+    cluster_sequences,
+    find_mmseqs,
+    mmseqs_work,
+    write_numbered,
+)
 
 LETTERS = np.array(list("ACDEFGHIKLMNPQRSTVWY"))
 
@@ -244,6 +252,17 @@ def test_cluster_finds_families(work: MmseqsWork, database: Path) -> None:
     assert all(len(families) == 1 for families in family_of)
     # A pair at 56 % always meets; that all four have one centre is not promised.
     assert sum(len(group) for group in found) >= 44
+
+
+@pytest.mark.slow
+def test_a_few_sequences_are_clustered_in_memory(mmseqs: Mmseqs, families: list[str]) -> None:
+    few = [families[0], families[4], families[1], "MK", families[5]]
+    found = cluster_sequences(few).tolist()
+    assert found[0] == found[2]
+    assert found[1] == found[4]
+    assert len({found[0], found[1], found[3]}) == 3
+    assert found[3] == 3
+    assert cluster_sequences([]).tolist() == []
 
 
 def test_search_measures_identity(work: MmseqsWork, database: Path, families: list[str]) -> None:

@@ -1,0 +1,36 @@
+"""Which sequences a run was really trained on: those of its batches and of the runs it descends from."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from plm_scaling.core.errors import PlanError
+from plm_scaling.corpus.batches import Batches
+from plm_scaling.corpus.ledger import Phase
+from plm_scaling.corpus.ledger_visits import Schedule, visit_chunks
+from plm_scaling.corpus.reader import Corpus
+
+__all__ = ["trained_rows"]
+
+
+def trained_rows(corpus: Corpus, phases: Sequence[Phase]) -> npt.NDArray[np.int64]:
+    """Records of which any part was in a batch, ascending int64[n]: a run of less than an epoch has not seen the split.
+
+    Parameters
+    ----------
+    phases : (config, step) of each run of the lineage; `step` is the number of batches trained on.
+
+    Raises
+    ------
+    PlanError : no phase, or a negative step. CorpusError : a phase was trained on another corpus.
+    """
+    if not phases or min(step for _, step in phases) < 0:
+        raise PlanError("no run to look at", why="it takes at least one, with steps that are not negative")
+    seen = np.zeros(len(corpus.length), dtype=np.bool_)
+    for config, step in phases:
+        for chunk in visit_chunks(Schedule.of(Batches(corpus, config)), step):
+            seen[chunk.row] = True
+    return np.flatnonzero(seen)
