@@ -10,7 +10,7 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from plm_scaling.core.errors import ConfigError, CorpusError
+from plm_scaling.core.errors import ConfigError, CorpusError, RecordError
 from plm_scaling.core.records import Record
 from plm_scaling.core.run_folder import RunFolder
 from plm_scaling.corpus.format import IDENTITY_EDGES, VAL_IID
@@ -170,6 +170,10 @@ def losses_of_run(run: Path, info: ModelInfo, *, validation: str = VAL_IID) -> t
     """
     found = read_val(run.parent, run.name, validation)
     record = RunFolder(run).record()
+    if record is None:
+        raise RecordError(
+            "no record of this run", where=str(run), why="it is not complete", hint="plm-scaling run PLAN"
+        )
     (scored,) = [loss for loss in record.validation if loss.set_name == validation]
     protocol = "mlm15" if record.config.objective == "mlm" else "clm"
     key = f"{protocol}/as in training, validation {scored.validation_id}/letters raw"
