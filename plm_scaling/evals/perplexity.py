@@ -13,14 +13,14 @@ import numpy.typing as npt
 from plm_scaling.core.errors import ConfigError, CorpusError, RecordError
 from plm_scaling.core.records import Record
 from plm_scaling.core.run_folder import RunFolder
-from plm_scaling.corpus.format import IDENTITY_EDGES, VAL_IID
+from plm_scaling.corpus.format import IDENTITY_EDGES, TRAIN, VAL_IID
 from plm_scaling.corpus.ledger import Phase
 from plm_scaling.corpus.overlap import Nearest, find_nearest
 from plm_scaling.corpus.reader import Corpus
-from plm_scaling.corpus.trained import trained_rows
+from plm_scaling.corpus.trained import phases_of_run, trained_rows
 from plm_scaling.corpus.val_losses import read_val
 from plm_scaling.evals.adapters.asking import residue_ids
-from plm_scaling.evals.adapters.base import ModelInfo
+from plm_scaling.evals.adapters.base import Adapter, ModelInfo
 from plm_scaling.evals.bootstrap import Bootstrapped, bootstrap_mean
 from plm_scaling.evals.held_out import HeldOutLosses
 
@@ -31,6 +31,7 @@ __all__ = [
     "losses_of_run",
     "nearest_training",
     "perplexity_by_identity",
+    "training_rows",
 ]
 
 Int = npt.NDArray[np.int64]
@@ -152,6 +153,22 @@ def nearest_training(
             hint="install it (apt install mmseqs2), or ask for perplexity without bins",
         )
     return found
+
+
+def training_rows(corpus: Corpus, adapter: Adapter, *, split: str = TRAIN) -> tuple[Int, bool]:
+    """Records a model was trained on, int64[m], and whether they are known.
+
+    Of a run on this corpus they are those of its batches and of the runs it descends from; of any other model nobody
+    knows here, and the whole split stands for them.
+
+    Raises
+    ------
+    RecordError : a run of the line that is not there. PlanError : no such split.
+    """
+    run: Path | None = getattr(adapter, "run", None)
+    if run is not None and RunFolder(run).order().config.corpus_id == corpus.corpus_id:
+        return trained_rows(corpus, phases_of_run(corpus, run)), True
+    return corpus.rows(split), False
 
 
 def losses_of_run(run: Path, info: ModelInfo, *, validation: str = VAL_IID) -> tuple[HeldOutLosses, Int]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pyarrow as pa
@@ -22,7 +23,7 @@ from plm_scaling.evals.adapters.doubles import MarkovModel, PlantedProfile, Unif
 from plm_scaling.evals.bootstrap import bootstrap_mean
 from plm_scaling.evals.held_out import HeldOutLosses, held_out_losses
 from plm_scaling.evals.likelihoods import pseudo_totals
-from plm_scaling.evals.perplexity import losses_of_run, nearest_training, perplexity_by_identity
+from plm_scaling.evals.perplexity import losses_of_run, nearest_training, perplexity_by_identity, training_rows
 
 RNG = np.random.default_rng(17)
 LETTERS = list(STANDARD)
@@ -175,8 +176,6 @@ def test_identity_is_to_what_the_run_has_really_seen(tmp_path: Path) -> None:
 
 
 def test_losses_a_run_has_left_are_read_and_keep_their_own_key(tmp_path, monkeypatch) -> None:
-    from types import SimpleNamespace
-
     import plm_scaling.evals.perplexity as module
 
     columns = {"row": [7, 2], "loss_sum": [30.0, 12.0], "n_targets": [10, 5]}
@@ -190,3 +189,21 @@ def test_losses_a_run_has_left_are_read_and_keep_their_own_key(tmp_path, monkeyp
     assert rows.tolist() == [2, 7]
     assert (losses.sums.tolist(), losses.targets.tolist()) == ([12.0, 30.0], [5, 10])
     assert losses.key == "mlm15/as in training, validation abc/letters raw"
+
+
+def test_training_rows_of_a_run_are_its_batches(tmp_path, monkeypatch) -> None:
+    import plm_scaling.evals.perplexity as module
+
+    corpus = SimpleNamespace(corpus_id="here", rows=lambda split: np.arange(9))
+    order = SimpleNamespace(config=SimpleNamespace(corpus_id="here"))
+    monkeypatch.setattr(module, "RunFolder", lambda path: SimpleNamespace(order=lambda: order))
+    monkeypatch.setattr(module, "phases_of_run", lambda corpus, run: [(order.config, 1)])
+    monkeypatch.setattr(module, "trained_rows", lambda corpus, phases: np.array([3, 5]))
+    model = UniformModel()
+    rows, known = training_rows(corpus, model)
+    assert (len(rows), known) == (9, False)
+    model.run = tmp_path
+    rows, known = training_rows(corpus, model)
+    assert (rows.tolist(), known) == ([3, 5], True)
+    order.config.corpus_id = "elsewhere"
+    assert training_rows(corpus, model)[1] is False

@@ -7,6 +7,7 @@ of a batch, R rows (distinct documents), V vocabulary, A letters answered.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Final
 
 import numpy as np
@@ -45,6 +46,7 @@ class OwnModel:
     Attributes
     ----------
     tokens_processed : positions that have gone through the model so far.
+    run : folder of the run it comes from, whose batches say what it was trained on; None for other weights.
     """
 
     def __init__(
@@ -60,6 +62,7 @@ class OwnModel:
         self.model = model.to(self.device).eval().requires_grad_(False)
         self._info, self.batch_positions, self.share_beginnings = info, batch_positions, share_beginnings
         self.tokens_processed = 0
+        self.run: Path | None = None
 
     @property
     def info(self) -> ModelInfo:

@@ -62,7 +62,7 @@ def open_own(
         D = published_tokens(published_as, file.shape.N_total + file.dead)
     trained_on = run.order().config.context if run else PUBLIC_CONTEXT
     name = name or published_as or (run.order().config.run_id if run else path.stem)
-    return own_model(
+    found = own_model(
         file,
         name=name,
         D=D,
@@ -71,6 +71,8 @@ def open_own(
         dtype=dtype,
         device=device,
     )
+    found.run = run.path if run else None
+    return found
 
 
 def own_model(
