@@ -16,6 +16,7 @@ from plm_scaling.core.errors import ConfigError, RefusedError
 from plm_scaling.evals.adapters.asking import need
 from plm_scaling.evals.adapters.base import Adapter, Float32Array
 from plm_scaling.evals.contacts import RANGES
+from plm_scaling.evals.heads import l1_logistic
 from plm_scaling.evals.structures import CONTACT_DISTANCE, Structure
 
 __all__ = ["ContactHead", "attention_features", "fit_contact_head", "published_contact_head"]
@@ -23,7 +24,6 @@ __all__ = ["ContactHead", "attention_features", "fit_contact_head", "published_c
 FloatArray = npt.NDArray[np.float64]
 _STRENGTH: Final = 0.15
 _LEAST_APART: Final = int(RANGES["short"][0])
-_STEPS: Final = 500
 
 
 @dataclass(frozen=True)
@@ -136,25 +136,9 @@ def _fitted(feature_nH: FloatArray, label_n: npt.NDArray[np.bool_], strength: fl
     The scale of attention maps falls with the length of chains and differs from head to head; the penalty should see
     information, not scale. Weights come back for the features as they were.
     """
-    from scipy.optimize import minimize
-
     scale_H = feature_nH.std(axis=0)
     used = scale_H > 0.0
-    x_nH, y_n = feature_nH[:, used] / scale_H[used], np.where(label_n, 1.0, -1.0)
-    n_maps = x_nH.shape[1]
-
-    def loss(packed: FloatArray) -> tuple[float, FloatArray]:
-        # Positive and negative parts are variables of their own: then the penalty is smooth.
-        margin_n = y_n * (x_nH @ (packed[:n_maps] - packed[n_maps:-1]) + packed[-1])
-        push_n = -strength * y_n / (1.0 + np.exp(np.clip(margin_n, -500.0, 500.0)))
-        slope_H = x_nH.T @ push_n
-        value = strength * float(np.logaddexp(0.0, -margin_n).sum()) + float(packed[:-1].sum())
-        return value, np.concatenate([slope_H + 1.0, 1.0 - slope_H, [push_n.sum()]])
-
-    bounds = [(0.0, None)] * (2 * n_maps) + [(None, None)]
-    found = minimize(
-        loss, np.zeros(2 * n_maps + 1), jac=True, method="L-BFGS-B", bounds=bounds, options={"maxiter": _STEPS}
-    )
+    found = l1_logistic(feature_nH[:, used] / scale_H[used], label_n, 1.0 / strength)
     weight_H = np.zeros(feature_nH.shape[1])
-    weight_H[used] = (found.x[:n_maps] - found.x[n_maps:-1]) / scale_H[used]
-    return weight_H, float(found.x[-1])
+    weight_H[used] = found.weights[:, 0] / scale_H[used]
+    return weight_H, float(found.offset[0])

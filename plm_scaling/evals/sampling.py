@@ -1,0 +1,133 @@
+"""Sequences drawn from a causal model, from nothing or as continuations, residue by residue.
+
+n sequences, L residues, A the 20 amino acids.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+
+from plm_scaling.core.alphabet import STANDARD
+from plm_scaling.core.errors import ConfigError
+from plm_scaling.evals.adapters.asking import need
+from plm_scaling.evals.adapters.base import Adapter
+
+__all__ = ["Drawn", "continue_sequences", "next_logprobs", "sample_sequences"]
+
+FloatArray = npt.NDArray[np.float64]
+_ENDS_APART: Final = 0.01
+"""Probabilities that add up to more than 1 by this: the end is no part of the model."""
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """A sequence from a model."""
+
+    sequence: str
+    """With its prompt."""
+    ended: bool
+    """Whether the model ended it; else it was cut at the longest length."""
+    logp: float
+    """Ln p of what was drawn after the prompt by the model as it is (temperature 1, all letters), the end included."""
+
+
+def next_logprobs(adapter: Adapter, prefixes: Sequence[str]) -> FloatArray:
+    """Ln p of each of the 20 amino acids, and last of the end, after each prefix, float64[n, 21], rows normalised.
+
+    After nothing, and in a model that knows no ends, the end is impossible. Any `Adapter` that gives likelihoods is
+    asked for those of the 21 continuations; one that computes shared beginnings once spends about 20 tokens on each.
+
+    Raises
+    ------
+    RefusedError : the model gives no likelihoods from the left.
+    """
+    need(adapter.info, "causal")
+    distinct = list(dict.fromkeys(prefixes))
+    asked = [prefix + letter for prefix in distinct for letter in STANDARD]
+    whole = [prefix for prefix in distinct if prefix]
+    answers = adapter.residue_logprobs([*asked, *whole], letters="raw")
+    ends = {prefix: float(logp[-1]) for prefix, logp in zip(whole, answers[len(asked) :], strict=True)}
+    rows: dict[str, FloatArray] = {}
+    for k, prefix in enumerate(distinct):
+        letters = [logp[len(prefix)] for logp in answers[k * len(STANDARD) : (k + 1) * len(STANDARD)]]
+        row = np.array([*letters, ends.get(prefix, -math.inf)], dtype=np.float64)
+        if np.exp(row).sum() > 1.0 + _ENDS_APART:
+            row[-1] = -math.inf
+        rows[prefix] = row - np.logaddexp.reduce(row)
+    return np.array([rows[prefix] for prefix in prefixes]).reshape(-1, len(STANDARD) + 1)
+
+
+def continue_sequences(
+    adapter: Adapter,
+    prompts: Sequence[str],
+    *,
+    longest: int | Sequence[int],
+    temperature: float = 1.0,
+    top_p: float = 1.0,
+    seed: int = 0,
+) -> list[Drawn]:
+    """Go on from each prompt until the model ends the sequence, or it is as long as it may be.
+
+    Draw k depends on the seed, k and its prompt alone, whatever else is drawn.
+
+    Parameters
+    ----------
+    longest : residues, the prompt included; one number, or one per prompt.
+    temperature : log-probabilities are divided by it; 0 takes the likeliest letter always.
+    top_p : only the likeliest letters that together have this probability are drawn, in (0, 1].
+
+    Raises
+    ------
+    ConfigError : a temperature below 0, or a top_p outside (0, 1].
+    RefusedError : as `next_logprobs`.
+
+    **Source:** Holtzman et al. 2020 (top_p).
+    """
+    if not temperature >= 0.0 or not 0.0 < top_p <= 1.0:
+        raise ConfigError(f"temperature {temperature}, top_p {top_p}", why="temperature >= 0 and 0 < top_p <= 1")
+    limits = [longest] * len(prompts) if isinstance(longest, int) else list(longest)
+    texts, logp, ended = list(prompts), np.zeros(len(prompts)), [False] * len(prompts)
+    random = [np.random.default_rng([seed, k]) for k in range(len(prompts))]
+    going = [k for k, text in enumerate(texts) if len(text) < limits[k]]
+    while going:
+        table = next_logprobs(adapter, [texts[k] for k in going])
+        for k, row in zip(going, table, strict=True):
+            choice = _choose(row, temperature, top_p, random[k])
+            logp[k] += row[choice]
+            if choice == len(STANDARD):
+                ended[k] = True
+            else:
+                texts[k] += STANDARD[choice]
+        going = [k for k in going if not ended[k] and len(texts[k]) < limits[k]]
+    return [Drawn(text, end, float(value)) for text, end, value in zip(texts, ended, logp, strict=True)]
+
+
+def sample_sequences(
+    adapter: Adapter,
+    n: int,
+    *,
+    prompt: str = "",
+    longest: int = 512,
+    temperature: float = 1.0,
+    top_p: float = 1.0,
+    seed: int = 0,
+) -> list[Drawn]:
+    """Draw n sequences that begin with a prompt; see `continue_sequences`."""
+    return continue_sequences(adapter, [prompt] * n, longest=longest, temperature=temperature, top_p=top_p, seed=seed)
+
+
+def _choose(row: FloatArray, temperature: float, top_p: float, random: np.random.Generator) -> int:
+    if temperature == 0.0:
+        return int(row.argmax())
+    p = np.exp((row - row.max()) / temperature)
+    p /= p.sum()
+    order = np.argsort(-p, kind="stable")
+    before = np.cumsum(p[order]) - p[order]
+    kept = order[before < top_p]
+    return int(random.choice(kept, p=p[kept] / p[kept].sum()))
