@@ -67,8 +67,8 @@ def ls(output: str) -> None:
 def run(models: tuple[str, ...], output: str, **asked: Any) -> int:
     """Put tasks to MODELS: runs or folders of runs, weights of ESM-2 or ProGen2, hf:PATH, random:esm2-8m, uniform.
 
-    Every answer is added to the file as soon as it is there; what it answers already is not asked again. Exit code 3
-    if a task failed.
+    Every answer is added to the file as soon as it is there; what it answers already is not asked again. Tasks whose
+    data are not there are passed over. Exit code 3 if a task failed, or none could be asked.
     """
     from plm_scaling import api
 
@@ -80,7 +80,7 @@ def run(models: tuple[str, ...], output: str, **asked: Any) -> int:
         warn(warning)
     if rows:
         next_command(f"plm-scaling evaluate frontier {out} --task {rows[0].task}")
-    return EXIT_INCOMPLETE if any(step.outcome == "failed" for step in steps) else 0
+    return EXIT_INCOMPLETE if not rows or any(step.outcome == "failed" for step in steps) else 0
 
 
 def _told(step: Step) -> None:

@@ -13,7 +13,7 @@ from plm_scaling.core.errors import PlmScalingError, RecordError
 from plm_scaling.core.files import writing_atomic
 from plm_scaling.evals.adapters.base import Adapter
 from plm_scaling.evals.results import ResultRow, append_rows, read_rows
-from plm_scaling.evals.task import Answer, Asked, Task, answer_hash
+from plm_scaling.evals.task import Answer, Asked, NoDataError, Task, answer_hash
 
 __all__ = ["Step", "load_scores", "run_tasks"]
 
@@ -27,7 +27,7 @@ class Step:
     model: str
     task: str
     outcome: str
-    """done, kept (it was there), cannot (the model lacks the ability), or failed."""
+    """done, kept (it was there), cannot (the model lacks the ability), no data, or failed."""
     rows: tuple[ResultRow, ...] = ()
     why: str = ""
 
@@ -71,6 +71,8 @@ def _step(task: Task, adapter: Adapter, asked: Asked, out: Path, known: Sequence
         if rows := _already(task, adapter, asked, known):
             return Step(info.name, task.name, "kept", rows)
         answers = task.measure(task, adapter, asked)
+    except NoDataError as error:
+        return Step(info.name, task.name, "no data", why=str(error))
     except PlmScalingError as error:
         return Step(info.name, task.name, "failed", why=str(error))
     for answer in answers:

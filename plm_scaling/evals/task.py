@@ -24,11 +24,13 @@ __all__ = [
     "Answer",
     "Asked",
     "Kind",
+    "NoDataError",
     "Scored",
     "Task",
     "answer_hash",
     "answer_of",
     "data_file",
+    "data_files",
     "match_tasks",
     "sample_rows",
 ]
@@ -36,6 +38,10 @@ __all__ = [
 Kind = Literal["likelihood", "zero-shot", "supervised", "structure", "generation"]
 FloatArray = npt.NDArray[np.float64]
 _SUFFIXES: Final = ("", ".gz")
+
+
+class NoDataError(ConfigError):
+    """What a task needs was not given, or does not lie where it was looked for."""
 
 
 @dataclass(frozen=True)
@@ -78,7 +84,7 @@ class Task:
     name : `group.part`.
     about : one line for `evaluate ls`.
     needs : abilities, one of which a model must have.
-    files : names of the files of its data as they are published; a .gz of them will do.
+    files : names of the files of its data as they are published, or a pattern for all that match; a .gz will do.
     version : raised when data, splits or scoring change what the number means.
     measure : model and question to answers.
     """
@@ -102,9 +108,12 @@ class Task:
 
         Raises
         ------
-        ConfigError : one is missing; names it and where it was looked for.
+        NoDataError : one is missing; names it and where it was looked for.
         """
-        return tuple(data_file(asked, name, self.name) for name in self.files)
+        found: list[Path] = []
+        for name in self.files:
+            found += data_files(asked, name, self.name) if "*" in name else [data_file(asked, name, self.name)]
+        return tuple(found)
 
     def data_sha256(self, asked: Asked) -> str:
         """Of the files it reads; empty where it reads none."""
@@ -119,19 +128,29 @@ def data_file(asked: Asked, name: str, task: str) -> Path:
 
     Raises
     ------
-    ConfigError : no folder was given, or the file is not in it.
+    NoDataError : no folder was given, or the file is not in it.
     """
     if asked.data is None:
-        raise ConfigError(f"{task} needs {name}", why="no folder of evaluation sets was given", hint="--data FOLDER")
+        raise NoDataError(f"{task} needs {name}", why="no folder of evaluation sets was given", hint="--data FOLDER")
     for suffix in _SUFFIXES:
         if found := sorted(path for path in asked.data.rglob(name + suffix) if path.is_file()):
             return found[0]
-    raise ConfigError(
+    raise NoDataError(
         f"{task} needs {name}",
         where=str(asked.data),
         why="no file of that name, plain or .gz, lies there",
         hint="docs/evaluation.md says where each set is published",
     )
+
+
+def data_files(asked: Asked, pattern: str, task: str) -> list[Path]:
+    """All files of the evaluation sets whose names match, by name; errors as `data_file`."""
+    if asked.data is None:
+        raise NoDataError(f"{task} needs {pattern}", why="no folder of evaluation sets was given", hint="--data FOLDER")
+    found = sorted({path for suffix in _SUFFIXES for path in asked.data.rglob(pattern + suffix) if path.is_file()})
+    if not found:
+        raise NoDataError(f"{task} needs {pattern}", where=str(asked.data), why="no file of such a name lies there")
+    return found
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Tasks that ask what a model expects before it has seen a measurement: sites, and variants of one protein."""
+"""Tasks that ask what a model expects of the variants of a protein before it has seen a measurement."""
 
 from __future__ import annotations
 
@@ -6,23 +6,23 @@ import csv
 import gzip
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
 import numpy as np
 
-from plm_scaling.core.errors import ConfigError, CorpusError
-from plm_scaling.evals.adapters.base import Adapter
+from plm_scaling.core.errors import CorpusError
+from plm_scaling.evals.adapters.base import Adapter, FloatArray
+from plm_scaling.evals.alarms import score_alarms
 from plm_scaling.evals.bootstrap import bootstrap_metric, measured_twice, noise_ceiling
-from plm_scaling.evals.fasta import read_fasta
+from plm_scaling.evals.encodings import blosum62_scores, letter_matrix, mutation_counts
 from plm_scaling.evals.proteingym import Assay, read_assay, read_reference
 from plm_scaling.evals.results import FloorScore
 from plm_scaling.evals.scoring import score_variants
-from plm_scaling.evals.site_nats import site_nats
-from plm_scaling.evals.site_sample import sample_sites
-from plm_scaling.evals.task import Answer, Asked, Scored, Task, answer_of, sample_rows
+from plm_scaling.evals.tables import read_aav28
+from plm_scaling.evals.task import Answer, Asked, NoDataError, Scored, Task, answer_of, sample_rows
 from plm_scaling.evals.variants import Variant, parse_variants
-from plm_scaling.evals.zero_shot_floors import zero_shot_floors
 
 __all__ = ["TASKS"]
 
@@ -30,44 +30,18 @@ REFERENCE: Final = "DMS_substitutions.csv"
 _AAV: Final = "aav_capsid_28mer.csv"
 _AAV_REGION: Final = (560, 588)
 _BLAT: Final = "BLAT_ECOLX_Ranganathan2015_labeled.csv"
-_SITES: Final = 8
-
-
-def _site_nats(task: Task, adapter: Adapter, asked: Asked) -> list[Answer]:
-    """A fixed sample of sites of the held-out proteins, the same for every model."""
-    if asked.sequences is None:
-        raise ConfigError(f"{task.name} needs held-out proteins", hint="--sequences FASTA")
-    started, names = time.perf_counter(), read_fasta(asked.sequences)
-    sequences = [names[k].sequence for k in sample_rows(len(names), asked)]
-    sample = sample_sites(sequences, per_sequence=_SITES, seed=asked.seed)
-    found = site_nats(adapter, sequences, sample, draws=asked.resamples)
-    scored = Scored(
-        truth=np.zeros(len(found.values)),
-        scores=found.values,
-        protocol=found.protocol,
-        clusters=tuple(str(k) for k in found.sample.sequence.tolist()),
-        cluster_kind="sequence",
-        tokens=float(found.cost.tokens),
-        warnings=(f"{found.cut} sites were read in a window of their protein.",) if found.cut else (),
-        flags=("WINDOWS",) if found.cut else (),
-    )
-    return [answer_of(task, adapter, asked, scored, value=found.mean, started=started)]
 
 
 def _capsid(task: Task, adapter: Adapter, asked: Asked) -> list[Answer]:
     """The AAV2 library: 28 residues of the capsid drawn anew, each variant once."""
-    table, reference = task.paths(asked)
-    target = _assay(reference, "CAPSD_AAV2S_Sinai_2021").target
-    rows = _csv_rows(table, ("sequence", "score"))
-    texts, values = [row["sequence"] for row in rows], np.array([float(row["score"]) for row in rows])
-    names = sorted(set(texts))
-    number = {name: k for k, name in enumerate(names)}
-    owner = np.array([number[text] for text in texts])
-    measured = np.bincount(owner, values) / np.bincount(owner)
-    which = sample_rows(len(names), asked)
-    variants = parse_variants(target, [names[k] for k in which], region=_AAV_REGION)
-    ceiling = noise_ceiling(*measured_twice(texts, values), draws=100, seed=asked.seed)
-    return _zero_shot(task, adapter, asked, target, variants, measured[which], ceiling.single)
+    file, reference = task.paths(asked)
+    target, table = _assay(reference, "CAPSD_AAV2S_Sinai_2021").target, read_aav28(file)
+    rows = _csv_rows(file, ("sequence", "score"))
+    twice = measured_twice([row["sequence"] for row in rows], [float(row["score"]) for row in rows])
+    ceiling = noise_ceiling(*twice, draws=100, seed=asked.seed)
+    which = sample_rows(len(table), asked)
+    variants = parse_variants(target, [table.sequences[k] for k in which], region=_AAV_REGION)
+    return _zero_shot(task, adapter, asked, target, variants, table.targets[which], ceiling.single)
 
 
 def _blat(task: Task, adapter: Adapter, asked: Asked) -> list[Answer]:
@@ -86,26 +60,46 @@ def _zero_shot(
     asked: Asked,
     target: str,
     variants: Sequence[Variant],
-    measured: np.ndarray,
+    measured: FloatArray,
     ceiling: float | None,
 ) -> list[Answer]:
     started = time.perf_counter()
+    scored = _scored(adapter, asked, target, variants, measured, task.name)
+    return [answer_of(task, adapter, asked, replace(scored, noise_ceiling=ceiling), started=started)]
+
+
+def _scored(
+    adapter: Adapter, asked: Asked, target: str, variants: Sequence[Variant], measured: FloatArray, where: str
+) -> Scored:
+    """Scores of variants beside floors of the same, and alarms about what they follow."""
     found = score_variants(adapter, target, variants)
-    scored = Scored(
+    alarms = score_alarms(
+        found.values,
+        lengths=[len(variant.sequence) for variant in variants],
+        mutations=[len(variant.substitutions) for variant in variants],
+        where=where,
+    )
+    return Scored(
         truth=measured,
         scores=found.values,
         protocol=found.protocol,
         floors=_floors(target, variants, measured, asked),
-        noise_ceiling=ceiling,
         tokens=float(found.cost.tokens),
+        flags=tuple(alarm.code for alarm in alarms),
+        warnings=tuple(alarm.sentence for alarm in alarms),
     )
-    return [answer_of(task, adapter, asked, scored, started=started)]
 
 
-def _floors(target: str, variants: Sequence[Variant], measured: np.ndarray, asked: Asked) -> tuple[FloorScore, ...]:
+def _floors(target: str, variants: Sequence[Variant], measured: FloatArray, asked: Asked) -> tuple[FloorScore, ...]:
+    """What needs no model, on the same variants; what does not vary among them scores nothing."""
+    columns = {"random": np.random.default_rng(asked.seed).random(len(variants))}
+    if not any(variant.indel for variant in variants):
+        letters = letter_matrix([variant.sequence for variant in variants])
+        columns["BLOSUM62"] = blosum62_scores(letters, target)
+        columns["mutation count"] = -mutation_counts(letters, target).astype(np.float64)
     rows = []
-    for name, scores in zero_shot_floors(target, variants, seed=asked.seed).items():
-        if len(np.unique(scores)) > 1:
+    for name, scores in columns.items():
+        if np.ptp(scores) > 0.0:
             one = bootstrap_metric("spearman", measured, scores, draws=min(asked.resamples, 200), seed=asked.seed)
             rows.append(FloorScore(name=name, value=one.value, low=one.low, high=one.high))
     return tuple(rows)
@@ -118,7 +112,7 @@ def _assays(task: Task, adapter: Adapter, asked: Asked) -> list[Answer]:
     files = {path.name: path for path in asked.data.rglob("*.csv")}
     present = [assay for assay in read_reference(reference) if assay.filename in files]
     if not present:
-        raise ConfigError(
+        raise NoDataError(
             "no assay of ProteinGym is here",
             where=str(asked.data),
             why=f"none of the files that {reference.name} names lies there",
@@ -129,14 +123,7 @@ def _assays(task: Task, adapter: Adapter, asked: Asked) -> list[Answer]:
         started, data = time.perf_counter(), read_assay(files[assay.filename], assay)
         which = sample_rows(len(data.variants), asked)
         variants, measured = [data.variants[k] for k in which], data.measured[which]
-        found = score_variants(adapter, assay.target, variants)
-        scored = Scored(
-            truth=measured,
-            scores=found.values,
-            protocol=found.protocol,
-            floors=_floors(assay.target, variants, measured, asked),
-            tokens=float(found.cost.tokens),
-        )
+        scored = _scored(adapter, asked, assay.target, variants, measured, assay.name)
         answers.append(answer_of(task, adapter, asked, scored, started=started, name=f"proteingym.dms.{assay.name}"))
     return answers
 
@@ -158,10 +145,6 @@ def _csv_rows(path: Path, needed: Sequence[str]) -> list[dict[str, str]]:
 
 
 TASKS: Final = (
-    Task(
-        "site_nats", "likelihood", "-ln p(residue | all others) on fixed sites: one scale for all objectives",
-        "site_nats", False, ("masked", "causal", "profile"), _site_nats,
-    ),
     Task(
         "aav28.zero_shot", "zero-shot", "AAV2 capsid library, 28 varied residues", "spearman", True,
         ("masked", "causal", "profile"), _capsid, files=(_AAV, REFERENCE),

@@ -71,7 +71,7 @@ def test_what_fails_costs_one_step(tmp_path: Path, asked: Asked) -> None:
     cannot = replace(FILE, name="made.attend", needs=("attend",))
     missing = replace(FILE, name="made.missing", files=("nowhere.csv",))
     steps = run_tasks([UniformModel], [bad, cannot, missing, FILE], asked, tmp_path / "rows.jsonl")
-    assert [step.outcome for step in steps] == ["failed", "cannot", "failed", "done"]
+    assert [step.outcome for step in steps] == ["failed", "cannot", "no data", "done"]
     assert "no contact here" in steps[0].why
     assert "attend" in steps[1].why
     assert "nowhere.csv" in steps[2].why
