@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from plm_scaling.core.objective import Objective
 from plm_scaling.reporting.study import OBJECTIVES, Study
 from plm_scaling.sizing.chosen_laws import published_sha256
+from plm_scaling.sizing.law_identity import law_sha256
 
 __all__ = ["LawOrigin", "law_origins"]
 
@@ -31,7 +32,7 @@ def law_origins(study: Study) -> tuple[LawOrigin, ...]:
         said += [("spend.json", objective, sha256) for objective, sha256 in study.spending.laws_sha256.items()]
     if study.allocation is not None:
         said.append(("allocation.json", study.allocation.objective, study.allocation.laws_sha256))
-    own = {study.laws[objective].content_hash(): f"fit-{objective}.json" for objective in study.laws}
+    own = {law_sha256(study.laws[objective]): f"fit-{objective}.json" for objective in study.laws}
     known = {published_sha256(objective): "the shipped fit" for objective in OBJECTIVES} | own
     return tuple(
         LawOrigin(file, "clm" if objective == "clm" else "mlm", sha256, known.get(sha256, ""))

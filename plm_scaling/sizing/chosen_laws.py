@@ -18,6 +18,7 @@ from plm_scaling.sizing.answers import SizingLaw, laws_of_fit, published_sizing_
 from plm_scaling.sizing.default_laws import published_ensemble, published_fit
 from plm_scaling.sizing.interpolation import lowest_point
 from plm_scaling.sizing.law_ensemble import LawEnsemble, ensemble_of_fit, ensemble_of_published
+from plm_scaling.sizing.law_identity import law_sha256
 
 __all__ = [
     "ChosenLaws",
@@ -92,30 +93,30 @@ def choose_laws(
     named = {law.law_id for law in counted}
     others = [law for law in (*own, *text) if law.default and law.id not in named]
     comparison = (default_law, *(published_sizing_law(law, unique_tokens) for law in others))
-    behind, sha256 = _ensemble_behind(laws[0], own_ensembles), laws[0].content_hash()
+    behind, sha256 = _ensemble_behind(laws[0], own_ensembles), law_sha256(laws[0])
     return ChosenLaws(tuple(counted), comparison, behind, default_law, frontier, sha256)
 
 
 def laws_sha256(objective: str, laws: Sequence[PublishedLaw | LawFit] = ()) -> str:
-    """Content hash of the law that answers for an objective: the first of its own or of text, or the shipped fit.
+    """Hash of the law that answers for an objective: the first of its own or of text, or the shipped fit.
 
     Raises
     ------
     ConfigError : no law of this objective is shipped.
     """
     own = next((law for law in laws if law.objective in (objective, "text")), None)
-    return published_sha256(objective) if own is None else own.content_hash()
+    return published_sha256(objective) if own is None else law_sha256(own)
 
 
 @lru_cache(maxsize=2)
 def published_sha256(objective: str) -> str:
-    """Content hash of the shipped fit of an objective.
+    """Hash of the shipped fit of an objective.
 
     Raises
     ------
     ConfigError : none is shipped.
     """
-    return published_fit(objective).content_hash()
+    return law_sha256(published_fit(objective))
 
 
 @lru_cache(maxsize=2)

@@ -28,6 +28,7 @@ from plm_scaling.sizing.allocation import plan_allocation
 from plm_scaling.sizing.allocation_risk import Allocation
 from plm_scaling.sizing.decision import decide
 from plm_scaling.sizing.default_laws import published_ensemble, published_fit
+from plm_scaling.sizing.law_identity import law_sha256
 from plm_scaling.sizing.pilots import PilotPlan, PilotValue
 from plm_scaling.sizing.recommend import Budget, recommend
 from plm_scaling.sizing.spending_view import SpendingView
@@ -185,7 +186,7 @@ def test_every_coefficient_has_a_source_and_a_status(view: DecisionView) -> None
 
 def test_a_file_made_from_another_law_is_named(study: Study, view: DecisionView) -> None:
     assert study.sizing
-    sha256 = study.laws["mlm"].content_hash()
+    sha256 = law_sha256(study.laws["mlm"])
     assert law_origins(study) == view.origins == (LawOrigin("size.json", "mlm", sha256, "fit-mlm.json"),)
     assert ("MLM", "law of size.json", sha256[:12], "fit-mlm.json", "content hash") in tabulate_coefficients(view).rows
     assert not any("another law" in warning for warning in part_of(view, study).warnings)
