@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import gzip
 import io
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
@@ -38,12 +38,14 @@ class Structure:
     sequence : L letters; X for residues that are numbered but were not seen, and for those no letter exists for.
     position_L3 : Angstrom, nan where a residue has no coordinates.
     family : what counts as one piece of evidence with others of the same family; the name itself by default.
+    b_factor : of C-alpha, float64[L], nan where not seen; predictors write their confidence there. May be empty.
     """
 
     name: str
     sequence: str
     position_L3: FloatArray
     family: str = ""
+    b_factor: FloatArray = field(default_factory=lambda: np.zeros(0))
 
     def __len__(self) -> int:
         return len(self.sequence)
@@ -77,6 +79,7 @@ def read_structure(path: Path, *, chain: str | None = None, family: str = "") ->
     chosen = _chain(path, chain)
     letters: list[str] = []
     positions: list[FloatArray] = []
+    b_factor: list[float] = []
     last: int | None = None
     for residue in chosen:
         letter = _letter(residue)
@@ -87,14 +90,17 @@ def read_structure(path: Path, *, chain: str | None = None, family: str = "") ->
             missing = number - last - 1
             letters.extend("X" * missing)
             positions.extend([np.full(3, np.nan)] * missing)
+            b_factor.extend([np.nan] * missing)
         letters.append(letter)
         positions.append(_position(residue, letter))
+        b_factor.append(float(residue["CA"].get_bfactor()))
         last = number
     return Structure(
         name=f"{_stem(path)}_{chosen.id}".rstrip("_ "),
         sequence="".join(letters),
         position_L3=np.array(positions, dtype=np.float64).reshape(-1, 3),
         family=family,
+        b_factor=np.array(b_factor, dtype=np.float64),
     )
 
 
