@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from plm_scaling.api_audit import audit
-from plm_scaling.api_evals import evaluate_compare, evaluate_frontier, evaluate_ls, evaluate_run
+from plm_scaling.api_evals import evaluate_compare, evaluate_frontier, evaluate_ls, evaluate_run, evaluate_validate
 from plm_scaling.api_laws import laws_causes, laws_check, laws_compare, laws_list, laws_show
 from plm_scaling.api_plan import plan
 from plm_scaling.api_runs import runs_export, runs_sql, runs_table, status, status_isoflop, watch
@@ -51,6 +51,7 @@ __all__ = [
     "evaluate_frontier",
     "evaluate_ls",
     "evaluate_run",
+    "evaluate_validate",
     "exchange",
     "export",
     "fit",

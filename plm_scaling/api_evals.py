@@ -11,8 +11,9 @@ if TYPE_CHECKING:
     from plm_scaling.evals.pairs import PairedRow
     from plm_scaling.evals.run_tasks import Step
     from plm_scaling.evals.task import Task
+    from plm_scaling.evals.trust import TrustCheck
 
-__all__ = ["evaluate_compare", "evaluate_frontier", "evaluate_ls", "evaluate_run"]
+__all__ = ["evaluate_compare", "evaluate_frontier", "evaluate_ls", "evaluate_run", "evaluate_validate"]
 
 
 def evaluate_ls() -> tuple[Task, ...]:
@@ -94,3 +95,15 @@ def evaluate_frontier(out: str | Path, task: str, *, metric: str | None = None) 
     from plm_scaling.evals.frontier import frontier_of
 
     return frontier_of(Path(out), task, metric)
+
+
+def evaluate_validate(told: Callable[[TrustCheck], None] = lambda _: None) -> list[TrustCheck]:
+    """What must hold before a score means anything, on models whose answers are known; in seconds, without weights.
+
+    Parameters
+    ----------
+    told : called after each check.
+    """
+    from plm_scaling.evals.trust import trust_checks
+
+    return trust_checks(told)

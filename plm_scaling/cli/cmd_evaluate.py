@@ -174,3 +174,24 @@ def frontier(results: Path, task: str, metric: str | None, output: str) -> None:
             click.echo(f"{objective.upper()}: {slope.value:+.3f} per {per} ({interval})")
     for warning in found.warnings:
         warn(warning)
+
+
+@command.command("validate")
+@OutputFormat
+def validate(output: str) -> int:
+    """What must hold before a score means anything, on models whose answers are known. Exit code 1 if a check fails."""
+    from plm_scaling import api
+
+    checks = api.evaluate_validate()
+    rows = [
+        {
+            "check": check.name,
+            "holds": "yes" if check.passed else "NO",
+            "deviation": f"{check.worst:.2g}",
+            "allowed": f"{check.allowed:.2g}",
+            "about": check.about,
+        }
+        for check in checks
+    ]
+    emit(output, rows=rows)
+    return 0 if all(check.passed for check in checks) else 1
