@@ -14,14 +14,19 @@ from hypothesis import strategies as st
 from plm_scaling.core.alphabet import STANDARD, SYMBOLS, encode
 from plm_scaling.core.architecture import ModelShape
 from plm_scaling.core.errors import CheckpointError, ConfigError, CorpusError, RefusedError
+from plm_scaling.core.run import RunConfig, RunRecord
+from plm_scaling.core.run_folder import RunFolder
+from plm_scaling.core.run_order import RunOrder
 from plm_scaling.evals.adapters.base import Query
 from plm_scaling.evals.adapters.own import OwnModel
 from plm_scaling.evals.adapters.own_models import open_own, random_control, random_weights
+from plm_scaling.evals.adapters.published import published_tokens
 from plm_scaling.models.build import build_model
 from plm_scaling.models.documents import Documents
 from plm_scaling.models.esm2 import Esm2
 from plm_scaling.models.esm2_files import Esm2Weights, save_hf_esm2, to_fair_esm_state
 from plm_scaling.models.progen2_files import save_gptj
+from plm_scaling.training.checkpoint import save_weights
 
 torch.set_num_threads(1)
 SHAPES = {
@@ -123,6 +128,7 @@ def test_likelihoods_are_read_off_the_logits_of_whole_documents(architecture: st
         logits = ours.model(Documents.of([ids]))[:-1].double()
         target = ours.model.model_ids(ids[1:, None])
         raw = logits.log_softmax(-1).gather(1, target)[:, 0].numpy()
+        assert "".join(ours.info.symbols[i] for i in target[:-1, 0]) == "".join(SYMBOLS[i] for i in ids[1:-1])
         among_20 = logits[:, ours.model.model_ids(torch.arange(4, 24))].log_softmax(-1).numpy()[:-1]
         letters = sequence if direction == "forward" else sequence[::-1]
         twenty = np.array([p[STANDARD.index(x)] if x in STANDARD else np.nan
@@ -227,3 +233,43 @@ def test_what_is_said_of_a_model(esm2_files: Path, tmp_path: Path) -> None:
     weights.write_bytes(weights.read_bytes()[:-100])
     with pytest.raises(CheckpointError, match="damaged"):
         open_own(tmp_path)
+
+
+def written_run(folder: Path, **changes) -> tuple[RunFolder, RunConfig]:
+    values = {
+        **{"corpus_id": "c", "objective": "clm", "n_layers": 1, "d_model": 16, "context": 8, "D": 100, "seed": 1},
+        **{"batch_tokens": 16, "peak_lr": 1e-3, "recipe": "small"},
+    }
+    config = RunConfig.model_validate(values | changes)
+    run = RunFolder(folder / config.run_id)
+    RunOrder(config=config, corpus="corpus").write(run.order_path)
+    model = build_model(config.shape, causal=config.objective == "clm", context=8, seed=7)
+    save_weights(run.weights_path, {name: p.detach() for name, p in model.named_parameters()}, config.run_id)
+    return run, config
+
+
+def test_a_run_says_what_it_was_trained_on(tmp_path: Path) -> None:
+    """Of all its phases; of foreign weights, whose training is not known, nothing is said."""
+    done = {"status": "complete", "steps": 7, "D_unique": 50, "ledger": (), "C_exact": 1e9, "device_s": 1.0}
+    done |= {"tokens_per_s": 1.0, "attempts": 1, "threads": 1, "validation": ()}
+    for start, source, D, N_source in ((None, {}, 112, None), ("a", {"D_source": 300, "N_source": 500}, 412, 500),
+                                       ("sha256:" + "0" * 64, {}, None, None)):  # fmt: skip
+        run, config = written_run(tmp_path, init_from=start, objective="mlm" if start else "clm")
+        assert open_own(run.path, device="cpu").info.D is None, "it has no record yet"
+        RunRecord(config=config, D=112, C_6nd=6.0 * config.N * 112, **done, **source).write(run.record_path)
+        for path in (run.path, run.weights_path):
+            info = open_own(path, device="cpu").info
+            assert (info.family, info.name, info.context, info.D) == ("own", config.run_id, 8, D)
+            spent = None if D is None else 6 * config.N * 112 + 6 * (N_source or 0) * (D - 112)
+            assert info.C == spent
+            assert info.abilities == (("masked" if start else "causal"), "embed", "attend")
+    with pytest.raises(RefusedError, match=r"7 residues, [0-9a-f]+ reads up to 6"):
+        open_own(run.path, device="cpu").embed(["MKVLAAA"])
+
+
+def test_published_models_are_known_by_name_and_size() -> None:
+    assert published_tokens("esm2_t6_8M_UR50D", 7_512_474) == 1e12
+    assert published_tokens("progen2-small", 151_149_600) is None
+    with pytest.raises(ConfigError, match="no published model is called 'esm2_t6_8M'") as refusal:
+        published_tokens("esm2_t6_8M", 7_512_474)
+    assert "esm2_t6_8M_UR50D" in refusal.value.hint

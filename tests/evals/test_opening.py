@@ -23,6 +23,7 @@ torch.set_num_threads(1)
 RNG = np.random.default_rng(5)
 SEQUENCES = ["".join(RNG.choice(list(STANDARD), n)) for n in (21, 4, 9)]
 QUERIES = [Query(SEQUENCES[0], (3, 8), (8, 3, 20)), Query(SEQUENCES[1], (), (0,)), Query(SEQUENCES[2], (1,), ())]
+TRAILING = ("<row 26>", "<row 27>", "<row 28>")
 SMALL = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
 
 
@@ -86,7 +87,7 @@ def test_transformers_and_our_blocks_agree_on_the_same_weights(esm2: Path) -> No
         for x, y in zip(*(m.embed(SEQUENCES, layer=layer) for m in (theirs, ours)), strict=True):
             np.testing.assert_allclose(x, y, atol=1e-4)
     np.testing.assert_allclose(theirs.attentions(SEQUENCES[0]), ours.attentions(SEQUENCES[0]), atol=1e-5)
-    same = ("N", "N_total", "N_dead", "context", "abilities", "objective", "sha256")
+    same = ("symbols", "N", "N_total", "N_dead", "context", "abilities", "objective", "sha256")
     assert [getattr(theirs.info, key) for key in same] == [getattr(ours.info, key) for key in same]
 
 
@@ -99,6 +100,7 @@ def test_a_masked_model_with_spaces_between_residues(bert: Path) -> None:
         shown = [tokenizer.mask_token if i in query.masked else x for i, x in enumerate(query.sequence)]
         logits = model(**tokenizer(" ".join(shown), return_tensors="pt")).logits[0, 1:-1, 5:25]
         np.testing.assert_allclose(found, logits.log_softmax(-1).numpy()[list(query.read)], atol=1e-4)
+    assert ours.info.symbols[3:7] + ours.info.symbols[-4:] == ("[SEP]", "[MASK]", "L", "A", "X", *TRAILING)
     assert ours.info.N_dead == 3 * 16 + 3
     assert sum(p.numel() for p in model.bert.encoder.layer.parameters()) == ours.info.N
     assert ours.info.N_total + ours.info.N_dead == model.num_parameters()

@@ -80,6 +80,7 @@ def open_hf(
             "name": name or folder.name,
             "context": context or info.context,
             "dtype": str(_DTYPES[dtype]).removeprefix("torch."),
+            "symbols": _symbols(tokenizer, letters, rows=model.config.vocab_size),
         }
     )
     if published_as is not None:
@@ -119,6 +120,13 @@ def letter_ids(tokenizer: Any, *, masked: bool, where: str) -> LetterIds:
         before = (start,)
     end = after[0] if after else tokenizer.eos_token_id
     return LetterIds(known, before, after, tokenizer.mask_token_id, tokenizer.pad_token_id, None if masked else end)
+
+
+def _symbols(tokenizer: Any, letters: LetterIds, *, rows: int) -> tuple[str, ...]:
+    """Names of the columns of its logits: letters as letters, rows without a symbol by their number."""
+    named = dict(enumerate(tokenizer.convert_ids_to_tokens(list(range(min(rows, len(tokenizer)))))))
+    named |= {token: letter for letter, token in letters.ids.items()}
+    return tuple(named.get(number) or f"<row {number}>" for number in range(rows))
 
 
 def _written(tokenizer: Any, where: str) -> tuple[str, list[int]]:

@@ -8,6 +8,7 @@ from typing import Final
 
 import torch
 
+from plm_scaling.core.alphabet import SYMBOLS
 from plm_scaling.core.architecture import ModelShape
 from plm_scaling.core.errors import ConfigError
 from plm_scaling.core.objective import Objective
@@ -21,6 +22,7 @@ from plm_scaling.models.base import ProteinModel
 from plm_scaling.models.build import build_model
 from plm_scaling.models.esm2 import Esm2
 from plm_scaling.models.open_model import ModelFile, build_from, read_model
+from plm_scaling.models.progen2 import PROGEN2_SYMBOLS
 from plm_scaling.models.weight_files import tensors_sha256
 
 __all__ = ["PUBLIC_CONTEXT", "open_own", "own_model", "random_control", "random_weights"]
@@ -174,10 +176,17 @@ def _info(model: ProteinModel, **said: object) -> ModelInfo:
             "flops_per_token": shape.training_flops(positions=_FLOPS_AT, sum_length_squared=_FLOPS_AT**2)
             / (3 * _FLOPS_AT),
             "context": model.context,
+            "symbols": _symbols(shape),
             "dtype": str(model.dtype).removeprefix("torch."),
             **said,
         }
     )
+
+
+def _symbols(shape: ModelShape) -> tuple[str, ...]:
+    if shape.architecture != "progen2":
+        return SYMBOLS
+    return (*PROGEN2_SYMBOLS, *(f"<row {number}>" for number in range(len(PROGEN2_SYMBOLS), shape.vocab)))
 
 
 def _abilities(model: ProteinModel, *, reverse: bool) -> Sequence[Ability]:
