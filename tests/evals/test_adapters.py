@@ -261,7 +261,7 @@ def test_a_run_says_what_it_was_trained_on(tmp_path: Path) -> None:
             info = open_own(path, device="cpu").info
             assert (info.family, info.name, info.context, info.D) == ("own", config.run_id, 8, D)
             spent = None if D is None else 6 * config.N * 112 + 6 * (N_source or 0) * (D - 112)
-            assert info.C == spent
+            assert spent == info.C
             assert info.abilities == (("masked" if start else "causal"), "embed", "attend")
     with pytest.raises(RefusedError, match=r"7 residues, [0-9a-f]+ reads up to 6"):
         open_own(run.path, device="cpu").embed(["MKVLAAA"])
