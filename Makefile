@@ -33,7 +33,7 @@ test-slow: $(READY)  ## kills, a browser, a real Slurm, long statistics: half of
 check: $(READY)  ## format, lint, types, import directions, structure bars
 	$(BIN)/ruff format --check --quiet .
 	$(BIN)/ruff check --quiet .
-	MYPY_NUM_WORKERS=2 $(BIN)/mypy
+	$(BIN)/mypy
 	$(BIN)/lint-imports --no-logo > .import-linter.log || { cat .import-linter.log; exit 1; }
 	$(BIN)/python tests/structure/bars.py
 
