@@ -21,6 +21,7 @@ __all__ = [
     "blosum62_scores",
     "composition",
     "kmer_counts",
+    "letter_counts",
     "letter_matrix",
     "mutation_counts",
     "one_hot",
@@ -89,9 +90,14 @@ def pairwise_one_hot(letters_nS: LetterArray) -> sparse.csr_array:
     return sparse.csr_array(sparse.hstack([one_hot(letters_nS), both], format="csr"))
 
 
+def letter_counts(letters_nS: LetterArray) -> FloatArray:
+    """How often each amino acid occurs, float64[n, A]."""
+    return np.stack([(letters_nS == letter).sum(axis=1) for letter in range(_A)], axis=1).astype(np.float64)
+
+
 def composition(letters_nS: LetterArray) -> FloatArray:
     """Share of each amino acid, float64[n, A]; of a sequence without any, zeros."""
-    counts = np.stack([(letters_nS == letter).sum(axis=1) for letter in range(_A)], axis=1)
+    counts = letter_counts(letters_nS)
     return np.asarray(counts / np.maximum(counts.sum(axis=1, keepdims=True), 1))
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -173,19 +173,26 @@ def fit_logistic(
     return Logistic(best[2].classes, weights, best[2].offset - mean @ weights, best[2].converged), best[1]
 
 
-def nearest_labels(train: Features, labels: npt.ArrayLike, features: Features) -> npt.NDArray[Any]:
-    """Label of the training row at the smallest angle, [rows]; the first of several equally near.
+def nearest_labels(
+    train: Features, labels: npt.ArrayLike, features: Features, *, by: Literal["angle", "distance"] = "angle"
+) -> npt.NDArray[Any]:
+    """Label of the nearest training row, [rows]; the first of several equally near.
 
     Parameters
     ----------
-    train, features : [n, p] and [rows, p], dense or sparse; a row of zeros is equally far from all.
+    train, features : [n, p] and [rows, p], dense or sparse.
     labels : [n].
+    by : angle, for which a row of zeros is equally far from all, or Euclidean distance.
+
+    **Source:** Cover & Hart 1967.
     """
     names = np.asarray(labels)
-    unit_train, unit = _unit(train), _unit(features)
+    near: Any = _unit(train) if by == "angle" else train
+    other: Any = _unit(features) if by == "angle" else features
+    half: Any = 0.0 if by == "angle" else 0.5 * np.asarray((near * near).sum(axis=1), dtype=np.float64).ravel()
     nearest = [
-        np.argmax(_plain(unit[begin : begin + _BLOCK] @ unit_train.T), axis=1)
-        for begin in range(0, unit.shape[0], _BLOCK)
+        np.argmax(_plain(other[begin : begin + _BLOCK] @ near.T) - half, axis=1)
+        for begin in range(0, other.shape[0], _BLOCK)
     ]
     return np.asarray(names[np.concatenate(nearest)]) if nearest else names[:0]
 
@@ -206,7 +213,7 @@ def _unit(features: Features) -> Any:
 
 
 def _plain(product: Any) -> FloatArray:
-    return np.asarray(product.toarray() if isinstance(product, sparse.csr_array) else product)
+    return np.asarray(product.toarray() if hasattr(product, "toarray") else product)
 
 
 def _checked(features: Features, labels: npt.ArrayLike, penalty: float) -> tuple[Any, IntArray, IntArray]:

@@ -96,8 +96,8 @@ def ridge_path(
     """All penalties and targets from one factorisation.
 
     Of X' X or of X X', whichever is smaller, in float64. Sparse features with more than 3000 rows and columns go
-    through 120 steps of Golub and Kahan's bidiagonalisation instead, which is one for all penalties too; `error` says
-    how well each is solved.
+    through 120 steps of Golub and Kahan's bidiagonalisation instead, one for all penalties and for each target;
+    `error` says how well each is solved.
 
     Parameters
     ----------
@@ -107,8 +107,7 @@ def ridge_path(
 
     Raises
     ------
-    ConfigError : no row, rows of different number, a penalty that is not positive, a number that is not finite,
-        or sparse features of that size with several targets.
+    ConfigError : no row, rows of different number, a penalty that is not positive, or a number that is not finite.
 
     **Source:** Hoerl & Kennard 1970; the dual as Saunders, Gammerman & Vovk 1998; leaving out one row by the diagonal
     of the hat matrix as Allen 1974; Golub & Kahan 1965 as LSQR (Paige & Saunders 1982) uses it.
@@ -129,9 +128,9 @@ def ridge_path(
         shift = X.mean(axis=0) if centre else np.zeros(X.shape[1])
         X = X - shift if centre else X
     if isinstance(X, sparse.csr_array) and min(X.shape) > _EXACT:
-        if y_nT.shape[1] > 1:
-            raise ConfigError("several targets with large sparse features", hint="fit them one by one")
-        weights, error, left_out = *_by_steps(X, y_nT[:, 0] - mean[0], penalty_R), None
+        each = [_by_steps(X, y_n, penalty_R) for y_n in (y_nT - mean).T]
+        weights, left_out = np.concatenate([one for one, _ in each], axis=2), None
+        error = np.max([one for _, one in each], axis=0)
     else:
         weights, left_out = _by_eigenvectors(X, y_nT - mean, penalty_R)
         error = np.zeros(len(penalty_R))
@@ -267,4 +266,4 @@ def _check(features: Features, y_nT: FloatArray, penalty_R: FloatArray) -> None:
 
 
 def _dense(gram: Any) -> FloatArray:
-    return np.asarray(gram.toarray() if isinstance(gram, sparse.csr_array) else gram, dtype=np.float64)
+    return np.asarray(gram.toarray() if hasattr(gram, "toarray") else gram, dtype=np.float64)

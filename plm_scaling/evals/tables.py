@@ -10,9 +10,10 @@ import gzip
 import json
 import math
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Final, Literal
+from typing import IO, TYPE_CHECKING, Final, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -20,12 +21,17 @@ import numpy.typing as npt
 from plm_scaling.core.alphabet import TO_ID
 from plm_scaling.core.errors import ConfigError, did_you_mean
 
+if TYPE_CHECKING:
+    from _csv import Reader
+
 __all__ = [
+    "Kind",
     "LabelledTable",
     "Part",
     "ResidueTable",
     "read_aav28",
     "read_flip",
+    "read_header",
     "read_residue_table",
     "read_table",
     "read_tape",
@@ -47,6 +53,7 @@ _PARTS: Final[dict[str, Part]] = {
     "test": "test",
     "": "",
 }
+_LETTERS: Final = frozenset(chr(byte) for byte in range(256) if TO_ID[byte] != 255)
 _SEQUENCE: Final = ("sequence", "seq", "primary")
 _TARGET: Final = ("target", "label", "score", "log_fluorescence", "stability_score", "fold_label", "ss3", "ss8")
 
@@ -171,8 +178,7 @@ def read_aav28(path: Path) -> LabelledTable:
 def read_tape(paths: Sequence[Path], *, kind: Kind, name: str) -> LabelledTable:
     """A task of TAPE as one file per part, `NAME.train.csv`, `NAME.valid.csv`, `NAME.test.csv` with `seq,label`.
 
-    Fold is `classes`; fluorescence and stability are `values`. A sequence in two parts is an error in values and is
-    dropped from training in classes, whose published files hold such: `merged` counts them.
+    Fold is `classes`; fluorescence and stability are `values`.
 
     Raises
     ------
@@ -211,27 +217,38 @@ def read_residue_table(paths: Sequence[Path], *, name: str) -> ResidueTable:
     return ResidueTable(name, tuple(sequences), tuple(labels), tuple(parts))
 
 
-def _rows(
-    path: Path, sequence: str | None, target: str | None, split: str | None, validation: str | None
-) -> Iterator[_Row]:
-    opener: Callable[..., object] = gzip.open if path.suffix == ".gz" else open
+def read_header(path: Path) -> tuple[str, ...]:
+    """Names of a CSV file's columns. Raises as `read_table`."""
+    with _opened(path) as reader:
+        return tuple(name.strip() for name in next(reader, []))
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Reader]:
+    opener: Callable[..., IO[str]] = gzip.open if path.suffix == ".gz" else open
     try:
-        with opener(path, "rt", encoding="utf-8-sig", newline="") as handle:  # type: ignore[attr-defined]
-            reader = csv.reader(handle)
-            header = next(reader, [])
-            columns = (
-                _column(header, sequence, _SEQUENCE, "sequence", path),
-                _column(header, target, _TARGET, "target", path),
-                -1 if split is None else _column(header, split, (), "split", path),
-                -1 if validation is None else _column(header, validation, (), "validation", path),
-            )
-            for cells in reader:
-                if cells:
-                    yield _row(cells, columns, len(header), f"{path}:{reader.line_num}", reader.line_num)
+        with opener(path, "rt", encoding="utf-8-sig", newline="") as handle:
+            yield csv.reader(handle)
     except (OSError, EOFError) as error:
         raise ConfigError("a table that cannot be read", where=str(path), why=str(error)) from None
     except (UnicodeDecodeError, csv.Error) as error:
         raise ConfigError("not a CSV file of text", where=str(path), why=str(error)) from None
+
+
+def _rows(
+    path: Path, sequence: str | None, target: str | None, split: str | None, validation: str | None
+) -> Iterator[_Row]:
+    with _opened(path) as reader:
+        header = next(reader, [])
+        columns = (
+            _column(header, sequence, _SEQUENCE, "sequence", path),
+            _column(header, target, _TARGET, "target", path),
+            -1 if split is None else _column(header, split, (), "split", path),
+            -1 if validation is None else _column(header, validation, (), "validation", path),
+        )
+        for cells in reader:
+            if cells:
+                yield _row(cells, columns, len(header), f"{path}:{reader.line_num}", reader.line_num)
 
 
 def _row(cells: list[str], columns: tuple[int, int, int, int], width: int, where: str, line: int) -> _Row:
@@ -240,13 +257,13 @@ def _row(cells: list[str], columns: tuple[int, int, int, int], width: int, where
     letters = cells[columns[0]].strip().upper()
     if not letters:
         raise ConfigError("an empty sequence", where=where)
-    for place, letter in enumerate(letters):
-        if ord(letter) > 255 or TO_ID[ord(letter)] == 255:
-            raise ConfigError(
-                f"{letter!r} is no residue letter, at residue {place + 1} of {len(letters)}",
-                where=where,
-                hint="write sequences without gaps, stops and spaces",
-            )
+    if not _LETTERS.issuperset(letters):
+        place = next(k for k, letter in enumerate(letters) if letter not in _LETTERS)
+        raise ConfigError(
+            f"{letters[place]!r} is no residue letter, at residue {place + 1} of {len(letters)}",
+            where=where,
+            hint="write sequences without gaps, stops and spaces",
+        )
     part: Part = ""
     if columns[2] >= 0:
         word = cells[columns[2]].strip().lower()

@@ -101,7 +101,7 @@ def test_chosen_logistic_names_classes_in_the_features_own_units() -> None:
     assert (head.predict(X[500:]) == nearest).mean() > 0.9
 
 
-def test_the_nearest_by_angle_against_a_plain_loop() -> None:
+def test_the_nearest_row_against_a_plain_loop() -> None:
     rng = np.random.default_rng(5)
     train, other = rng.normal(size=(40, 6)), rng.normal(size=(30, 6))
     names = np.array([f"n{k}" for k in range(40)])
@@ -110,3 +110,6 @@ def test_the_nearest_by_angle_against_a_plain_loop() -> None:
     ]
     assert list(nearest_labels(train, names, other)) == expected
     assert list(nearest_labels(sparse.csr_array(train), names, sparse.csr_array(other))) == expected
+    nearest = [names[np.linalg.norm(train - row, axis=1).argmin()] for row in other]
+    assert list(nearest_labels(train, names, other, by="distance")) == nearest
+    assert list(nearest_labels(sparse.csr_array(train), names, sparse.csr_array(other), by="distance")) == nearest
