@@ -13,7 +13,7 @@ from plm_scaling.core.errors import ConfigError, RefusedError, did_you_mean
 from plm_scaling.core.files import write_atomic
 from plm_scaling.evals.adapters.base import Adapter, Letters
 from plm_scaling.evals.bootstrap import Bootstrapped, holm, paired_mean_difference
-from plm_scaling.evals.site_nats import SiteNats, site_nats
+from plm_scaling.evals.site_nats import SiteNats, drawn_units, site_nats
 from plm_scaling.evals.site_sample import SiteSample, sample_sites
 
 __all__ = [
@@ -35,7 +35,7 @@ class SiteDifference:
 
     Attributes
     ----------
-    nats : mean over the sites of its nats less the other's, paired by site, drawn by sequence; negative is better.
+    nats : mean over the sites of its nats less the other's, paired by site, drawn by cluster; negative is better.
     p_holm : of no difference, two-sided, for the table as a whole.
     """
 
@@ -84,6 +84,7 @@ def compare_objectives(
     *,
     against: str = "",
     letters: Letters = "20",
+    clusters: Sequence[int] | None = None,
     draws: int = 1000,
 ) -> SiteTable:
     """Place models of any kind on one axis: each in the way it was trained for, all on the same sites.
@@ -92,6 +93,7 @@ def compare_objectives(
     ----------
     sites : a sample of these sequences, or how many sites to draw of each.
     against : the model to compare the others with; the best one by default.
+    clusters : of each sequence, drawn together for intervals; each sequence for itself by default.
 
     Raises
     ------
@@ -99,7 +101,9 @@ def compare_objectives(
     RefusedError : a model that gives no residue a probability, or a sample of other sequences.
     """
     sample = sites if isinstance(sites, SiteSample) else sample_sites(sequences, per_sequence=sites)
-    results = [site_nats(adapter, sequences, sample, letters=letters, draws=draws) for adapter in adapters]
+    results = [
+        site_nats(adapter, sequences, sample, letters=letters, clusters=clusters, draws=draws) for adapter in adapters
+    ]
     return compare_site_nats(results, against=against, draws=draws)
 
 
@@ -125,12 +129,9 @@ def compare_site_nats(results: Sequence[SiteNats], *, against: str = "", draws: 
         )
     base = ordered[names.index(against)] if against else ordered[0]
     sample = base.sample
-    several = len(set(sample.sequence.tolist())) > 1
     others = [result for result in ordered if result is not base]
     differences = [
-        paired_mean_difference(
-            result.values, base.values, clusters=sample.sequence.tolist() if several else None, draws=draws
-        )
+        paired_mean_difference(result.values, base.values, clusters=drawn_units(base.clusters), draws=draws)
         for result in others
     ]
     adjusted = holm([1.0 if difference.p_value is None else difference.p_value for difference in differences])

@@ -10,8 +10,10 @@ from typing import Final
 
 import numpy as np
 
-from plm_scaling.core.alphabet import STANDARD
+from plm_scaling.core.alphabet import FIRST_RESIDUE, STANDARD
 from plm_scaling.core.errors import ConfigError
+from plm_scaling.corpus.floors import count_symbols
+from plm_scaling.corpus.reader import Corpus
 from plm_scaling.evals.adapters.asking import check_query, need
 from plm_scaling.evals.adapters.base import (
     Ability,
@@ -25,7 +27,7 @@ from plm_scaling.evals.adapters.base import (
 )
 from plm_scaling.evals.letters import Int, amino_ids
 
-__all__ = ["Composition", "fit_composition", "fit_site_profile"]
+__all__ = ["Composition", "corpus_composition", "fit_composition", "fit_site_profile"]
 
 _A: Final = len(STANDARD)
 _ABILITIES: Final[tuple[Ability, ...]] = ("masked", "causal", "reverse", "profile")
@@ -109,6 +111,12 @@ def fit_composition(sequences: Sequence[str], *, name: str = "composition") -> C
     ids = np.concatenate([amino_ids(sequence) for sequence in sequences])
     counts = np.bincount(ids[ids >= 0], minlength=_A) + 1.0
     return Composition(np.log(counts / counts.sum()), name=name, origin=f"counted in {len(sequences)} sequences")
+
+
+def corpus_composition(corpus: Corpus, rows: Int, *, name: str = "composition") -> Composition:
+    """The same of records of a corpus, int64[n], such as those a run was trained on."""
+    counts = count_symbols(corpus, rows)[FIRST_RESIDUE : FIRST_RESIDUE + _A] + 1.0
+    return Composition(np.log(counts / counts.sum()), name=name, origin=f"counted in {len(rows)} sequences")
 
 
 def fit_site_profile(sequences: Sequence[str], *, pseudocount: float = 1.0, name: str = "site profile") -> Composition:

@@ -28,7 +28,7 @@ from plm_scaling.evals.likelihoods import Directions, clm_totals, directions_of,
 from plm_scaling.evals.site_sample import SiteSample
 from plm_scaling.evals.windows import optimal_window, room
 
-__all__ = ["SiteMethod", "SiteNats", "site_nats"]
+__all__ = ["SiteMethod", "SiteNats", "drawn_units", "site_nats"]
 
 SiteMethod = Literal["masked", "causal", "profile"]
 _METHODS: Final = ("masked", "causal", "profile")
@@ -42,7 +42,8 @@ class SiteNats:
     Attributes
     ----------
     values : float64[S], nats, in the order of the sample.
-    mean : their mean, with an interval over sequences (over sites where there is only one sequence).
+    clusters : int64[S], what was drawn for intervals: the cluster of each site's sequence, or the sequence itself.
+    mean : the mean of the values, with an interval over clusters (over sites where there is only one).
     cut : sites read in a window of a sequence longer than the context.
     """
 
@@ -52,6 +53,7 @@ class SiteNats:
     letters: Letters
     sample: SiteSample
     values: FloatArray
+    clusters: npt.NDArray[np.int64]
     mean: Bootstrapped
     cost: Cost
     cut: int
@@ -70,6 +72,7 @@ def site_nats(
     method: SiteMethod | Literal["auto"] = "auto",
     letters: Letters = "20",
     directions: Directions = "auto",
+    clusters: Sequence[int] | None = None,
     draws: int = 1000,
 ) -> SiteNats:
     """-ln p(x_i | x_-i) of a model at the sites of a sample.
@@ -82,14 +85,17 @@ def site_nats(
         a causal one count the sequence's end (that of a window, where the sequence is longer than the context) and are
         normalised over all residue letters it knows.
     directions : of a causal model; the mean of both totals is normalised where it was trained in both.
-    draws : resampled sets of sequences for the interval.
+    clusters : of each sequence (`corpus.homology.cluster_sequences`): relatives are no independent evidence.
+    draws : resampled sets of clusters for the interval.
 
     Raises
     ------
-    RefusedError : other sequences, or a model that cannot do it.
+    ConfigError : clusters of another number of sequences. RefusedError : other sequences, or a model that cannot do it.
     PlmScalingError : a value that is no number, naming sequence and site.
     """
     sample.check(sequences)
+    if clusters is not None and len(clusters) != len(sequences):
+        raise ConfigError(f"{len(clusters)} clusters for {len(sequences)} sequences", why="there must be one for each")
     chosen: SiteMethod = _method(adapter) if method == "auto" else method
     if chosen not in _METHODS:
         raise ConfigError(f"there is no method {chosen!r}", hint=did_you_mean(chosen, _METHODS))
@@ -103,10 +109,15 @@ def site_nats(
     _check_numbers(adapter, values, sample)
     lengths = np.array([len(sequence) for sequence in sequences])[sample.sequence]
     width = room(adapter.info.context, int(lengths.max()))
-    several = sample.sequence[0] != sample.sequence[-1]
-    mean = bootstrap_mean(values, clusters=sample.sequence.tolist() if several else None, draws=draws)
+    unit = sample.sequence if clusters is None else np.asarray(clusters, dtype=np.int64)[sample.sequence]
+    mean = bootstrap_mean(values, clusters=drawn_units(unit), draws=draws)
     cut = int((lengths > width).sum())
-    return SiteNats(adapter.info, chosen, found, letters, sample, values, mean, cost, cut)
+    return SiteNats(adapter.info, chosen, found, letters, sample, values, unit, mean, cost, cut)
+
+
+def drawn_units(clusters: npt.NDArray[np.int64]) -> list[int] | None:
+    """Clusters as the bootstrap takes them; None, for the sites themselves, where there is only one."""
+    return clusters.tolist() if len(np.unique(clusters)) > 1 else None
 
 
 def _method(adapter: Adapter) -> SiteMethod:

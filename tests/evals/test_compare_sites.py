@@ -86,6 +86,18 @@ def test_only_equal_sites_are_compared() -> None:
         fit_site_profile([*sequences, "MKV"])
 
 
+def test_relatives_are_drawn_together() -> None:
+    sequences = drawn(12)
+    models = [Planted("clm"), Planted("mlm", 0.3, "blurred")]
+    family = [k // 4 for k in range(12)]
+    alone, together = (compare_objectives(models, sequences, 2, clusters=clusters) for clusters in (None, family))
+    for table, units in ((alone, 12), (together, 3)):
+        assert (table.results[0].mean.units, table.differences[0].nats.units) == (units, units)
+    assert alone.differences[0].nats.value == together.differences[0].nats.value
+    with pytest.raises(ConfigError, match="3 clusters for 12"):
+        compare_objectives(models, sequences, 2, clusters=[0, 1, 2])
+
+
 def test_composition_is_the_frequencies_counted() -> None:
     model = fit_composition(["AAAX", "K"])
     assert np.exp(model.logprobs) == pytest.approx(
