@@ -9,14 +9,14 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["lowest_point"]
+__all__ = ["descend"]
 
 FloatArray = npt.NDArray[np.float64]
 
 _SHRINK: Final = 0.35
 
 
-def lowest_point(
+def descend(
     values: Callable[[FloatArray], FloatArray],
     start: FloatArray,
     low: FloatArray,

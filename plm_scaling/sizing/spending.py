@@ -19,7 +19,7 @@ from plm_scaling.core.errors import ConfigError, RefusedError
 from plm_scaling.laws.interval import Interval
 from plm_scaling.laws.repeat_fit import RepeatFit
 from plm_scaling.sizing.answers import decades_outside
-from plm_scaling.sizing.descent import lowest_point
+from plm_scaling.sizing.descent import descend
 from plm_scaling.sizing.law_ensemble import LawEnsemble, TokenDecay, normal_quantiles
 from plm_scaling.sizing.size_limit import Purse, fresh_size, largest_claimed
 from plm_scaling.sizing.token_source import TokenSource, rho_strata
@@ -189,9 +189,9 @@ def best_allocation(spending: Spending) -> Allocation:
         raise RefusedError("the laws give no loss for this budget", why="none of the sizes has a finite one")
     order = np.argsort(np.where(np.isfinite(values), values, np.inf), kind="stable")[: 2 if search.m else 1]
     low, high, step = search.box()
-    ends = [lowest_point(search.means, starts[k], low, high, step, finest=_NEAR) for k in order]
+    ends = [descend(search.means, starts[k], low, high, step, finest=_NEAR) for k in order]
     best = min(ends, key=lambda end: end[1])[0]
-    return search.allocation(lowest_point(search.full_means, best, low, high, _POLISH * step, _POLISHED)[0])
+    return search.allocation(descend(search.full_means, best, low, high, _POLISH * step, _POLISHED)[0])
 
 
 def allocation_at(spending: Spending, N: float, D: float, taken: tuple[float, ...] = ()) -> Allocation:

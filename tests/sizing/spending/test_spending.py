@@ -14,7 +14,7 @@ from scipy.optimize import minimize_scalar
 from plm_scaling.core.errors import ConfigError
 from plm_scaling.laws.interval import Interval
 from plm_scaling.sizing.decision import decide
-from plm_scaling.sizing.descent import lowest_point
+from plm_scaling.sizing.descent import descend
 from plm_scaling.sizing.law_ensemble import LawEnsemble, TokenDecay
 from plm_scaling.sizing.spending import (
     Spending,
@@ -200,9 +200,9 @@ def test_the_descent_finds_bent_valleys_and_corners() -> None:
         return np.asarray((x[:, 0] - 1.0) ** 2 + 50.0 * (x[:, 1] - x[:, 0] ** 2) ** 2 + np.abs(x[:, 2] - 0.3))
 
     box = np.full(3, -2.0), np.full(3, 2.0), np.full(3, 0.3)
-    point, value = lowest_point(bent, np.array([-1.0, 1.0, 1.0]), *box)
+    point, value = descend(bent, np.array([-1.0, 1.0, 1.0]), *box)
     assert value < 1e-3, point
-    corner, _ = lowest_point(lambda x: np.asarray(x.sum(axis=1)), np.zeros(3), *box)
+    corner, _ = descend(lambda x: np.asarray(x.sum(axis=1)), np.zeros(3), *box)
     assert corner == pytest.approx(np.full(3, -2.0))
 
 
