@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import shutil
 import time
+from dataclasses import replace
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import Final
 
 import numpy as np
 
+from plm_scaling.corpus.homology import cluster_sequences
 from plm_scaling.corpus.reader import Corpus
 from plm_scaling.evals.adapters.base import Ability, Adapter, FloatArray
+from plm_scaling.evals.composition import corpus_composition
+from plm_scaling.evals.data_alarms import contamination_of, model_alarms
 from plm_scaling.evals.fasta import read_fasta
 from plm_scaling.evals.held_out import LossProtocol, held_out_losses
-from plm_scaling.evals.perplexity import PerplexityBin, nearest_training, perplexity_by_identity
+from plm_scaling.evals.perplexity import nearest_training, perplexity_by_identity, training_rows
+from plm_scaling.evals.results import FloorScore
 from plm_scaling.evals.site_nats import site_nats
 from plm_scaling.evals.site_sample import sample_sites
 from plm_scaling.evals.task import Answer, Asked, NoDataError, Scored, Task, answer_of, sample_rows
@@ -21,6 +27,7 @@ from plm_scaling.evals.task import Answer, Asked, NoDataError, Scored, Task, ans
 __all__ = ["TASKS"]
 
 _SITES: Final = 8
+_WHOLE_SPLIT: Final = "Nobody here knows what the model was trained on: identities are to the corpus' training split."
 _PROTOCOLS: Final[tuple[tuple[LossProtocol, Ability, str], ...]] = (
     ("clm", "causal", "held-out nats per residue, each given those before it"),
     ("mlm15", "masked", "held-out nats per masked residue, 15 % masked as in training"),
@@ -39,51 +46,75 @@ def _site_nats(task: Task, adapter: Adapter, asked: Asked) -> list[Answer]:
     """A fixed sample of sites of the held-out proteins, the same for every model."""
     started, sequences = time.perf_counter(), _sequences(task, asked)
     sample = sample_sites(sequences, per_sequence=_SITES, seed=asked.seed)
-    found = site_nats(adapter, sequences, sample, draws=asked.resamples)
+    clusters, kind = _clusters(tuple(sequences))
+    found = site_nats(adapter, sequences, sample, clusters=clusters, draws=asked.resamples)
+    alarms, floors = contamination_of(asked, task.name, sequences), []
+    if asked.corpus is not None:
+        corpus = Corpus.open(asked.corpus)
+        composition = corpus_composition(corpus, training_rows(corpus, adapter)[0])
+        floor = site_nats(composition, sequences, sample, clusters=clusters, draws=asked.resamples).mean
+        floors.append(FloorScore(name="composition", value=floor.value, low=floor.low, high=floor.high))
+    cut = (f"{found.cut} sites were read in a window of their protein.",) if found.cut else ()
     scored = Scored(
         truth=np.zeros(len(found.values)),
         scores=found.values,
         protocol=found.protocol,
-        clusters=tuple(str(k) for k in found.sample.sequence.tolist()),
-        cluster_kind="sequence",
+        clusters=tuple(str(k) for k in found.clusters.tolist()),
+        cluster_kind=kind,
+        floors=tuple(floors),
         tokens=float(found.cost.tokens),
-        warnings=(f"{found.cut} sites were read in a window of their protein.",) if found.cut else (),
-        flags=("WINDOWS",) if found.cut else (),
+        warnings=(*cut, *(alarm.sentence for alarm in alarms)),
+        flags=(*("WINDOWS" for _ in cut), *(alarm.code for alarm in alarms)),
     )
     return [answer_of(task, adapter, asked, scored, value=found.mean, started=started)]
 
 
 def _perplexity(protocol: LossProtocol, task: Task, adapter: Adapter, asked: Asked) -> list[Answer]:
-    """Mean loss of all held-out proteins, and, with a corpus, by identity to its training split."""
+    """Mean loss of all held-out proteins, and, with a corpus, by identity to what the model was trained on."""
     started, sequences = time.perf_counter(), _sequences(task, asked)
     losses = held_out_losses(adapter, sequences, protocol)
-    identity = None if asked.corpus is None else _identity(asked.corpus, tuple(sequences))
-    table = perplexity_by_identity(losses, identity, draws=asked.resamples)
-    return [
-        answer_of(
-            task,
-            adapter,
-            asked,
-            _scored_bin(one, losses.key, losses.cost.tokens),
-            value=one.nats,
-            started=started,
-            name=task.name if one.name == "all" else f"{task.name}/{one.name}",
+    (clusters, kind), identity, known = _clusters(tuple(sequences)), None, True
+    if asked.corpus is not None:
+        rows, known = training_rows(Corpus.open(asked.corpus), adapter)
+        identity = _identity(asked.corpus, rows.tobytes(), tuple(sequences))
+    alarms = (*model_alarms(adapter, sequences), *contamination_of(asked, task.name, sequences))
+    flags = (*(alarm.code for alarm in alarms), *(() if known else ("TRAINING_SET_ASSUMED",)))
+    warnings = (*(alarm.sentence for alarm in alarms), *(() if known else (_WHOLE_SPLIT,)))
+    table = perplexity_by_identity(losses, identity, clusters=clusters, draws=asked.resamples)
+    answers = []
+    for one in table.bins:
+        if one.nats is None:
+            continue
+        nothing = np.zeros(one.sequences)
+        scored = Scored(
+            nothing,
+            nothing,
+            losses.key,
+            clusters=("",),
+            cluster_kind=kind,
+            tokens=float(losses.cost.tokens),
+            flags=flags,
+            warnings=warnings,
         )
-        for one in table.bins
-        if one.nats is not None
-    ]
+        name = task.name if one.name == "all" else f"{task.name}/{one.name}"
+        answer = answer_of(task, adapter, asked, scored, value=one.nats, started=started, name=name)
+        answers.append(replace(answer, truth=None, scores=None))
+    return answers
 
 
-@lru_cache(maxsize=1)
-def _identity(path: Path, sequences: tuple[str, ...]) -> FloatArray:
-    """To the training split of a corpus; the same for every model that was trained on it."""
-    corpus = Corpus.open(path)
-    return np.asarray(nearest_training(corpus, corpus.rows("train"), sequences).identity, dtype=np.float64)
+@lru_cache(maxsize=2)
+def _clusters(sequences: tuple[str, ...]) -> tuple[list[int] | None, str]:
+    """Relatives among the sequences, which are drawn together; every sequence by itself without MMseqs2."""
+    if shutil.which("mmseqs") is None:
+        return None, "sequence"
+    return cluster_sequences(sequences).tolist(), "cluster at 50 % identity"
 
 
-def _scored_bin(one: PerplexityBin, key: str, tokens: int) -> Scored:
-    nothing = np.zeros(one.sequences)
-    return Scored(nothing, nothing, key, tokens=float(tokens), cluster_kind="sequence")
+@lru_cache(maxsize=4)
+def _identity(path: Path, rows: bytes, sequences: tuple[str, ...]) -> FloatArray:
+    """To the training records of a corpus; the same for every model and protocol that was trained on them."""
+    found = nearest_training(Corpus.open(path), np.frombuffer(rows, dtype=np.int64), sequences)
+    return np.asarray(found.identity, dtype=np.float64)
 
 
 TASKS: Final = (

@@ -75,4 +75,6 @@ def _opened(spec: str) -> Adapter:
     if _SET not in losses or not isinstance(adapter, OwnModel):
         return adapter
     info = adapter.info.model_copy(update={"loss": losses[_SET]})
-    return OwnModel(adapter.model, info, device=str(adapter.device))
+    told = OwnModel(adapter.model, info, device=str(adapter.device))
+    told.run = adapter.run
+    return told

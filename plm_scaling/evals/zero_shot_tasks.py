@@ -16,6 +16,7 @@ from plm_scaling.core.errors import CorpusError
 from plm_scaling.evals.adapters.base import Adapter, FloatArray
 from plm_scaling.evals.alarms import score_alarms
 from plm_scaling.evals.bootstrap import bootstrap_metric, measured_twice, noise_ceiling
+from plm_scaling.evals.data_alarms import contamination_of
 from plm_scaling.evals.encodings import blosum62_scores, letter_matrix, mutation_counts
 from plm_scaling.evals.proteingym import Assay, read_assay, read_reference
 from plm_scaling.evals.results import FloorScore
@@ -79,6 +80,7 @@ def _scored(
         mutations=[len(variant.substitutions) for variant in variants],
         where=where,
     )
+    alarms += contamination_of(asked, where, [target])
     return Scored(
         truth=measured,
         scores=found.values,
