@@ -16,7 +16,7 @@ import numpy.typing as npt
 from plm_scaling.core.alphabet import STANDARD
 from plm_scaling.core.errors import ConfigError
 from plm_scaling.evals.adapters.asking import need
-from plm_scaling.evals.adapters.base import Adapter
+from plm_scaling.evals.adapters.base import Adapter, Continues
 
 __all__ = ["Drawn", "continue_sequences", "next_logprobs", "sample_sequences"]
 
@@ -40,14 +40,16 @@ class Drawn:
 def next_logprobs(adapter: Adapter, prefixes: Sequence[str]) -> FloatArray:
     """Ln p of each of the 20 amino acids, and last of the end, after each prefix, float64[n, 21], rows normalised.
 
-    After nothing, and in a model that knows no ends, the end is impossible. Any `Adapter` that gives likelihoods is
-    asked for those of the 21 continuations; one that computes shared beginnings once spends about 20 tokens on each.
+    After nothing, and in a model that knows no ends, the end is impossible. An `Adapter` that does not remember what it
+    was asked last (`Continues`) is asked for the likelihoods of the 21 continuations.
 
     Raises
     ------
     RefusedError : the model gives no likelihoods from the left.
     """
     need(adapter.info, "causal")
+    if isinstance(adapter, Continues):
+        return adapter.next_logprobs(prefixes)
     distinct = list(dict.fromkeys(prefixes))
     asked = [prefix + letter for prefix in distinct for letter in STANDARD]
     whole = [prefix for prefix in distinct if prefix]

@@ -141,11 +141,13 @@ class PathAttention:
     Attributes
     ----------
     past : keys and values of each layer kept from the batch before, [m, H, K]; empty for none.
-    next : after the pass, those the next batch goes on with.
+    keep : slots whose keys and values are kept; None for the beginning that the next batch goes on with.
+    next : after the pass, what is kept of each layer.
     """
 
     branches: Branches
     past: Sequence[KeysValues] = ()
+    keep: Int | None = None
     next: list[KeysValues] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -174,8 +176,9 @@ class PathAttention:
                     q_BHqK, k_BHkK, v_BHkK, attn_mask=visible, is_causal=causal and visible is None, scale=scale
                 )
                 mixed_PHK[query_Bq] = mixed_BHqK.transpose(1, 2)
-        keep = torch.from_numpy(self.branches.paths[-1][: self.branches.keep]).to(device)
-        self.next.append((k_PHK[keep], v_PHK[keep]))
+        slots = self.branches.paths[-1][: self.branches.keep] if self.keep is None else self.keep
+        kept = torch.from_numpy(slots).to(device)
+        self.next.append((k_PHK[kept], v_PHK[kept]))
         return mixed_PHK
 
     def _places(self, numbers: Sequence[int], new: int) -> tuple[Tensor, Tensor]:

@@ -21,6 +21,7 @@ from plm_scaling.evals.adapters.base import Query
 from plm_scaling.evals.adapters.own import OwnModel
 from plm_scaling.evals.adapters.own_models import open_own, random_control, random_weights
 from plm_scaling.evals.adapters.published import published_tokens
+from plm_scaling.evals.sampling import sample_sequences
 from plm_scaling.models.build import build_model
 from plm_scaling.models.documents import Documents
 from plm_scaling.models.esm2 import Esm2
@@ -175,6 +176,38 @@ def test_a_library_costs_its_distinct_beginnings(architecture: str) -> None:
         np.testing.assert_allclose(x, y, atol=1e-5, rtol=0)
     assert plain.tokens_processed == 39 * 60
     assert shared.tokens_processed == len({v[:n] for v in library for n in range(60)})
+
+
+@settings(max_examples=20, deadline=None)
+@given(
+    calls=st.lists(st.lists(st.text(alphabet="AC", max_size=6), min_size=0, max_size=6), min_size=1, max_size=5),
+    budget=st.sampled_from([1, 5, 1000]),
+    largest=st.sampled_from([0, 20, 1000]),
+)
+def test_what_is_remembered_of_prefixes_changes_no_continuation(calls, budget, largest) -> None:
+    """Whatever was asked before, grown or not, kept or too large to be kept."""
+    remembers = OwnModel(SHARED.model, SHARED.info, device="cpu", batch_positions=budget)
+    remembers._growing.largest_bytes = largest * 2 * 2 * 32 * 4  # so many positions
+    columns = [PLAIN.info.symbols.index(x) for x in (*STANDARD, "2")]
+    for prefixes in calls:
+        for prefix, found in zip(prefixes, remembers.next_logprobs(prefixes), strict=True):
+            tokens = torch.tensor([0, *(SYMBOLS.index(x) for x in prefix)])
+            logits = PLAIN.model(Documents.of([tokens]))[-1, columns].double().numpy()
+            logits[-1] = logits[-1] if prefix else -np.inf
+            np.testing.assert_allclose(found, logits - np.logaddexp.reduce(logits), atol=1e-5)
+
+
+@pytest.mark.parametrize("architecture", ["plm", "esm2", "progen2"])
+def test_drawing_costs_one_token_a_residue(architecture: str) -> None:
+    ours = adapter(architecture, "clm", batch_positions=40)
+    longest = 30
+    drawn = sample_sequences(ours, 6, longest=longest, prompt="MKVLA", seed=2)
+    assert len({one.sequence for one in drawn}) > 1
+    assert ours.tokens_processed <= 6 + 6 * (longest - 5)
+    plain = adapter(architecture, "clm")
+    for one in drawn:
+        [logp] = plain.residue_logprobs([one.sequence], letters="raw")
+        assert one.logp >= logp[5 : None if one.ended else -1].sum() - 1e-4, "less is normalised over"
 
 
 @pytest.mark.parametrize("architecture", ["plm", "esm2", "progen2"])

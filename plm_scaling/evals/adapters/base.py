@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Literal, Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
@@ -16,7 +16,18 @@ import numpy.typing as npt
 from plm_scaling.core.alphabet import SYMBOLS
 from plm_scaling.core.records import Record
 
-__all__ = ["Ability", "Adapter", "Direction", "Float32Array", "FloatArray", "Letters", "ModelInfo", "Pool", "Query"]
+__all__ = [
+    "Ability",
+    "Adapter",
+    "Continues",
+    "Direction",
+    "Float32Array",
+    "FloatArray",
+    "Letters",
+    "ModelInfo",
+    "Pool",
+    "Query",
+]
 
 FloatArray = npt.NDArray[np.float64]
 Float32Array = npt.NDArray[np.float32]
@@ -90,8 +101,9 @@ class Adapter(Protocol):
         self, sequences: Sequence[str], *, direction: Direction = "forward", letters: Letters = "20"
     ) -> list[FloatArray]:
         """Ln p of every residue given those before it, float64[L] in the order of the sequence; with `raw` letters
-        float64[L + 1], the end of the sequence last (in reverse, its beginning). Beginnings that sequences share are
-        computed once. Needs `causal` (`reverse` for that direction).
+        float64[L + 1], the end of the sequence last (in reverse, its beginning). NaN where a residue is none of the
+        letters: X has no probability among the 20. Beginnings that sequences share are computed once. Needs `causal`
+        (`reverse` for that direction).
         """
         ...
 
@@ -104,4 +116,16 @@ class Adapter(Protocol):
 
     def attentions(self, sequence: str) -> Float32Array:
         """Attention maps of all layers and heads between residues, float32[H, L, L]; rows need not sum to 1."""
+        ...
+
+
+@runtime_checkable
+class Continues(Protocol):
+    """A causal model that remembers what it was asked last, so that drawing a residue costs one token."""
+
+    def next_logprobs(self, prefixes: Sequence[str]) -> FloatArray:
+        """Ln p of each of the 20 amino acids, and last of the end, after each prefix, float64[n, 21], rows normalised.
+
+        After nothing the end is impossible.
+        """
         ...

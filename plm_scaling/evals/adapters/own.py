@@ -19,6 +19,7 @@ from plm_scaling.core.alphabet import CLS, EOS, FIRST_RESIDUE, MASK, STANDARD, V
 from plm_scaling.core.errors import ConfigError, RefusedError
 from plm_scaling.evals.adapters.asking import direction_ability, need, residue_ids
 from plm_scaling.evals.adapters.base import Direction, Float32Array, FloatArray, Letters, ModelInfo, Pool, Query
+from plm_scaling.evals.adapters.growing import GrowingPrefixes
 from plm_scaling.evals.adapters.masking import MaskedDocuments
 from plm_scaling.models.base import ProteinModel
 from plm_scaling.models.contacts import attention_map
@@ -28,7 +29,7 @@ from plm_scaling.models.prefix import Branches, KeysValues, PathAttention, plan_
 __all__ = ["OwnModel"]
 
 Int = npt.NDArray[np.int64]
-_BATCH_POSITIONS: Final = 8192
+_BATCH_POSITIONS: Final = {"cpu": 8192, "cuda": 32_768}
 _STANDARD_IDS: Final = range(FIRST_RESIDUE, FIRST_RESIDUE + len(STANDARD))
 
 
@@ -40,7 +41,8 @@ class OwnModel:
     model : with its weights; it is moved to `device` and used in evaluation mode.
     info : what it is; its abilities are those that are answered.
     device : None for the first CUDA device where there is one, else the CPU.
-    batch_positions : positions of a batch, terminals included; a longer document has a batch of its own.
+    batch_positions : positions of a batch, terminals included; a longer document has a batch of its own. None for 8,192
+        on a CPU and 32,768 on a GPU.
     share_beginnings : compute beginnings that sequences share once (likelihoods of causal models).
 
     Attributes
@@ -55,14 +57,16 @@ class OwnModel:
         info: ModelInfo,
         *,
         device: str | None = None,
-        batch_positions: int = _BATCH_POSITIONS,
+        batch_positions: int | None = None,
         share_beginnings: bool = True,
     ) -> None:
         self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         self.model = model.to(self.device).eval().requires_grad_(False)
-        self._info, self.batch_positions, self.share_beginnings = info, batch_positions, share_beginnings
+        self._info, self.share_beginnings = info, share_beginnings
+        self.batch_positions = batch_positions or _BATCH_POSITIONS.get(self.device.type, _BATCH_POSITIONS["cpu"])
         self.tokens_processed = 0
         self.run: Path | None = None
+        self._growing = GrowingPrefixes(self.model, self.batch_positions)
 
     @property
     def info(self) -> ModelInfo:
@@ -102,6 +106,26 @@ class OwnModel:
                 logp[row] = np.where(column < 0, np.nan, table_SA[path, column])
         answers = dict(zip(documents, (logp[row] for row in range(len(rows))), strict=True))
         return [self._in_order(answers[sequence], len(sequence), direction) for sequence in sequences]
+
+    @torch.no_grad()
+    def next_logprobs(self, prefixes: Sequence[str]) -> FloatArray:
+        """Ln p of each of the 20 amino acids, and last of the end, after each prefix, float64[n, 21], rows normalised.
+
+        A prefix that is longer by a letter than one of the call before costs one token. After nothing the end is
+        impossible. Needs `causal`.
+        """
+        need(self.info, "causal")
+        if not prefixes:
+            return np.zeros((0, len(STANDARD) + 1))
+        unique = {prefix: number for number, prefix in enumerate(dict.fromkeys(prefixes))}
+        rows = [self._document(prefix)[:-1] if prefix else np.array([CLS]) for prefix in unique]
+        x_SD, processed = self._growing.streams(rows)
+        self.tokens_processed += processed
+        outcomes = self._columns("raw")[[*_STANDARD_IDS, EOS]]
+        logp_SA = self._logprobs(x_SD, "raw")[:, outcomes]
+        logp_SA[[number for prefix, number in unique.items() if not prefix], -1] = -np.inf
+        logp_SA -= np.logaddexp.reduce(logp_SA, axis=1, keepdims=True)
+        return np.asarray(logp_SA[[unique[prefix] for prefix in prefixes]], dtype=np.float64)
 
     @torch.no_grad()
     def embed(self, sequences: Sequence[str], *, layer: int = -1, pool: Pool = "mean") -> list[Float32Array]:
