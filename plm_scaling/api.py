@@ -11,7 +11,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from plm_scaling.api_audit import audit
-from plm_scaling.api_evals import evaluate_compare, evaluate_frontier, evaluate_ls, evaluate_run, evaluate_validate
+from plm_scaling.api_evals import (
+    evaluate_compare,
+    evaluate_floors,
+    evaluate_frontier,
+    evaluate_ls,
+    evaluate_run,
+    evaluate_validate,
+)
 from plm_scaling.api_laws import laws_causes, laws_check, laws_compare, laws_list, laws_show
 from plm_scaling.api_plan import plan
 from plm_scaling.api_runs import runs_export, runs_sql, runs_table, status, status_isoflop, watch
@@ -48,6 +55,7 @@ __all__ = [
     "demo",
     "doctor",
     "evaluate_compare",
+    "evaluate_floors",
     "evaluate_frontier",
     "evaluate_ls",
     "evaluate_run",

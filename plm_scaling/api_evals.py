@@ -7,13 +7,21 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from plm_scaling.evals.floors import FloorRow
     from plm_scaling.evals.frontier import Frontier
     from plm_scaling.evals.pairs import PairedRow
     from plm_scaling.evals.run_tasks import Step
     from plm_scaling.evals.task import Task
     from plm_scaling.evals.trust import TrustCheck
 
-__all__ = ["evaluate_compare", "evaluate_frontier", "evaluate_ls", "evaluate_run", "evaluate_validate"]
+__all__ = [
+    "evaluate_compare",
+    "evaluate_floors",
+    "evaluate_frontier",
+    "evaluate_ls",
+    "evaluate_run",
+    "evaluate_validate",
+]
 
 
 def evaluate_ls() -> tuple[Task, ...]:
@@ -95,6 +103,39 @@ def evaluate_frontier(out: str | Path, task: str, *, metric: str | None = None) 
     from plm_scaling.evals.frontier import frontier_of
 
     return frontier_of(Path(out), task, metric)
+
+
+def evaluate_floors(
+    csv: str | Path,
+    *,
+    sequence: str | None = None,
+    target: str | None = None,
+    split: str = "sampled",
+    wild_type: str | None = None,
+    classes: bool = False,
+    validation: str | None = None,
+    resamples: int = 1000,
+    seed: int = 0,
+) -> tuple[FloorRow, ...]:
+    """What needs no language model on any table of sequences with a measurement each: what a model has to beat.
+
+    Parameters
+    ----------
+    sequence, target : columns; the usual names by default.
+    split : a column of the table, or `sampled` (by hash), `low_vs_high`, `two_vs_many` (by mutations), ...
+    wild_type : sequence that variants are compared with.
+    classes : targets are classes, measured by accuracy, instead of values, by rank correlation.
+    validation : column whose `True` marks training rows that choose the penalty.
+    resamples : draws of the intervals.
+
+    Raises
+    ------
+    ConfigError : a table or a column that cannot be used, by line. RefusedError : too few rows to train or test on.
+    """
+    from plm_scaling.evals.floors import floors_of_table
+
+    chosen = {"sequence": sequence, "target": target, "split": split, "wild_type": wild_type, "validation": validation}
+    return floors_of_table(Path(csv), classes=classes, draws=resamples, seed=seed, **chosen)  # type: ignore[arg-type]
 
 
 def evaluate_validate(told: Callable[[TrustCheck], None] = lambda _: None) -> list[TrustCheck]:

@@ -176,6 +176,42 @@ def frontier(results: Path, task: str, metric: str | None, output: str) -> None:
         warn(warning)
 
 
+@command.command("floors")
+@click.argument("csv", type=_FILE)
+@click.option("--sequence", help="Column of sequences, if not a usual name.")
+@click.option("--target", help="Column of measurements or classes.")
+@click.option(
+    "--split",
+    default="sampled",
+    show_default=True,
+    help="A column (train, test, ...), or sampled, low_vs_high, two_vs_many, ...",
+)
+@click.option("--wild-type", help="Sequence that variants are compared with.")
+@click.option("--classes", is_flag=True, help="Targets are classes: accuracy instead of rank correlation.")
+@click.option("--validation", help="Column that marks training rows which choose the penalty.")
+@click.option("--resamples", type=click.IntRange(10), default=1000, show_default=True, help="For the intervals.")
+@click.option("--seed", type=int, default=0, show_default=True)
+@OutputFormat
+def floors(csv: Path, output: str, **asked: Any) -> None:
+    """What needs no language model on any CSV: one-hot and pairwise ridge, BLOSUM62, mutation count, chance."""
+    from plm_scaling import api
+
+    found = api.evaluate_floors(csv, **asked)
+    rows = [
+        {
+            "floor": row.name,
+            "metric": row.metric,
+            "value": None if row.value is None else round(row.value, 4),
+            "95 %": "" if row.low is None else f"{row.low:.3f} to {row.high:.3f}",
+            "train": row.n_train,
+            "test": row.n_test,
+            "why none": row.why,
+        }
+        for row in found
+    ]
+    emit(output, rows=[_whole(row) for row in found] if output == "json" else rows)
+
+
 @command.command("validate")
 @OutputFormat
 def validate(output: str) -> int:

@@ -65,3 +65,17 @@ def test_what_cannot_be_asked_is_said(cli: Callable[..., Screen], study: Path) -
     broken = cli("evaluate", "run", "uniform", "--tasks", "site_nats", "--sequences", str(study / "bad.fasta"), *out)
     assert "record 1 (a)" in broken.err
     assert cli("evaluate", "ls").out.count("aav28.zero_shot") == 1
+
+
+def test_floors_of_any_table(cli: Callable[..., Screen], tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    rows = ["".join(rng.choice(list("ACDE"), 8)) for _ in range(300)]
+    weight = {letter: value for value, letter in enumerate("ACDE")}
+    lines = [f"{text},{sum(weight[c] for c in text[:3])},{'train' if k % 2 else 'test'}" for k, text in enumerate(rows)]
+    (tmp_path / "t.csv").write_text("sequence,target,part\n" + "\n".join(dict.fromkeys(lines)) + "\n")
+    asked = ("evaluate", "floors", str(tmp_path / "t.csv"), "--resamples", "20", "--format", "json")
+    found = {row["name"]: row["value"] for row in json.loads(cli(*asked).out)}
+    assert found["one-hot"] > 0.98
+    assert abs(found["random"]) < 0.3
+    assert found["blosum62"] is None
+    assert cli(*asked, "--target", "targt").code == 2

@@ -82,7 +82,7 @@ def test_the_public_verbs_are_the_command_line() -> None:
     named_otherwise = {
         "import": {"import_runs"},
         "runs": {"runs_sql", "runs_table", "runs_export"},
-        "evaluate": {"evaluate_ls", "evaluate_run", "evaluate_compare", "evaluate_frontier", "evaluate_validate"},
+        "evaluate": {f"evaluate_{verb}" for verb in ("ls", "run", "compare", "frontier", "floors", "validate")},
         "laws": {"laws_list", "laws_show", "laws_compare", "laws_check", "laws_choices"},
     }
     functions = set[str]().union(*(named_otherwise.get(verb, {verb}) for verb in VERBS))
