@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import csv
-import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Literal
 
 from plm_scaling.core.errors import ConfigError, RefusedError, did_you_mean
-from plm_scaling.core.files import write_atomic
 from plm_scaling.evals.adapters.base import Adapter, Letters
 from plm_scaling.evals.bootstrap import Bootstrapped, holm, paired_mean_difference
 from plm_scaling.evals.site_nats import SiteNats, drawn_units, site_nats
@@ -22,7 +18,6 @@ __all__ = [
     "SiteWarning",
     "compare_objectives",
     "compare_site_nats",
-    "write_metric_table",
 ]
 
 SiteWarning = Literal["windows differ"]
@@ -146,37 +141,3 @@ def compare_site_nats(results: Sequence[SiteNats], *, against: str = "", draws: 
         ),
         warnings=("windows differ",) if len({result.cut for result in ordered}) > 1 else (),
     )
-
-
-def write_metric_table(path: Path, results: Sequence[SiteNats], losses: Mapping[str, float]) -> Path:
-    """Write what `spend --metrics FILE --for "site nats" --lower-is-better` reads: CSV loss,metric,objective.
-
-    With it `spend` ranks actions of both objectives by site-conditional nats, the scale that they share. A model
-    whose loss is not given has no place on the laws (public ones, profiles) and is left out.
-
-    Parameters
-    ----------
-    losses : by the model's name, its loss in nats per token on the validation set that the laws were fitted to.
-
-    Raises
-    ------
-    ConfigError : a loss of a model that is not among the results, or no model with a loss.
-    """
-    names = [result.info.name for result in results]
-    for name in losses:
-        if name not in names:
-            raise ConfigError(f"a loss of {name!r}, which was not scored", hint=did_you_mean(name, names))
-    kept = [result for result in results if result.info.name in losses and result.info.objective != "none"]
-    if not kept:
-        raise ConfigError(
-            "no scored model has a loss",
-            why="the table maps the loss of the laws to site-conditional nats",
-            hint="give the validation losses of your own runs",
-        )
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["loss", "metric", "objective"])
-    for result in kept:
-        writer.writerow([repr(losses[result.info.name]), repr(result.mean.value), result.info.objective])
-    write_atomic(path, text.getvalue())
-    return path

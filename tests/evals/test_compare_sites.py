@@ -10,8 +10,10 @@ from plm_scaling.core.architecture import ModelShape
 from plm_scaling.core.errors import ConfigError, RefusedError
 from plm_scaling.evals.adapters.doubles import MarkovModel
 from plm_scaling.evals.adapters.own_models import random_weights
-from plm_scaling.evals.compare_sites import compare_objectives, compare_site_nats, write_metric_table
+from plm_scaling.evals.compare_sites import compare_objectives, compare_site_nats
 from plm_scaling.evals.composition import fit_composition, fit_site_profile
+from plm_scaling.evals.frontier import Frontier, FrontierPoint
+from plm_scaling.evals.metric_table import MetricRow, rows_of_frontier, rows_of_sites, write_metric_table
 from plm_scaling.evals.scoring import score_variants
 from plm_scaling.evals.site_nats import site_nats
 from plm_scaling.evals.site_sample import sample_sites
@@ -164,7 +166,7 @@ def test_the_table_is_what_spend_maps_losses_with(tmp_path) -> None:
     ]
     table = compare_objectives([*models, fit_composition(sequences)], sequences, 4)
     losses = {model.info.name: 2.0 + 0.1 * k for k, model in enumerate(models)}
-    path = write_metric_table(tmp_path / "metrics.csv", table.results, losses)
+    path = write_metric_table(tmp_path / "metrics.csv", rows_of_sites(table.results, losses))
     points = read_metric_table(path)
     assert len(points) == 8
     for point in points:
@@ -174,7 +176,17 @@ def test_the_table_is_what_spend_maps_losses_with(tmp_path) -> None:
     assert set(maps) == {"clm", "mlm"}
     assert maps["clm"].at(2.0) < maps["clm"].at(2.3)
     with pytest.raises(ConfigError, match="was not scored"):
-        write_metric_table(tmp_path / "x.csv", table.results, {"clm 0.5": 2.0})
+        rows_of_sites(table.results, {"clm 0.5": 2.0})
     with pytest.raises(ConfigError, match="no scored model has a loss"):
-        write_metric_table(tmp_path / "x.csv", table.results, {"composition": 2.9})
+        write_metric_table(tmp_path / "x.csv", rows_of_sites(table.results, {"composition": 2.9}))
     assert not (tmp_path / "x.csv").exists()
+
+
+def test_a_frontier_gives_the_rows_of_its_runs() -> None:
+    told = [("run", "clm", 2.5, False), ("control", "clm", 3.0, True), ("public", "mlm", None, False)]
+    points = tuple(
+        FrontierPoint(model=model, objective=objective, source="computed", loss=loss, value=0.4, control=control)
+        for model, objective, loss, control in told
+    )
+    frontier = Frontier(task="t", metric="spearman", higher_is_better=True, points=points)
+    assert rows_of_frontier(frontier) == (MetricRow(2.5, 0.4, "clm"),)
