@@ -1,0 +1,142 @@
+"""Heads on activations: what they find, what random weights find with the same head, and floors on the same rows."""
+
+from __future__ import annotations
+
+import gzip
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from plm_scaling.core.architecture import ModelShape
+from plm_scaling.core.errors import ConfigError, RefusedError
+from plm_scaling.evals.adapters.base import Float32Array, ModelInfo, Pool
+from plm_scaling.evals.adapters.doubles import UniformModel
+from plm_scaling.evals.adapters.own_models import random_weights
+from plm_scaling.evals.encodings import letter_matrix
+from plm_scaling.evals.floors import EncodedTable
+from plm_scaling.evals.splits import Split, find_split
+from plm_scaling.evals.supervised import embed_table, head_scores, supervised_table
+from plm_scaling.evals.supervised_tasks import TASKS
+from plm_scaling.evals.tables import LabelledTable
+from plm_scaling.evals.task import Asked
+
+torch.set_num_threads(1)
+A = "LAGVSERTIDPKQNFYMHWC"
+
+
+class Knowing:
+    """A double whose activations hold, beside noise, the product of two sites: what no additive floor knows."""
+
+    def __init__(self, knows: bool) -> None:
+        self.knows = knows
+        self.info = ModelInfo(
+            name="knowing" if knows else "ignorant",
+            family="double",
+            objective="none",
+            origin="made",
+            abilities=("embed",),
+            symbols=tuple(A),
+        )
+
+    def embed(self, sequences: Sequence[str], *, layer: int = -1, pool: Pool = "mean") -> list[Float32Array]:
+        found = []
+        for sequence in sequences:
+            noise = np.random.default_rng([*map(ord, sequence)]).normal(size=(len(sequence), 7))
+            signal = float((sequence[0] in "LA") == (sequence[3] in "LA")) if self.knows else 0.0
+            rows = np.concatenate([noise, np.full((len(sequence), 1), signal)], axis=1).astype(np.float32)
+            found.append(rows.mean(0) if pool == "mean" else rows)
+        return found
+
+
+def made(kind: str = "values") -> tuple[EncodedTable, Split]:
+    rng = np.random.default_rng(0)
+    names = tuple(dict.fromkeys("".join(row) for row in rng.choice(list("LAGV"), size=(500, 6))))
+    same = np.array([(name[0] in "LA") == (name[3] in "LA") for name in names])
+    values = same + rng.normal(0.0, 0.1, len(names)) if kind == "values" else same.astype(float) * 3
+    parts = ("",) * len(names)
+    data = EncodedTable(LabelledTable("made", names, values, "values" if kind == "values" else "classes", parts))
+    return data, find_split(data.table, "sampled")
+
+
+def test_activations_that_know_more_beat_floors_and_control() -> None:
+    """Pooled and by site, ridge and both heads of classes; the table holds model, control and every floor."""
+    data, split = made()
+    for pooling in ("mean", "sites"):
+        table = supervised_table(
+            Knowing(True),
+            data,
+            split,
+            control=Knowing(False),
+            pooling=pooling,
+            draws=100,  # type: ignore[arg-type]
+        )
+        assert table.over_control is not None
+        assert table.over_floor is not None
+        assert table.best_floor is not None
+        assert table.best_floor.name == "pairwise"
+        assert table.over_control.low > 0.4
+        assert table.over_floor.high > 0.0
+        assert [row.role for row in table.rows] == ["model", "control"] + ["floor"] * 6
+        assert {row.n_test for row in table.rows} == {len(split.test)}
+    alike = supervised_table(Knowing(True), data, split, control=Knowing(True), draws=50)
+    assert alike.over_control is not None
+    assert (alike.over_control.value, alike.over_control.low, alike.over_control.high) == (0.0, 0.0, 0.0)
+    classes, split = made("classes")
+    features = embed_table(Knowing(True), classes, split)
+    for head in ("ridge", "logistic", "nearest"):
+        found = head_scores(features, classes, split, head=head)  # type: ignore[arg-type]
+        assert set(found) <= {0.0, 3.0}
+        assert (found == classes.table.targets[split.test]).mean() > (0.7 if head == "nearest" else 0.99)
+    with pytest.raises(ConfigError, match="logistic of values"):
+        head_scores(features, made()[0], split, head="logistic")
+    with pytest.raises(RefusedError, match="cannot show activations"):
+        supervised_table(UniformModel(), data, split)
+
+
+def test_sites_keep_their_place_and_only_what_varies() -> None:
+    data, split = made()
+    longer = tuple(f"WW{name}W" for name in data.table.sequences)
+    data = EncodedTable(LabelledTable("made", longer, data.table.targets, "values", data.table.parts))
+    features = embed_table(Knowing(True), data, split, pooling="sites")
+    [first] = Knowing(True).embed(longer[:1], pool="none")
+    np.testing.assert_array_equal(features[0], first[2:8].ravel())
+    uneven = EncodedTable(LabelledTable("made", ("LAG", "LA"), np.zeros(2), "values", ("", "")))
+    with pytest.raises(RefusedError, match="different lengths"):
+        embed_table(Knowing(True), uneven, split, pooling="sites")
+
+
+def test_a_task_puts_random_weights_and_floors_beside_a_model(tmp_path: Path) -> None:
+    """A model of random weights is no better than another of them, and its row says so."""
+    rng = np.random.default_rng(2)
+    wild = "DEEEIRTTNPVATEQYGSVSTNLQRGNR"
+    names = {wild}
+    while len(names) < 260:
+        letters = list(wild)
+        for site in rng.choice(28, size=3, replace=False):
+            letters[site] = A[rng.integers(20)]
+        names.add("".join(letters))
+    weight = rng.normal(size=(28, 20))
+    ordered = sorted(names)
+    values = [weight[np.arange(28), row].sum() for row in letter_matrix(ordered)]
+    text = "sequence,score\n" + "\n".join(f"{name},{value}" for name, value in zip(ordered, values, strict=True))
+    (tmp_path / "aav_capsid_28mer.csv.gz").write_bytes(gzip.compress(text.encode()))
+    tasks = {task.name: task for task in TASKS}
+    model = random_weights(ModelShape(n_layers=1, d_model=16), seed=5)
+    asked = Asked(data=tmp_path, resamples=50, limit=250)
+    answers = tasks["aav28.sampled"].measure(tasks["aav28.sampled"], model, asked)
+    assert [answer.row.protocol for answer in answers] == [
+        "mean embedding + ridge",
+        "embeddings of the varied sites + ridge",
+    ]
+    for answer in answers:
+        floors = {floor.name: floor.value for floor in answer.row.floors}
+        assert set(floors) >= {"random weights", "one-hot", "pairwise", "blosum62", "mutations"}
+        assert answer.scores is not None
+        assert answer.row.n == len(answer.scores) == 250 - answer.row.n_train
+        assert floors["one-hot"] > 0.7
+    assert answers[0].row.flags[0] == "NOT_ABOVE_RANDOM_WEIGHTS"
+    assert "no evidence that pre-training helps" in answers[0].row.warnings[0]
+    assert len({task.name for task in TASKS}) == len(TASKS)
