@@ -93,16 +93,26 @@ def evaluate_compare(out: str | Path, against: str, *, tasks: Sequence[str] = ("
     return paired_rows(Path(out), against, tasks=tasks, seed=seed)
 
 
-def evaluate_frontier(out: str | Path, task: str, *, metric: str | None = None) -> Frontier:
+def evaluate_frontier(
+    out: str | Path, task: str, *, metric: str | None = None, table: str | Path | None = None
+) -> Frontier:
     """A metric of the models of a file, and of the published ones, against N, D, FLOPs and loss.
+
+    Parameters
+    ----------
+    table : also written, as CSV loss,metric,objective of the runs: what `spend(metric_table=...)` maps losses with.
 
     Raises
     ------
-    RecordError : no such file. RefusedError : it has no such task.
+    RecordError : no such file. RefusedError : it has no such task. ConfigError : a table without a run in it.
     """
     from plm_scaling.evals.frontier import frontier_of
+    from plm_scaling.evals.metric_table import rows_of_frontier, write_metric_table
 
-    return frontier_of(Path(out), task, metric)
+    found = frontier_of(Path(out), task, metric)
+    if table is not None:
+        write_metric_table(Path(table), rows_of_frontier(found))
+    return found
 
 
 def evaluate_floors(

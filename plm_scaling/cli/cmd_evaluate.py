@@ -144,12 +144,18 @@ def compare(results: Path, against: str, tasks: tuple[str, ...], seed: int, outp
 @click.argument("results", type=_FILE)
 @click.option("--task", required=True, help="One task of the file.")
 @click.option("--metric", help="Where the task has several.")
+@click.option(
+    "--table", type=click.Path(path_type=Path, dir_okay=False), help="Also write CSV loss,metric,objective, for spend."
+)
 @OutputFormat
-def frontier(results: Path, task: str, metric: str | None, output: str) -> None:
+def frontier(results: Path, task: str, metric: str | None, table: Path | None, output: str) -> None:
     """A metric against N, D, FLOPs and loss: models of RESULTS beside published ones."""
     from plm_scaling import api
 
-    found = api.evaluate_frontier(results, task, metric=metric)
+    found = api.evaluate_frontier(results, task, metric=metric, table=table)
+    if table is not None:
+        better = "" if found.higher_is_better else " --lower-is-better"
+        next_command(f'plm-scaling spend --objective any --for "{found.task}" --metrics {table}{better} ...')
     rows = [
         {
             "model": point.model,

@@ -11,6 +11,8 @@ import numpy as np
 import pytest
 
 from plm_scaling.core.alphabet import STANDARD
+from plm_scaling.evals.adapters.base import ModelInfo
+from plm_scaling.evals.results import ResultRow, append_rows
 from tests.conftest import Screen
 
 
@@ -48,6 +50,30 @@ def test_a_file_of_results_from_asking_to_comparing(cli: Callable[..., Screen], 
     assert "chain" in frontier.out
     assert "no random-weights control" in frontier.err
     assert cli("evaluate", "frontier", str(out), "--task", "site_nuts").code == 4
+    table = cli("evaluate", "frontier", str(out), "--task", "site_nats", "--table", str(study / "metrics.csv"))
+    assert table.code == 2
+    assert "no scored model has a loss" in table.err
+    assert not (study / "metrics.csv").exists()
+
+
+def test_a_sweep_gives_the_table_that_spend_maps_losses_with(cli: Callable[..., Screen], tmp_path: Path) -> None:
+    rows = []
+    for k in range(5):
+        said = {"name": f"m{k}", "family": "own", "objective": "clm", "origin": "run", "abilities": ("causal",)}
+        info = ModelInfo.model_validate(said | {"loss": 2.5 + 0.1 * k, "C": 1e15 / (k + 1)})
+        rows.append(
+            ResultRow(
+                task="site_nats", task_version=1, data_sha256="d", model=info, protocol="p", metric="site_nats",
+                higher_is_better=False, value=2.4 + 0.11 * k, n=9,
+            )
+        )  # fmt: skip
+    append_rows(tmp_path / "rows.jsonl", rows)
+    words = ("evaluate", "frontier", str(tmp_path / "rows.jsonl"), "--task", "site_nats")
+    done = cli(*words, "--table", str(tmp_path / "metrics.csv"))
+    assert done.code == 0, done.err
+    assert '--for "site_nats" --metrics' in done.err
+    assert "--lower-is-better" in done.err
+    assert (tmp_path / "metrics.csv").read_text().splitlines()[::5] == ["loss,metric,objective", "2.5,2.4,clm"]
 
 
 def test_what_cannot_be_asked_is_said(cli: Callable[..., Screen], study: Path) -> None:
