@@ -1,0 +1,311 @@
+"""Metric against the number of labels, for models, random weights and floors, and where pre-training stops paying.
+
+m: numbers of labels, s: seeds, n: rows.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Final, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from plm_scaling.core.errors import ConfigError, RefusedError
+from plm_scaling.core.records import Record
+from plm_scaling.evals.adapters.base import Adapter, Float32Array
+from plm_scaling.evals.floors import EncodedTable, floor_names, floor_scores, metric_of
+from plm_scaling.evals.metrics import MetricName, measure
+from plm_scaling.evals.splits import Split
+from plm_scaling.evals.supervised import Head, Pooling, default_head, embed_table, head_scores, random_weights_of
+
+__all__ = [
+    "Crossing",
+    "LabelCurve",
+    "LabelEfficiency",
+    "find_crossing",
+    "label_counts",
+    "label_efficiency",
+    "nested_rows",
+]
+
+FloatArray = npt.NDArray[np.float64]
+IntArray = npt.NDArray[np.int64]
+Role = Literal["model", "control", "floor"]
+
+_LEAST: Final = 10
+_PER_DECADE: Final = 4
+_DRAWS: Final = 500
+
+
+class LabelCurve(Record):
+    """One method at every number of labels."""
+
+    name: str
+    role: Role
+    labels: tuple[int, ...]
+    values: tuple[tuple[float | None, ...], ...]
+    """By seed, then by number of labels, [s][m]; None where the metric is not defined."""
+
+    @property
+    def means(self) -> tuple[float | None, ...]:
+        """Mean over the seeds with a value, [m]."""
+        return tuple(None if math.isnan(value) else float(value) for value in _mean(_array(self.values)))
+
+    @property
+    def spread(self) -> tuple[float | None, ...]:
+        """Standard deviation between seeds, [m]; None where fewer than two have a value."""
+        table = _array(self.values)
+        return tuple(float(np.nanstd(column, ddof=1)) if (~np.isnan(column)).sum() > 1 else None for column in table.T)
+
+
+class Crossing(Record):
+    """Up to how many labels one method beats another."""
+
+    name: str
+    against: str
+    """What it is compared with: a method, or `best floor`."""
+    verdict: Literal["stops", "never", "always"]
+    """stops: ahead up to `labels`; never: ahead at no number of labels; always: still ahead with all."""
+    labels: float | None
+    """Where the curves cross for good, between two numbers of labels on a logarithmic scale."""
+    low: float | None
+    high: float | None
+    """95 %, by drawing seeds anew; open ends are None: there the curves do not cross within the table."""
+    chance: float
+    """Share of draws with this verdict."""
+    text: str
+
+
+class LabelEfficiency(Record):
+    """Curves on one split, all tested on the same rows."""
+
+    table: str
+    split: str
+    metric: MetricName
+    n_test: int
+    labels: tuple[int, ...]
+    seeds: int
+    curves: tuple[LabelCurve, ...]
+    crossings: tuple[Crossing, ...]
+
+    def curve(self, name: str) -> LabelCurve:
+        """The curve of a model or floor.
+
+        Raises
+        ------
+        ConfigError : there is none of this name.
+        """
+        for one in self.curves:
+            if one.name == name:
+                return one
+        raise ConfigError(f"no curve is called {name!r}", hint=", ".join(one.name for one in self.curves))
+
+
+def label_counts(most: int, *, least: int = _LEAST, per_decade: int = _PER_DECADE) -> tuple[int, ...]:
+    """Numbers of labels from `least` to `most`, evenly on a logarithmic scale, both ends among them.
+
+    Raises
+    ------
+    RefusedError : fewer labels than `least`.
+    """
+    if most < least:
+        raise RefusedError(f"{most} labels", why=f"a curve begins at {least}", hint="a larger table, or another split")
+    steps = max(1, round(per_decade * math.log10(most / least)))
+    return tuple(sorted({round(least * (most / least) ** (k / steps)) for k in range(steps + 1)}))
+
+
+def nested_rows(train: IntArray, labels: Sequence[int], seed: int) -> tuple[IntArray, ...]:
+    """A seeded sample of the training rows for every number of labels, each holding the smaller ones."""
+    order = np.random.default_rng([seed, 11]).permutation(train)
+    return tuple(np.sort(order[:count]) for count in labels)
+
+
+def label_efficiency(
+    data: EncodedTable,
+    split: Split,
+    adapters: Sequence[Adapter] = (),
+    *,
+    controls: Sequence[Adapter] | None = None,
+    floors: Sequence[str] | None = None,
+    labels: Sequence[int] | None = None,
+    seeds: int = 5,
+    pooling: Pooling = "mean",
+    head: Head | None = None,
+    most_test: int = 5000,
+) -> LabelEfficiency:
+    """Every method on the same nested samples of labels, tested on the same rows.
+
+    Parameters
+    ----------
+    adapters : models; what they show of each row is computed once for all numbers of labels and seeds.
+    controls : random weights; by default drawn anew for every model that is ours to draw.
+    floors : some of `floor_names`; all of them by default.
+    labels : numbers of labels; by default 10 to all training rows, four per decade.
+    seeds : samples of labels.
+    head, pooling : as `supervised_table`. Penalties are chosen among the labels of each sample, never beyond them.
+    most_test : rows that are tested on, a seeded sample of the split's.
+
+    Raises
+    ------
+    RefusedError : fewer than 10 training rows, or a model that shows no activations.
+    """
+    counts = tuple(labels) if labels is not None else label_counts(len(split.train))
+    if max(counts) > len(split.train) or min(counts) < 3 or seeds < 1:
+        raise ConfigError(
+            f"{min(counts)} to {max(counts)} labels and {seeds} seeds of {len(split.train)} training rows",
+            hint="numbers from 3 to all of them, and at least one seed",
+        )
+    test = np.sort(np.random.default_rng(17).permutation(split.test)[:most_test])
+    samples = [nested_rows(split.train, counts, seed) for seed in range(seeds)]
+    head = head or default_head(data)
+    curves = []
+    for one, role in _models(adapters, controls):
+        features = embed_table(one, data, split, pooling=pooling)
+        curves.append(_curve(one.info.name, role, counts, _head_values(features, data, samples, test, head)))
+    for name in floor_names(data.table) if floors is None else floors:
+        curves.append(_curve(name, "floor", counts, _floor_values(name, data, samples, test)))
+    return LabelEfficiency(
+        table=data.table.name,
+        split=split.name,
+        metric=metric_of(data.table),
+        n_test=len(test),
+        labels=counts,
+        seeds=seeds,
+        curves=tuple(curves),
+        crossings=_crossings(curves),
+    )
+
+
+def _models(adapters: Sequence[Adapter], controls: Sequence[Adapter] | None) -> list[tuple[Adapter, Role]]:
+    drawn = [random_weights_of(adapter) for adapter in adapters] if controls is None else list(controls)
+    pairs: list[tuple[Adapter, Role]] = [(adapter, "model") for adapter in adapters]
+    return pairs + [(control, "control") for control in drawn if control is not None]
+
+
+def _curve(name: str, role: Role, labels: tuple[int, ...], values: list[list[float | None]]) -> LabelCurve:
+    return LabelCurve(name=name, role=role, labels=labels, values=tuple(tuple(row) for row in values))
+
+
+def _head_values(
+    features: Float32Array, data: EncodedTable, samples: Sequence[Sequence[IntArray]], test: IntArray, head: Head
+) -> list[list[float | None]]:
+    def value(train: IntArray, seed: int) -> float | None:
+        if data.table.kind == "classes" and len(np.unique(data.table.targets[train])) < 2:
+            return _measured(data, test, np.full(len(test), data.table.targets[train[0]]))
+        split = Split("labels", train, test)
+        return _measured(data, test, head_scores(features, data, split, head=head, seed=seed))
+
+    return [[value(train, seed) for train in nested] for seed, nested in enumerate(samples)]
+
+
+def _floor_values(
+    name: str, data: EncodedTable, samples: Sequence[Sequence[IntArray]], test: IntArray
+) -> list[list[float | None]]:
+    def value(train: IntArray, seed: int) -> float | None:
+        try:
+            return _measured(data, test, floor_scores(data, name, train, test, seed=seed))
+        except RefusedError:
+            return None
+
+    return [[value(train, seed) for train in nested] for seed, nested in enumerate(samples)]
+
+
+def _measured(data: EncodedTable, test: IntArray, scores: FloatArray) -> float | None:
+    """The metric; a constant orders nothing, so its rank correlation counts as 0."""
+    found = measure(metric_of(data.table), data.table.targets[test], scores)
+    return 0.0 if "constant_scores" in found.flags else found.value
+
+
+def _crossings(curves: Sequence[LabelCurve]) -> tuple[Crossing, ...]:
+    """Every model and control against the best floor, and every model against its likes of random weights."""
+    floors = [one for one in curves if one.role == "floor" and None not in one.means]
+    controls = [one for one in curves if one.role == "control"]
+    found = []
+    for one in curves:
+        if one.role != "floor" and floors:
+            found.append(find_crossing(one, floors, "best floor"))
+        if one.role == "model":
+            found += [find_crossing(one, [other], other.name) for other in controls]
+    return tuple(found)
+
+
+def find_crossing(one: LabelCurve, others: Sequence[LabelCurve], against: str) -> Crossing:
+    """Up to how many labels the mean of one curve is above the highest mean of others, for the last time.
+
+    Parameters
+    ----------
+    others : at the same numbers of labels, on the same samples seed by seed.
+    against : what the others are called together.
+
+    The interval is over samples of labels, drawn anew with replacement; the test rows are the same throughout, so
+    what another test set would change is not in it.
+
+    Raises
+    ------
+    ConfigError : curves of other labels or seeds, or no other curve.
+    """
+    if not others or any((o.labels, len(o.values)) != (one.labels, len(one.values)) for o in others):
+        raise ConfigError(
+            f"{one.name} and {against} cannot be compared", why="they need the same numbers of labels and samples"
+        )
+    ours = _array(one.values)
+    theirs = np.stack([_array(other.values) for other in others])
+    verdict, labels = _last_lead(one.labels, _mean(ours) - np.nanmax(_mean(theirs), axis=0))
+    seeds = len(ours)
+    draws = np.random.default_rng(23).integers(0, seeds, (_DRAWS, seeds))
+    drawn = [_last_lead(one.labels, _mean(ours[d]) - np.nanmax(_mean(theirs[:, d]), axis=0)) for d in draws]
+    place = np.sort([{"never": 0.0, "always": math.inf}.get(kind, at) for kind, at in drawn])
+    low, high = (float(place[int(share * (_DRAWS - 1))]) for share in (0.025, 0.975))
+    chance = sum(kind == verdict for kind, _ in drawn) / _DRAWS
+    crossing = Crossing(
+        name=one.name,
+        against=against,
+        verdict=verdict,
+        labels=labels if verdict == "stops" else None,
+        low=low if low > 0.0 and math.isfinite(low) else None,
+        high=high if high > 0.0 and math.isfinite(high) else None,
+        chance=chance,
+        text="",
+    )
+    return crossing.model_copy(update={"text": _sentence(crossing, one.labels, seeds)})
+
+
+def _sentence(crossing: Crossing, labels: Sequence[int], seeds: int) -> str:
+    who = f"{crossing.name} beats {crossing.against}"
+    if crossing.verdict == "never":
+        text = f"{crossing.name} is not above {crossing.against} at any of {labels[0]:,} to {labels[-1]:,} labels."
+    elif crossing.verdict == "always":
+        text = f"{who} up to all {labels[-1]:,} labels of the table."
+    else:
+        low = f"{crossing.low:,.0f}" if crossing.low is not None else f"below {labels[0]:,}"
+        high = f"{crossing.high:,.0f}" if crossing.high is not None else f"above {labels[-1]:,}"
+        text = f"{who} up to about {crossing.labels:,.0f} labels (95 %: {low} to {high})."
+    if seeds < 2:
+        text += " One sample of labels: nothing says how far that would differ with another."
+    return text
+
+
+def _last_lead(labels: Sequence[int], lead_m: FloatArray) -> tuple[Literal["stops", "never", "always"], float]:
+    """Where the lead turns negative for the last time, on a logarithmic scale of labels."""
+    ahead = np.flatnonzero(lead_m > 0.0)
+    if not len(ahead):
+        return "never", 0.0
+    last = int(ahead[-1])
+    if last == len(lead_m) - 1:
+        return "always", math.inf
+    share = lead_m[last] / (lead_m[last] - lead_m[last + 1])
+    return "stops", float(labels[last] * (labels[last + 1] / labels[last]) ** share)
+
+
+def _array(values: Sequence[Sequence[float | None]]) -> FloatArray:
+    return np.array([[math.nan if value is None else value for value in row] for row in values], dtype=np.float64)
+
+
+def _mean(values: FloatArray) -> FloatArray:
+    """Over the seeds, the last axis but one; nan where no seed has a value."""
+    known = ~np.isnan(values)
+    count = known.sum(axis=-2)
+    total = np.where(known, values, 0.0).sum(axis=-2)
+    return np.asarray(np.divide(total, count, out=np.full(count.shape, np.nan), where=count > 0))

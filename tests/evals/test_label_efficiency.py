@@ -1,0 +1,126 @@
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+import pytest
+
+from plm_scaling.core.errors import ConfigError, RefusedError
+from plm_scaling.evals.adapters.base import Float32Array, ModelInfo, Pool
+from plm_scaling.evals.encodings import letter_matrix, one_hot
+from plm_scaling.evals.floors import EncodedTable
+from plm_scaling.evals.label_efficiency import (
+    LabelCurve,
+    LabelEfficiency,
+    find_crossing,
+    label_counts,
+    label_efficiency,
+    nested_rows,
+)
+from plm_scaling.evals.splits import find_split
+from plm_scaling.evals.tables import LabelledTable
+
+LABELS = (10, 100, 1000, 10000)
+
+
+def curve(name: str, *rows: Sequence[float | None]) -> LabelCurve:
+    return LabelCurve(name=name, role="model", labels=LABELS, values=tuple(tuple(row) for row in rows))
+
+
+def test_curves_cross_where_lines_through_their_means_do() -> None:
+    flat, rising = curve("m", [0.5] * 4, [0.5] * 4), curve("r", [0.2, 0.4, 0.6, 0.8], [0.2, 0.4, 0.6, 0.8])
+    low = curve("l", [0.1] * 4, [0.1] * 4)
+    found = find_crossing(flat, [rising, low], "best floor")
+    assert found.verdict == "stops"
+    assert found.labels == pytest.approx(10**2.5)
+    assert (found.low, found.high, found.chance) == (found.labels, found.labels, 1.0)
+    assert "up to about 316 labels (95 %: 316 to 316)" in found.text
+    assert find_crossing(low, [rising], "r").verdict == "never"
+    assert find_crossing(rising, [low], "l").verdict == "always"
+    assert find_crossing(rising, [low], "l").labels is None
+    again = curve("a", [0.3, 0.3, 0.7, 0.7], [0.3, 0.3, 0.7, 0.7])  # ahead, behind, ahead again, behind for good
+    assert find_crossing(again, [rising], "r").labels == pytest.approx(10**3.5)
+    spread = curve("s", [0.3] * 4, [0.7] * 4)
+    wide = find_crossing(spread, [rising], "r")
+    assert wide.low == pytest.approx(10**1.5)
+    assert wide.high == pytest.approx(10**3.5)
+    assert "One sample" in find_crossing(curve("m", [0.5] * 4), [curve("r", [0.2] * 4)], "r").text
+    with pytest.raises(ConfigError, match="cannot be compared"):
+        find_crossing(flat, [curve("r", [0.2] * 4)], "r")
+
+
+def test_samples_are_nested_and_counts_even() -> None:
+    counts = label_counts(4000)
+    assert (counts[0], counts[-1]) == (10, 4000)
+    steps = np.diff(np.log10(counts))
+    assert steps.max() / steps.min() < 1.3
+    assert label_counts(10) == (10,)
+    with pytest.raises(RefusedError, match="9 labels"):
+        label_counts(9)
+    train = np.arange(100, 4200, 2)
+    nested = nested_rows(train, (10, 40, 2000), 3)
+    assert [len(one) for one in nested] == [10, 40, 2000]
+    assert set(nested[0]) < set(nested[1]) < set(nested[2]) < set(train)
+    assert set(nested[0]) != set(nested_rows(train, (10,), 4)[0])
+
+
+class Half:
+    """Shows the half of an additive value that it knows from elsewhere, or noise only."""
+
+    def __init__(self, name: str, shown: dict[str, float]) -> None:
+        self.shown = shown
+        self.info = ModelInfo(name=name, family="double", objective="none", origin="made", abilities=("embed",))
+
+    def embed(self, sequences: Sequence[str], *, layer: int = -1, pool: Pool = "mean") -> list[Float32Array]:
+        rows = []
+        for sequence in sequences:
+            noise = np.random.default_rng([*map(ord, sequence)]).normal(size=3)
+            rows.append(np.array([self.shown.get(sequence, 0.0), *noise], dtype=np.float32))
+        return rows
+
+
+def test_what_a_model_knows_stops_paying_when_labels_say_more() -> None:
+    """Ahead of every floor with ten labels, behind one-hot ridge with many, ahead of random weights always."""
+    rng = np.random.default_rng(0)
+    names = tuple(dict.fromkeys("".join(row) for row in rng.choice(list("LAGVSERT"), size=(1200, 12))))
+    weights = rng.normal(size=12 * 20)
+    values = one_hot(letter_matrix(names)) @ weights
+    known = dict(zip(names, (values + rng.normal(0.0, 1.0 * values.std(), len(names))).tolist(), strict=True))
+    data = EncodedTable(LabelledTable("made", names, np.asarray(values), "values", ("",) * len(names)))
+    split = find_split(data.table, "sampled")
+    found = label_efficiency(
+        data,
+        split,
+        [Half("half", known)],
+        controls=[Half("random half", {})],
+        floors=["random", "mutations", "one-hot"],
+        labels=(10, 30, 100, 300, 900),
+        seeds=4,
+    )
+    assert found.n_test == len(split.test)
+    by_pair = {(one.name, one.against): one for one in found.crossings}
+    floor = by_pair["half", "best floor"]
+    assert floor.verdict == "stops"
+    assert floor.labels is not None
+    assert floor.low is not None
+    assert floor.high is not None
+    assert 30 < floor.low <= floor.labels <= floor.high < 300
+    assert by_pair["half", "random half"].verdict == "always"
+    assert by_pair["random half", "best floor"].high is None or found.curve("random half").means[-1] < 0.2
+    means = [mean for mean in found.curve("one-hot").means if mean is not None]
+    assert means == sorted(means)
+    assert means[-1] > 0.95
+    spread = found.curve("half").spread
+    assert spread[0] is not None
+    assert spread[-1] is not None
+    assert spread[0] > spread[-1]
+    assert found.curve("mutations").means == (None,) * 5  # no wild type: no curve, and no part in the best floor
+    assert LabelEfficiency.model_validate_json(found.model_dump_json()) == found
+    assert not any(
+        math.isnan(value) for one in found.curves for row in one.values for value in row if value is not None
+    )
+    with pytest.raises(ConfigError, match="labels and 5 seeds"):
+        label_efficiency(data, split, labels=(10, 5000))
+    with pytest.raises(ConfigError, match="no curve is called"):
+        found.curve("two")
