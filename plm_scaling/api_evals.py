@@ -44,6 +44,7 @@ def evaluate_run(
     seed: int = 0,
     control: bool = True,
     again: bool = False,
+    cache: str | Path | None = None,
     told: Callable[[Step], None] = lambda _: None,
 ) -> list[Step]:
     """Put tasks to models; every answer is a line of `out`, written as soon as it is there.
@@ -55,6 +56,7 @@ def evaluate_run(
     data, sequences, corpus, limit, resamples, seed : see `evals.task.Asked`.
     control : also the same shape with random weights, for every model that has weights.
     again : also what `out` answers already.
+    cache : folder in which embeddings are kept, for later calls and other processes.
     told : called after each task of each model.
 
     Raises
@@ -76,9 +78,9 @@ def evaluate_run(
         resamples=resamples,
         seed=seed,
     )
-    return run_tasks(
-        model_openers(models, control=control, seed=seed), chosen, asked, Path(out), again=again, told=told
-    )
+    kept = None if cache is None else Path(cache)
+    openers = model_openers(models, control=control, seed=seed, cache=kept)
+    return run_tasks(openers, chosen, asked, Path(out), again=again, told=told)
 
 
 def evaluate_compare(out: str | Path, against: str, *, tasks: Sequence[str] = ("*",), seed: int = 0) -> list[PairedRow]:

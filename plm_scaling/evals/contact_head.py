@@ -16,6 +16,7 @@ from plm_scaling.core.errors import ConfigError, RefusedError
 from plm_scaling.evals.adapters.asking import need
 from plm_scaling.evals.adapters.base import Adapter, Float32Array
 from plm_scaling.evals.contacts import RANGES
+from plm_scaling.evals.embedding_cache import uncached
 from plm_scaling.evals.heads import l1_logistic
 from plm_scaling.evals.structures import CONTACT_DISTANCE, Structure
 
@@ -123,7 +124,8 @@ def published_contact_head(adapter: Adapter) -> ContactHead | None:
     from plm_scaling.evals.adapters.own import OwnModel
     from plm_scaling.models.esm2 import Esm2
 
-    model = adapter.model if isinstance(adapter, OwnModel) else None
+    opened = uncached(adapter)
+    model = opened.model if isinstance(opened, OwnModel) else None
     if not isinstance(model, Esm2) or model.contact_weight is None or model.contact_bias is None:
         return None
     weight_H = model.contact_weight.detach().double().cpu().numpy().reshape(-1)

@@ -28,8 +28,9 @@ from plm_scaling.evals.adapters.base import (
     Pool,
     Query,
 )
+from plm_scaling.evals.sampling import next_logprobs
 
-__all__ = ["CachedAdapter", "cached"]
+__all__ = ["CachedAdapter", "cached", "uncached"]
 
 _AT_ONCE: Final = 100_000
 """Residues that are computed and written together: what a kill can cost."""
@@ -79,6 +80,16 @@ class CachedAdapter:
     def attentions(self, sequence: str) -> Float32Array:
         """See `Adapter`."""
         return self.adapter.attentions(sequence)
+
+    def next_logprobs(self, prefixes: Sequence[str]) -> FloatArray:
+        """See `Continues`; of a model that remembers nothing by its likelihoods."""
+        return next_logprobs(self.adapter, prefixes)
+
+    @property
+    def run(self) -> Path | None:
+        """Folder of the run that the model comes from, where it is one of ours."""
+        folder: Path | None = getattr(self.adapter, "run", None)
+        return folder
 
     def embed(self, sequences: Sequence[str], *, layer: int = -1, pool: Pool = "mean") -> list[Float32Array]:
         """Activations as `Adapter.embed` gives them; a model without a hash of its weights is asked every time."""
@@ -144,6 +155,11 @@ class CachedAdapter:
 def cached(adapter: Adapter, folder: Path) -> CachedAdapter:
     """The same model with its embeddings kept in `folder`, which is made when something is written."""
     return CachedAdapter(adapter, folder)
+
+
+def uncached(adapter: Adapter) -> Adapter:
+    """The model itself."""
+    return adapter.adapter if isinstance(adapter, CachedAdapter) else adapter
 
 
 def _parts(missing: dict[bytes, str]) -> Iterator[dict[bytes, str]]:

@@ -11,6 +11,7 @@ from plm_scaling.core.errors import ConfigError
 from plm_scaling.core.run_folder import RunFolder
 from plm_scaling.evals.adapters.base import Adapter
 from plm_scaling.evals.adapters.opening import open_adapter
+from plm_scaling.evals.embedding_cache import cached
 
 __all__ = ["model_openers", "model_specs"]
 
@@ -18,10 +19,16 @@ _NO_CONTROL: Final = ("uniform", "markov:", "random:", "hf:")
 _SET: Final = "val_iid"
 
 
-def model_openers(models: Iterable[str | Path], *, control: bool, seed: int = 0) -> list[Callable[[], Adapter]]:
+def model_openers(
+    models: Iterable[str | Path], *, control: bool, seed: int = 0, cache: Path | None = None
+) -> list[Callable[[], Adapter]]:
     """Openers of all models, each with random weights of the same shape behind it where it has weights of ours.
 
     Models of one shape and objective share a control.
+
+    Parameters
+    ----------
+    cache : folder in which embeddings are kept; None keeps none.
 
     Raises
     ------
@@ -31,7 +38,11 @@ def model_openers(models: Iterable[str | Path], *, control: bool, seed: int = 0)
     found: list[Callable[[], Adapter]] = [partial(_opened, spec) for spec in specs]
     if control:
         found += [partial(open_adapter, f"random:{spec}#{seed}") for spec in _one_of_each_shape(specs)]
-    return found
+    return found if cache is None else [partial(_with_cache, opener, cache) for opener in found]
+
+
+def _with_cache(opener: Callable[[], Adapter], folder: Path) -> Adapter:
+    return cached(opener(), folder)
 
 
 def model_specs(model: str) -> list[str]:

@@ -7,10 +7,15 @@ import pytest
 import torch
 
 from plm_scaling.core.architecture import ModelShape
+from plm_scaling.core.errors import RefusedError
 from plm_scaling.evals import embedding_cache
+from plm_scaling.evals.adapters.base import Query
 from plm_scaling.evals.adapters.own import OwnModel
 from plm_scaling.evals.adapters.own_models import random_weights
-from plm_scaling.evals.embedding_cache import cached
+from plm_scaling.evals.contact_head import published_contact_head
+from plm_scaling.evals.embedding_cache import CachedAdapter, cached, uncached
+from plm_scaling.evals.model_lists import model_openers
+from plm_scaling.evals.sampling import next_logprobs
 
 torch.set_num_threads(1)
 SHAPE = ModelShape(architecture="esm2", n_layers=1, d_model=16, n_heads=2)
@@ -61,3 +66,19 @@ def test_a_damaged_file_is_computed_again(tmp_path: Path, damage) -> None:
         np.testing.assert_allclose(x, y, atol=1e-6)
     assert again.computed == 3
     assert cached(model(), tmp_path).embed(SEQUENCES)[0].tolist() == plain[0].tolist()
+
+
+def test_a_cached_model_is_asked_like_the_model_itself(tmp_path: Path) -> None:
+    [opener, control] = model_openers(["random:esm2-8m", "uniform"], control=False, cache=tmp_path)
+    kept, doubles = opener(), control()
+    assert isinstance(kept, CachedAdapter)
+    assert kept.info == uncached(kept).info
+    [row] = kept.masked_logprobs([Query("MKV", (1,), (1,))])
+    np.testing.assert_array_equal(row, uncached(kept).masked_logprobs([Query("MKV", (1,), (1,))])[0])
+    assert kept.attentions("MKV").shape == (120, 3, 3)
+    assert published_contact_head(kept) is None
+    assert kept.run is None
+    assert doubles.residue_logprobs(["MK"])[0].tolist() == [-np.log(20)] * 2
+    assert next_logprobs(doubles, ["M"])[0, 0] == pytest.approx(-np.log(20))
+    with pytest.raises(RefusedError, match="cannot show activations"):
+        doubles.embed(["MK"])
