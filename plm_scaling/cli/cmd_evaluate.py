@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from plm_scaling.cli.evaluate_memory import COMMANDS
 from plm_scaling.cli.main import EXIT_INCOMPLETE
 from plm_scaling.cli.render import OutputFormat, emit, next_command, say, warn
 from plm_scaling.core.units import format_count
@@ -74,6 +75,9 @@ def run(models: tuple[str, ...], output: str, **asked: Any) -> int:
 
     steps = api.evaluate_run(models, told=_told, **asked)
     rows = [row for step in steps for row in step.rows]
+    if missing := dict.fromkeys(step.task for step in steps if step.outcome == "no data"):
+        why = next(step.why for step in steps if step.outcome == "no data")
+        say(f"no data for {', '.join(missing)}; the first: {why}" if len(missing) > 1 else f"no data: {why}")
     emit(output, rows=[_whole(row) if output == "json" else _shown(row) for row in rows])
     out = asked["out"]
     for warning in dict.fromkeys(said for row in rows for said in row.warnings):
@@ -84,7 +88,8 @@ def run(models: tuple[str, ...], output: str, **asked: Any) -> int:
 
 
 def _told(step: Step) -> None:
-    say(f"{step.model}  {step.task}  {step.outcome}" + (f": {step.why}" if step.why else ""))
+    if step.outcome != "no data":
+        say(f"{step.model}  {step.task}  {step.outcome}" + (f": {step.why}" if step.why else ""))
 
 
 def _whole(row: Record) -> dict[str, Any]:
@@ -237,3 +242,7 @@ def validate(output: str) -> int:
     ]
     emit(output, rows=rows)
     return 0 if all(check.passed for check in checks) else 1
+
+
+for _verb in COMMANDS:
+    command.add_command(_verb)

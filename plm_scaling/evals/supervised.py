@@ -18,6 +18,7 @@ from plm_scaling.evals.adapters.base import Adapter, Float32Array
 from plm_scaling.evals.bootstrap import Bootstrapped, bootstrap_metric, paired_difference
 from plm_scaling.evals.floors import EncodedTable, floor_names, floor_scores, metric_of
 from plm_scaling.evals.heads import fit_logistic, nearest_labels
+from plm_scaling.evals.long_embeddings import embed_any_length
 from plm_scaling.evals.metrics import MetricName
 from plm_scaling.evals.ridge import fit_ridge, held_out_rows
 from plm_scaling.evals.splits import Split
@@ -175,7 +176,8 @@ def embed_table(
     """
     sequences = data.table.sequences
     if pooling == "mean":
-        parts = [adapter.embed(sequences[k : k + _CHUNK], layer=layer) for k in range(0, len(sequences), _CHUNK)]
+        starts = range(0, len(sequences), _CHUNK)
+        parts = (embed_any_length(adapter, sequences[k : k + _CHUNK], layer=layer) for k in starts)
         return np.stack([one for part in parts for one in part])
     if len({len(sequence) for sequence in sequences}) > 1:
         raise RefusedError(
@@ -185,10 +187,11 @@ def embed_table(
             hint="mean pooling",
         )
     first = [sequences[k] for k in split.train[:_CHUNK]]
-    basis = _basis(np.concatenate([one[data.sites] for one in adapter.embed(first, layer=layer, pool="none")]), data)
+    shown = embed_any_length(adapter, first, layer=layer, pool="none")
+    basis = _basis(np.concatenate([one[data.sites] for one in shown]), data)
     found = np.empty((len(sequences), len(data.sites) * basis.shape[1]), dtype=np.float32)
     for k in range(0, len(sequences), _CHUNK):
-        chunk = adapter.embed(sequences[k : k + _CHUNK], layer=layer, pool="none")
+        chunk = embed_any_length(adapter, sequences[k : k + _CHUNK], layer=layer, pool="none")
         for row, one in enumerate(chunk, start=k):
             found[row] = (one[data.sites] @ basis).ravel()
     return found
