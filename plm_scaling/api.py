@@ -20,6 +20,7 @@ from plm_scaling.api_evals import (
     evaluate_validate,
 )
 from plm_scaling.api_laws import laws_causes, laws_check, laws_compare, laws_list, laws_show
+from plm_scaling.api_memory import evaluate_generate, evaluate_memorisation, evaluate_sizes
 from plm_scaling.api_plan import plan
 from plm_scaling.api_runs import runs_export, runs_sql, runs_table, status, status_isoflop, watch
 from plm_scaling.api_sizing import size, size_allocation, size_check, size_page, size_uses
@@ -57,8 +58,11 @@ __all__ = [
     "evaluate_compare",
     "evaluate_floors",
     "evaluate_frontier",
+    "evaluate_generate",
     "evaluate_ls",
+    "evaluate_memorisation",
     "evaluate_run",
+    "evaluate_sizes",
     "evaluate_validate",
     "exchange",
     "export",
@@ -566,11 +570,32 @@ def report(study: Path, out: Path | None = None, *, validation: str = "val_iid")
     return write_report(study, study / "report.html" if out is None else out, validation=validation)
 
 
-def export(source: Path | str, out: Path | str, *, overwrite: bool = False) -> Exported:
-    """Write the weights of a complete run (or foreign ones) as a folder that transformers loads; see `Exported`."""
+def export(
+    source: Path | str, out: Path | str, *, overwrite: bool = False, memorisation: Path | str | None = None
+) -> Exported:
+    """Write the weights of a complete run (or foreign ones) as a folder that transformers loads; see `Exported`.
+
+    Parameters
+    ----------
+    memorisation : the report of `evaluate_memorisation` about these weights, which is put beside them. Weights that
+        were trained on from others are warned of without one.
+
+    Raises
+    ------
+    ConfigError : something lies at `out`, or the report is of other weights. RefusedError, CheckpointError : see
+        `models.export.export_model`.
+    """
+    from dataclasses import replace
+
+    from plm_scaling.evals.export_check import MEMORISATION, export_warnings
     from plm_scaling.models.export import export_model
 
-    return export_model(Path(source), Path(out), overwrite=overwrite)
+    report = None if memorisation is None else Path(memorisation)
+    warnings = export_warnings(Path(source), report)
+    made = export_model(Path(source), Path(out), overwrite=overwrite)
+    if report is not None:
+        (made.folder / MEMORISATION).write_bytes(report.read_bytes())
+    return replace(made, warnings=warnings)
 
 
 def doctor(*, peak: bool = False) -> MachineReport:

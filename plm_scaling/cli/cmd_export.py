@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from plm_scaling.cli.render import OutputFormat, emit
+from plm_scaling.cli.render import OutputFormat, emit, warn
 
 __all__ = ["command"]
 
@@ -15,15 +15,22 @@ __all__ = ["command"]
 @click.argument("source", type=click.Path(path_type=Path, exists=True))
 @click.option("-o", "--out", required=True, type=click.Path(path_type=Path), help="Folder to write.")
 @click.option("--overwrite", is_flag=True, help="Write into a folder that is not empty.")
+@click.option(
+    "--memorisation",
+    type=click.Path(path_type=Path, exists=True, dir_okay=False),
+    help="Report of `evaluate memorisation` about these weights, to lie beside them.",
+)
 @OutputFormat
-def command(source: Path, out: Path, overwrite: bool, output: str) -> None:
+def command(source: Path, out: Path, overwrite: bool, memorisation: Path | None, output: str) -> None:
     """Write the weights of SOURCE (a complete run of esm2 or progen2) as a folder that transformers loads.
 
     esm2 becomes EsmForMaskedLM, progen2 GPTJForCausalLM. The study's own block (plm) exists nowhere else and is
-    refused.
+    refused. Weights that were trained on from others are warned of unless a report says what they give away.
     """
     from plm_scaling import api
 
-    made = api.export(source, out, overwrite=overwrite)
+    made = api.export(source, out, overwrite=overwrite, memorisation=memorisation)
     row = {"folder": str(made.folder), "loads_as": made.loads_as, "parameters": made.N_total, "weights": made.source}
     emit(output, rows=[row])
+    for warning in made.warnings:
+        warn(warning)

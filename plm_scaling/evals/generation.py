@@ -91,6 +91,7 @@ def evaluate_generation(
     top_p: float = 1.0,
     longest: int = 512,
     search: bool = True,
+    drawn: Sequence[Drawn] | None = None,
     draws: int = 1000,
     seed: int = 0,
 ) -> GenerationReport:
@@ -103,13 +104,16 @@ def evaluate_generation(
     judge : says whether sequences fold.
     longest, temperature, top_p : see `sampling.sample_sequences`.
     search : see `novelty.measure_novelty`.
+    drawn : what was drawn already with these settings.
 
     Raises
     ------
     RefusedError : the model is not causal, or all that it drew is empty.
     """
-    drawn = sample_sequences(
-        adapter, n, prompt=prompt, longest=longest, temperature=temperature, top_p=top_p, seed=seed
+    drawn = (
+        sample_sequences(adapter, n, prompt=prompt, longest=longest, temperature=temperature, top_p=top_p, seed=seed)
+        if drawn is None
+        else drawn
     )
     groups = {"drawn": [one.sequence for one in drawn if one.sequence]}
     if not groups["drawn"]:

@@ -24,6 +24,10 @@ class Exported:
     """Parameters, embeddings included."""
     source: str
     """Where the weights come from, in words."""
+    sha256: str = ""
+    """Of the weights."""
+    warnings: tuple[str, ...] = ()
+    """What to read before they are given away."""
 
 
 def export_model(source: Path, out: Path, *, overwrite: bool = False) -> Exported:
@@ -60,4 +64,4 @@ def export_model(source: Path, out: Path, *, overwrite: bool = False) -> Exporte
     else:
         save_gptj(found.state, found.shape, out)
         loads_as = "GPTJForCausalLM"
-    return Exported(out, loads_as, found.shape.N_total, found.origin)
+    return Exported(out, loads_as, found.shape.N_total, found.origin, found.sha256)

@@ -133,9 +133,9 @@ def test_a_demo_of_no_time_is_a_usage_error(cli: Cli, tmp_path: Path) -> None:
 def test_a_run_is_exported(cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from plm_scaling.models.export import Exported
 
-    def export(source: Path, out: Path, *, overwrite: bool) -> Exported:
-        assert (source, overwrite) == (tmp_path, False)
-        return Exported(out, "EsmForMaskedLM", 1234, "run abc")
+    def export(source: Path, out: Path, *, overwrite: bool, memorisation: Path | None) -> Exported:
+        assert (source, overwrite, memorisation) == (tmp_path, False, None)
+        return Exported(out, "EsmForMaskedLM", 1234, "run abc", warnings=("gives something away",))
 
     monkeypatch.setattr(api, "export", export)
     screen = cli("export", tmp_path, "-o", tmp_path / "made", "--format", "json")
@@ -143,3 +143,4 @@ def test_a_run_is_exported(cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert json.loads(screen.out) == [
         {"folder": str(tmp_path / "made"), "loads_as": "EsmForMaskedLM", "parameters": 1234, "weights": "run abc"}
     ]
+    assert "gives something away" in screen.err

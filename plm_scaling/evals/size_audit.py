@@ -1,0 +1,33 @@
+"""Alarms that no single row of results can raise: models of one family and several sizes that contradict each other."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable
+
+from plm_scaling.evals.alarms import Alarm, SizeScore, size_alarms
+from plm_scaling.evals.results import ResultRow, latest_rows
+
+__all__ = ["audit_sizes"]
+
+
+def audit_sizes(rows: Iterable[ResultRow]) -> tuple[Alarm, ...]:
+    """Compare the models of each family and objective that answered one question in one way, by their sizes.
+
+    Controls with random weights and doubles are no family. What falls with size is asked of every metric, a sign that
+    flips of correlations alone. Lower-is-better metrics count with their sign turned.
+    """
+    groups: dict[tuple[str, ...], list[SizeScore]] = defaultdict(list)
+    for row in latest_rows(rows):
+        if row.model.family == "double" or row.model.origin.startswith("random") or not row.model.N:
+            continue
+        sign = 1.0 if row.higher_is_better else -1.0
+        ends = [None if end is None else sign * end for end in (row.low, row.high)]
+        low, high = ends if row.higher_is_better else reversed(ends)
+        key = (row.task, row.metric, row.data_sha256, row.protocol, row.model.family, row.model.objective)
+        groups[key].append(SizeScore(row.model.name, float(row.model.N), sign * row.value, low, high))
+    found: list[Alarm] = []
+    for (task, metric, _, protocol, family, objective), sizes in groups.items():
+        raised = size_alarms(sizes, where=f"{task}, {metric}, {family} {objective}, {protocol}")
+        found += [one for one in raised if one.code != "SIGN_FLIP" or metric in ("spearman", "pearson", "mcc")]
+    return tuple(found)
