@@ -64,6 +64,7 @@ def ls(output: str) -> None:
 @click.option("--seed", type=int, default=0, show_default=True)
 @click.option("--control/--no-control", default=True, show_default=True, help="Random weights of the same shapes.")
 @click.option("--again", is_flag=True, help="Also what the file answers already.")
+@click.option("--cache", type=_PATH, help="Folder in which embeddings are kept for later calls.")
 @OutputFormat
 def run(models: tuple[str, ...], output: str, **asked: Any) -> int:
     """Put tasks to MODELS: runs or folders of runs, weights of ESM-2 or ProGen2, hf:PATH, random:esm2-8m, uniform.
