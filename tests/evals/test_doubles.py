@@ -25,14 +25,13 @@ def joint(start: np.ndarray = START) -> np.ndarray:
 
 @pytest.mark.parametrize("direction", ["forward", "reverse"])
 def test_likelihoods_of_a_chain_are_those_of_the_joint_distribution(direction) -> None:
-    given = MarkovModel(TRANSITION, START).residue_logprobs(THREE, direction=direction)
-    np.testing.assert_allclose(np.sum(given, axis=1), np.log(joint()).ravel(), rtol=1e-12)
+    some = slice(None, None, 13)
+    given = MarkovModel(TRANSITION, START).residue_logprobs(THREE[some], direction=direction)
+    np.testing.assert_allclose(np.sum(given, axis=1), np.log(joint()).ravel()[some], rtol=1e-12)
     pair = joint().sum(0)  # of the last two residues
     middle = np.log(pair / pair.sum(0)) if direction == "reverse" else np.log(TRANSITION)
-    seen = np.array(given)[:, 1].reshape(20, 20, 20)
-    np.testing.assert_allclose(
-        seen, np.broadcast_to(middle[None] if direction == "reverse" else middle[..., None], seen.shape), rtol=1e-9
-    )
+    wanted = np.broadcast_to(middle[None] if direction == "reverse" else middle[..., None], (20, 20, 20))
+    np.testing.assert_allclose(np.array(given)[:, 1], wanted.ravel()[some], rtol=1e-9)
 
 
 def test_masked_sites_of_a_chain_are_conditionals_of_the_joint_distribution() -> None:
@@ -57,9 +56,9 @@ def test_masked_sites_of_a_chain_are_conditionals_of_the_joint_distribution() ->
 @pytest.mark.parametrize("direction", ["forward", "reverse"])
 def test_with_an_end_the_probabilities_of_all_sequences_up_to_a_length_sum_to_theirs(direction) -> None:
     model = MarkovModel(TRANSITION, START, end=0.3)
-    all_up_to = [*STANDARD, *map("".join, itertools.product(STANDARD, repeat=2)), *THREE]
+    all_up_to = [*STANDARD, *map("".join, itertools.product(STANDARD, repeat=2))]
     totals = [x.sum() for x in model.residue_logprobs(all_up_to, direction=direction, letters="raw")]
-    assert np.exp(totals).sum() == pytest.approx(1 - 0.7**3, rel=1e-12)
+    assert np.exp(totals).sum() == pytest.approx(1 - 0.7**2, rel=1e-12)
 
 
 def test_without_a_start_a_chain_is_stationary() -> None:
