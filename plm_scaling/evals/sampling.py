@@ -131,5 +131,5 @@ def _choose(row: FloatArray, temperature: float, top_p: float, random: np.random
     p /= p.sum()
     order = np.argsort(-p, kind="stable")
     before = np.cumsum(p[order]) - p[order]
-    kept = order[before < top_p]
+    kept = np.sort(order[before < top_p])  # which of two equal letters is the likelier hangs on rounding
     return int(random.choice(kept, p=p[kept] / p[kept].sum()))

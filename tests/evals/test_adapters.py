@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import esm
 import numpy as np
@@ -205,6 +206,9 @@ def test_drawing_costs_one_token_a_residue(architecture: str) -> None:
     assert len({one.sequence for one in drawn}) > 1
     assert ours.tokens_processed <= 6 + 6 * (longest - 5)
     plain = adapter(architecture, "clm")
+    forgetful = SimpleNamespace(info=plain.info, residue_logprobs=plain.residue_logprobs)
+    asked = sample_sequences(forgetful, 6, longest=longest, prompt="MKVLA", seed=2)
+    assert [one.sequence for one in drawn] == [one.sequence for one in asked]
     for one in drawn:
         [logp] = plain.residue_logprobs([one.sequence], letters="raw")
         assert one.logp >= logp[5 : None if one.ended else -1].sum() - 1e-4, "less is normalised over"
