@@ -24,19 +24,24 @@ def room(context: int, length: int) -> int:
 
 
 def optimal_window(sites: Sequence[int], length: int, width: int) -> Span:
-    """The window of `width` residues that has the sites in its middle as far as the protein's ends allow.
+    """The window of `width` residues about the mean of the sites, as far as the protein's ends allow.
+
+    Where sites would fall out of it that fit into one, it lies about the middle of the first and the last.
 
     Parameters
     ----------
-    sites : at least one; the middle between the first and the last counts.
+    sites : at least one.
     length, width : residues of the protein and of the window.
 
     **Source:** Notin et al. 2022 (Tranception), the "optimal" scoring window, also of ProteinGym.
     """
     if length <= width:
         return 0, length
-    middle = (min(sites) + max(sites)) // 2
-    begin = min(max(0, middle - width // 2), length - width)
+    first, last = min(sites), max(sites)
+    for middle in (sum(sites) // len(sites), (first + last) // 2):
+        begin = min(max(0, middle - width // 2), length - width)
+        if begin <= first and last < begin + width:
+            break
     return begin, begin + width
 
 

@@ -205,8 +205,15 @@ def test_windows_cover_and_weights_sum_to_one(length, width, cut, data) -> None:
     begin, end = optimal_window([site], length, width)
     assert 0 <= begin <= site < end <= length
     assert end - begin == min(width, length)
-    if begin > 0 and end < length:
-        assert abs((site - begin) - (end - 1 - site)) <= 1
+    half = width // 2
+    if length > width:  # the rule in ProteinGym's words
+        wanted = 0 if site < half else length - width if site >= length - half else site - half
+        assert begin == wanted
+    others = data.draw(st.lists(st.integers(0, length - 1), min_size=1, max_size=5))
+    begin, end = optimal_window(others, length, width)
+    if max(others) - min(others) < min(width, length) - 1:
+        assert begin <= min(others)
+        assert max(others) < end
 
 
 @settings(max_examples=30)
