@@ -126,6 +126,23 @@ def test_a_causal_model_begins_and_ends_with_its_own_token(gpt2: Path) -> None:
             assert len(found) == len(sequence) + (letters == "raw")
 
 
+@torch.no_grad()
+@pytest.mark.parametrize("letters", ["20", "raw"])
+def test_a_beginning_that_many_share_is_computed_once(gpt2: Path, letters: str) -> None:
+    """A library, a beginning of it, duplicates, and sequences that share nothing: as one by one."""
+    ours, lone = (open_adapter(f"hf:{gpt2}", device="cpu") for _ in range(2))
+    wild = "".join(RNG.choice(list(STANDARD), 34))
+    library = [wild[:25] + a + wild[26:] for a in STANDARD]
+    others = [wild[:29] + "AAAA", wild[:20], wild, wild[::-1], "MK", *SEQUENCES]
+    ours.batch_positions = 150
+    for sequence, found in zip([*library, *others], ours.residue_logprobs([*library, *others], letters=letters),
+                               strict=True):  # fmt: skip
+        np.testing.assert_allclose(found, lone.residue_logprobs([sequence], letters=letters)[0], atol=1e-5)
+    ours.tokens_processed = 0
+    ours.residue_logprobs(library, letters=letters)
+    assert ours.tokens_processed == 26 + 20 * 9, "begin, 25 residues; of each the rest"
+
+
 def test_what_is_no_character_level_language_model_is_refused(bert: Path, tmp_path: Path) -> None:
     pieces = causal(tmp_path / "pieces", ["<unk>", "<end>", *STANDARD, "LA"], [("L", "A")], eos_token="<end>")
     with pytest.raises(ConfigError, match="one token to one residue") as refusal:

@@ -1,7 +1,7 @@
 """Any masked or causal protein model of `transformers` whose tokenizer gives one token to one residue.
 
-Documents of similar length are padded to one on the right. Beginnings are not shared here. Shapes as in `base`; B
-documents of a batch, T positions, V vocabulary.
+Documents of similar length are padded to one on the right; a beginning that many share is computed once, where the
+model keeps keys and values. Shapes as in `base`; T positions, V vocabulary.
 """
 
 from __future__ import annotations
@@ -19,12 +19,15 @@ from plm_scaling.core.alphabet import STANDARD, decode
 from plm_scaling.core.errors import ConfigError, CorpusError, RefusedError
 from plm_scaling.evals.adapters.asking import direction_ability, need, residue_ids
 from plm_scaling.evals.adapters.base import Direction, Float32Array, FloatArray, Letters, ModelInfo, Pool, Query
+from plm_scaling.evals.adapters.hf_prefix import beginning_of, logits_after, shared_groups
 from plm_scaling.evals.adapters.masking import MaskedDocuments
 
 __all__ = ["HfModel", "LetterIds"]
 
 Int = npt.NDArray[np.int64]
 _BATCH_POSITIONS: Final = 8192
+_KEPT_FOR_ONE: Final = 4
+"""Positions of a beginning that take the memory of a new one."""
 
 
 @dataclass(frozen=True)
@@ -121,15 +124,14 @@ class HfModel:
         unique = {sequence: number for number, sequence in enumerate(dict.fromkeys(sequences))}
         documents = [self._document(sequence)[: first + len(sequence)] for sequence in unique]
         found: dict[int, FloatArray] = {}
-        for numbers, output in self._run(documents):
-            for row, number in enumerate(numbers):
-                target = documents[number][first:]
-                logp_SA = self._logprobs(output.logits[row, first - 1 : len(documents[number])], letters)
-                if letters == "raw":
-                    found[number] = logp_SA[np.arange(len(target) + 1), [*target, self.letters.end]]
-                else:
-                    place = np.array([column.get(int(token), -1) for token in target])
-                    found[number] = np.where(place < 0, np.nan, logp_SA[np.arange(len(target)), place])
+        for number, logits_TV in self._causal_logits(documents):
+            target = documents[number][first:]
+            logp_SA = self._logprobs(logits_TV[first - 1 :], letters)
+            if letters == "raw":
+                found[number] = logp_SA[np.arange(len(target) + 1), [*target, self.letters.end]]
+            else:
+                place = np.array([column.get(int(token), -1) for token in target])
+                found[number] = np.where(place < 0, np.nan, logp_SA[np.arange(len(target)), place])
         return [found[unique[sequence]].copy() for sequence in sequences]
 
     @torch.no_grad()
@@ -168,15 +170,42 @@ class HfModel:
             )
         return document
 
-    def _run(self, documents: Sequence[Int], **wanted: bool) -> Iterator[tuple[list[int], Any]]:
-        """Numbers of the documents of a batch, and what the model says of them."""
+    def _causal_logits(self, documents: Sequence[Int]) -> Iterator[tuple[int, Tensor]]:
+        """Number of each document and its logits, [T, V], as they are ready."""
+        apart: list[int] = []
+        for group in shared_groups(documents):
+            shared = documents[group.numbers[0]][: group.length]
+            beginning = beginning_of(self.model, shared, self.device) if group.length else None
+            if beginning is None:
+                apart += group.numbers
+                continue
+            self.tokens_processed += group.length
+            rests = [documents[number][group.length :] for number in group.numbers]
+            for rows in self._batches(rests, kept=group.length):
+                pad, batch = self.letters.pad or 0, [rests[row] for row in rows]
+                self.tokens_processed += len(rows) * max(map(len, batch))
+                logits = logits_after(self.model, beginning, batch, pad=pad, device=self.device)
+                yield from zip((group.numbers[row] for row in rows), logits, strict=True)
+        for numbers, output in self._run([documents[number] for number in apart]):
+            for row, number in enumerate(numbers):
+                yield apart[number], output.logits[row, : len(documents[apart[number]])]
+
+    def _batches(self, documents: Sequence[Int], *, kept: int = 0) -> Iterator[list[int]]:
+        """Numbers of the documents of each batch, the shortest first; kept positions are cheaper than new ones."""
         order = sorted(range(len(documents)), key=lambda number: len(documents[number]))
         begin = 0
         while begin < len(order):
             end = begin + 1
-            while end < len(order) and len(documents[order[end]]) * (end + 1 - begin) <= self.batch_positions:
+            while end < len(order) and (
+                (len(documents[order[end]]) + kept / _KEPT_FOR_ONE) * (end + 1 - begin) <= self.batch_positions
+            ):
                 end += 1
-            numbers = order[begin:end]
+            yield order[begin:end]
+            begin = end
+
+    def _run(self, documents: Sequence[Int], **wanted: bool) -> Iterator[tuple[list[int], Any]]:
+        """Numbers of the documents of a batch, and what the model says of them."""
+        for numbers in self._batches(documents):
             T = len(documents[numbers[-1]])
             tokens = np.full((len(numbers), T), self.letters.pad or 0)
             for row, number in enumerate(numbers):
@@ -186,7 +215,6 @@ class HfModel:
             self.tokens_processed += tokens.size
             shown = torch.from_numpy(tokens).to(self.device)
             yield numbers, self.model(input_ids=shown, attention_mask=seen.to(self.device), **wanted)
-            begin = end
 
     def _logprobs(self, logits_SV: Tensor, letters: Letters) -> FloatArray:
         if letters == "20":
