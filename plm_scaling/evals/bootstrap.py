@@ -8,7 +8,7 @@ n: rows, K: clusters, B: draws.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Literal
 
@@ -18,6 +18,7 @@ import numpy.typing as npt
 from plm_scaling.core.errors import ConfigError, RefusedError
 from plm_scaling.core.records import Record
 from plm_scaling.evals.metrics import MetricName, find_metric, paired_columns
+from plm_scaling.evals.resampled_metrics import Statistic, metric_statistic, ratio_statistic
 from plm_scaling.laws.interval import Interval, quantiles
 
 __all__ = [
@@ -38,14 +39,11 @@ __all__ = [
 FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]
 Method = Literal["percentile", "bca"]
-Statistic = Callable[[IntArray], FloatArray]
-"""Counts of the rows in each draw, int64[B, n], to values float64[B]; nan where a draw has none."""
 
 _BLOCK: Final = 1_000_000
 _FEW_CLUSTERS: Final = 10
 _LOST: Final = 0.01
 _JACKKNIFE: Final = 200
-_ROUNDING: Final = 1e-18
 
 
 class Bootstrapped(Interval):
@@ -127,7 +125,7 @@ def bootstrap_metric(
     jackknife of up to 200 groups of units.
     """
     value = find_metric(metric)(truth, scores)
-    statistic = _statistic(metric, np.asarray(truth), np.asarray(scores))
+    statistic = metric_statistic(metric, np.asarray(truth), np.asarray(scores))
     return _bootstrapped(value, statistic, _units(len(np.asarray(truth)), clusters), draws, level, method, seed)
 
 
@@ -149,7 +147,7 @@ def paired_difference(
     """
     function = find_metric(metric)
     value = function(truth, scores) - function(truth, against)
-    ours, theirs = (_statistic(metric, np.asarray(truth), np.asarray(column)) for column in (scores, against))
+    ours, theirs = (metric_statistic(metric, np.asarray(truth), np.asarray(column)) for column in (scores, against))
     units = _units(len(np.asarray(truth)), clusters)
     return _bootstrapped(value, lambda w: ours(w) - theirs(w), units, draws, level, method, seed, difference=True)
 
@@ -373,7 +371,7 @@ def _mean(
     sum_K, weight_K = (
         np.bincount(units.of_row, column, units.count).astype(np.float64) for column in (value_n * weight_n, weight_n)
     )
-    statistic = _ratio_statistic(sum_K, weight_K)
+    statistic = ratio_statistic(sum_K, weight_K)
     value = float(sum_K.sum() / weight_K.sum())
     of_itself = _Units(np.arange(units.count), units.count, units.kind)
     return _bootstrapped(value, statistic, of_itself, draws, level, method, seed, difference=difference)
@@ -440,95 +438,7 @@ def _p_value(drawn: FloatArray) -> float:
     return min(1.0, 2.0 * (tail + 1) / (len(drawn) + 1))
 
 
-# ---- statistics of counted rows ------------------------------------------------------------------------------------
-
-
-def _statistic(metric: MetricName, truth: npt.NDArray[Any], scores: npt.NDArray[Any]) -> Statistic:
-    """A metric of rows that count several times: at once for all draws where it can be, else draw by draw."""
-    if metric == "spearman":
-        x, y = (_Ranked(column) for column in (truth, scores))
-        return lambda counts_Bn: _weighted_correlation(x.midranks(counts_Bn), y.midranks(counts_Bn), counts_Bn)
-    if metric == "pearson":
-        x_n, y_n = (column.astype(np.float64) - column.mean(dtype=np.float64) for column in (truth, scores))
-        return lambda counts_Bn: _weighted_correlation(x_n[None], y_n[None], counts_Bn)
-    if metric == "auc":
-        ranked, positive = _Ranked(scores), truth.astype(np.float64) == 1.0
-        return lambda counts_Bn: _weighted_auc(ranked.midranks(counts_Bn), positive, counts_Bn)
-    if metric == "accuracy":
-        return _ratio_statistic((truth == scores).astype(np.float64), np.ones(len(truth)))
-    return _one_by_one(metric, truth, scores)
-
-
-def _one_by_one(metric: MetricName, truth: npt.NDArray[Any], scores: npt.NDArray[Any]) -> Statistic:
-    function = find_metric(metric)
-
-    def values(counts_Bn: IntArray) -> FloatArray:
-        found = np.full(len(counts_Bn), np.nan)
-        for b, counts_n in enumerate(counts_Bn):
-            rows = np.repeat(np.arange(len(truth)), counts_n)
-            try:
-                found[b] = function(truth[rows], scores[rows])
-            except RefusedError:
-                continue
-        return found
-
-    return values
-
-
-class _Ranked:
-    """A column sorted once: its mid-ranks for any counts of its rows follow from sums of counts."""
-
-    def __init__(self, column: npt.NDArray[Any]) -> None:
-        _, group_n, size_G = np.unique(column.astype(np.float64), return_inverse=True, return_counts=True)
-        self._order = np.argsort(group_n, kind="stable")
-        self._group_n = group_n
-        self._starts = None if len(size_G) == len(group_n) else np.cumsum(size_G) - size_G
-
-    def midranks(self, counts_Bn: IntArray) -> FloatArray:
-        """float64[B, n]: mean rank that each row's copies have in a draw."""
-        size_BG = counts_Bn[:, self._order].astype(np.float64)
-        if self._starts is not None:
-            size_BG = np.add.reduceat(size_BG, self._starts, axis=1)
-        rank_BG = np.cumsum(size_BG, axis=1)
-        rank_BG -= size_BG / 2.0
-        rank_BG += 0.5
-        return np.asarray(rank_BG[:, self._group_n])
-
-
-def _weighted_correlation(x_Bn: FloatArray, y_Bn: FloatArray, counts_Bn: IntArray) -> FloatArray:
-    """Correlation of rows that count several times, float64[B], nan where a column is constant in a draw."""
-    total_B = counts_Bn.sum(axis=1)
-    mean_x, mean_y = (_dot(column_Bn, counts_Bn) / total_B for column_Bn in (x_Bn, y_Bn))
-    x, y = x_Bn - mean_x[:, None], y_Bn - mean_y[:, None]
-    weighted = x * counts_Bn
-    xx, xy, yy = _dot(x, weighted), _dot(y, weighted), _dot(y * y, counts_Bn)
-    # What is constant in a draw leaves rounding errors of its mean behind, which are no spread.
-    defined = (xx > _ROUNDING * total_B * mean_x**2) & (yy > _ROUNDING * total_B * mean_y**2) & (xx * yy > 0.0)
-    return _ratio(xy, np.sqrt(xx * yy), defined)
-
-
-def _dot(a_Bn: npt.NDArray[Any], b_Bn: npt.NDArray[Any]) -> FloatArray:
-    """Row by row, float64[B], without writing the products down."""
-    return np.asarray(np.einsum("bn,bn->b", *np.broadcast_arrays(a_Bn, b_Bn)), dtype=np.float64)
-
-
-def _weighted_auc(rank_Bn: FloatArray, positive: npt.NDArray[np.bool_], counts_Bn: IntArray) -> FloatArray:
-    ones = counts_Bn[:, positive].sum(axis=1).astype(np.float64)
-    pairs = ones * (counts_Bn.sum(axis=1) - ones)
-    above = (rank_Bn[:, positive] * counts_Bn[:, positive]).sum(axis=1) - ones * (ones + 1.0) / 2.0
-    return _ratio(above, pairs, pairs > 0.0)
-
-
-def _ratio_statistic(sum_n: FloatArray, weight_n: FloatArray) -> Statistic:
-    def mean(counts_Bn: IntArray) -> FloatArray:
-        total = counts_Bn @ weight_n
-        return _ratio(counts_Bn @ sum_n, total, total > 0.0)
-
-    return mean
-
-
-def _ratio(above: FloatArray, below: FloatArray, defined: npt.NDArray[np.bool_]) -> FloatArray:
-    return np.asarray(np.divide(above, below, out=np.full(len(above), np.nan), where=defined))
+# ---- what goes in and out -------------------------------------------------------------------------------------------
 
 
 def _weighted(values: npt.ArrayLike, weights: npt.ArrayLike | None) -> tuple[FloatArray, FloatArray]:

@@ -107,8 +107,11 @@ def _compared(
     clusters: Sequence[str],
     seed: int,
 ) -> tuple[Comparison, ...]:
-    """Differences of a metric of scores against truth; of what is a mean over examples, of these means."""
-    if metric in METRICS:
+    """Differences of a metric of scores against truth; of what is a mean over examples, of these means.
+
+    Examples without a truth of their own (all 0) are such: assays, each with the metric of its variants.
+    """
+    if metric in METRICS and truth.any():
         named: MetricName = metric  # type: ignore[assignment]
         return compare_models(named, truth, columns, against, clusters=clusters or None, seed=seed)
     others = [name for name in columns if name != against]

@@ -87,6 +87,7 @@ class Task:
     files : names of the files of its data as they are published, or a pattern for all that match; a .gz will do.
     version : raised when data, splits or scoring change what the number means.
     measure : model and question to answers.
+    beside : files that those of `files` name, as many as there are.
     """
 
     name: str
@@ -98,6 +99,7 @@ class Task:
     measure: Callable[[Task, Adapter, Asked], list[Answer]] = field(repr=False)
     files: tuple[str, ...] = ()
     version: int = 1
+    beside: Callable[[Asked], tuple[Path, ...]] | None = field(default=None, repr=False)
 
     def can(self, adapter: Adapter) -> bool:
         """Whether the model has what it takes."""
@@ -117,7 +119,7 @@ class Task:
 
     def data_sha256(self, asked: Asked) -> str:
         """Of the files it reads; empty where it reads none."""
-        paths = [*self.paths(asked)]
+        paths = [*self.paths(asked), *(self.beside(asked) if self.beside else ())]
         if not paths and asked.sequences is not None:
             paths.append(asked.sequences)
         return sha256_text(" ".join(sha256_file(path) for path in paths)) if paths else ""

@@ -18,14 +18,14 @@ from plm_scaling.evals.alarms import score_alarms
 from plm_scaling.evals.bootstrap import bootstrap_metric, measured_twice, noise_ceiling
 from plm_scaling.evals.data_alarms import contamination_of
 from plm_scaling.evals.encodings import blosum62_scores, letter_matrix, mutation_counts
-from plm_scaling.evals.proteingym import Assay, read_assay, read_reference
+from plm_scaling.evals.proteingym import Assay, read_reference
 from plm_scaling.evals.results import FloorScore
 from plm_scaling.evals.scoring import score_variants
 from plm_scaling.evals.tables import read_aav28
-from plm_scaling.evals.task import Answer, Asked, NoDataError, Scored, Task, answer_of, sample_rows
+from plm_scaling.evals.task import Answer, Asked, Scored, Task, answer_of, sample_rows
 from plm_scaling.evals.variants import Variant, parse_variants
 
-__all__ = ["TASKS"]
+__all__ = ["TASKS", "scored_variants"]
 
 REFERENCE: Final = "DMS_substitutions.csv"
 _AAV: Final = "aav_capsid_28mer.csv"
@@ -65,11 +65,11 @@ def _zero_shot(
     ceiling: float | None,
 ) -> list[Answer]:
     started = time.perf_counter()
-    scored = _scored(adapter, asked, target, variants, measured, task.name)
+    scored = scored_variants(adapter, asked, target, variants, measured, task.name)
     return [answer_of(task, adapter, asked, replace(scored, noise_ceiling=ceiling), started=started)]
 
 
-def _scored(
+def scored_variants(
     adapter: Adapter, asked: Asked, target: str, variants: Sequence[Variant], measured: FloatArray, where: str
 ) -> Scored:
     """Scores of variants beside floors of the same, and alarms about what they follow."""
@@ -107,29 +107,6 @@ def _floors(target: str, variants: Sequence[Variant], measured: FloatArray, aske
     return tuple(rows)
 
 
-def _assays(task: Task, adapter: Adapter, asked: Asked) -> list[Answer]:
-    """Every ProteinGym assay whose file lies in the folder of data, by its published metrics."""
-    (reference,) = task.paths(asked)
-    assert asked.data is not None
-    files = {path.name: path for path in asked.data.rglob("*.csv")}
-    present = [assay for assay in read_reference(reference) if assay.filename in files]
-    if not present:
-        raise NoDataError(
-            "no assay of ProteinGym is here",
-            where=str(asked.data),
-            why=f"none of the files that {reference.name} names lies there",
-            hint="unpack DMS_ProteinGym_substitutions.zip of ProteinGym into it",
-        )
-    answers = []
-    for assay in present:
-        started, data = time.perf_counter(), read_assay(files[assay.filename], assay)
-        which = sample_rows(len(data.variants), asked)
-        variants, measured = [data.variants[k] for k in which], data.measured[which]
-        scored = _scored(adapter, asked, assay.target, variants, measured, assay.name)
-        answers.append(answer_of(task, adapter, asked, scored, started=started, name=f"proteingym.dms.{assay.name}"))
-    return answers
-
-
 def _assay(reference: Path, name: str) -> Assay:
     found = {assay.name: assay for assay in read_reference(reference)}
     if name not in found:
@@ -154,9 +131,5 @@ TASKS: Final = (
     Task(
         "blat.zero_shot", "zero-shot", "beta-lactamase TEM-1, single substitutions", "spearman", True,
         ("masked", "causal", "profile"), _blat, files=(_BLAT, REFERENCE),
-    ),
-    Task(
-        "proteingym.dms", "zero-shot", "ProteinGym's substitution assays that lie in the folder, one row each",
-        "spearman", True, ("masked", "causal", "profile"), _assays, files=(REFERENCE,),
     ),
 )  # fmt: skip

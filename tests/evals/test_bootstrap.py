@@ -10,7 +10,6 @@ import pytest
 
 from plm_scaling.core.errors import ConfigError, RefusedError
 from plm_scaling.evals.bootstrap import (
-    _statistic,
     bootstrap_mean,
     bootstrap_metric,
     compare_models,
@@ -21,6 +20,7 @@ from plm_scaling.evals.bootstrap import (
     paired_mean_difference,
 )
 from plm_scaling.evals.metrics import MetricName, find_metric
+from plm_scaling.evals.resampled_metrics import metric_statistic
 
 AAV = Path("evals") / "aav" / "aav_capsid_28mer.csv.gz"
 
@@ -34,16 +34,17 @@ def share(hits: list[bool]) -> float:
     return sum(hits) / len(hits)
 
 
-@pytest.mark.parametrize("metric", ["spearman", "pearson", "auc", "accuracy", "mcc"])
-def test_a_draw_is_the_metric_of_the_rows_it_holds(metric: MetricName) -> None:
+@pytest.mark.parametrize("metric", ["spearman", "pearson", "auc", "accuracy", "mcc", "top_recall", "ndcg"])
+@pytest.mark.parametrize("ties", [True, False])
+def test_a_draw_is_the_metric_of_the_rows_it_holds(metric: MetricName, ties: bool) -> None:
     """What is computed for all draws at once, from counts, equals the metric of the repeated rows, ties and all."""
     rng = np.random.default_rng(3)
-    x, y = (np.round(2 * column) / 2 for column in correlated(rng, 40, 0.5))
+    x, y = (np.round(2 * column) / 2 if ties else column for column in correlated(rng, 40, 0.5))
     truth, scores = (x > 0, y) if metric in ("auc", "mcc") else ((x > 0, y > 0) if metric == "accuracy" else (x, y))
     counts = rng.multinomial(40, np.full(40, 1 / 40), size=20)
     counts[0] = 0
     counts[0, 5] = 40  # a draw of one row: no metric but accuracy has a value
-    found = _statistic(metric, np.asarray(truth), np.asarray(scores))(counts)
+    found = metric_statistic(metric, np.asarray(truth), np.asarray(scores))(counts)
     assert metric == "accuracy" or np.isnan(found[0])
     for b in range(1, 20):
         rows = np.repeat(np.arange(40), counts[b])

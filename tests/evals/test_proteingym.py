@@ -11,9 +11,13 @@ import pytest
 
 from plm_scaling.core.alphabet import STANDARD
 from plm_scaling.core.errors import ConfigError, CorpusError, PlmScalingError, RefusedError
+from plm_scaling.evals import proteingym_tasks
+from plm_scaling.evals.adapters.doubles import PlantedProfile, UniformModel
 from plm_scaling.evals.metrics import mcc, spearman
+from plm_scaling.evals.pairs import paired_rows
 from plm_scaling.evals.proteingym import (
     DEPTHS,
+    PROTEINGYM_METRICS,
     AssayResult,
     assay_table,
     read_assay,
@@ -22,6 +26,9 @@ from plm_scaling.evals.proteingym import (
     score_assay,
 )
 from plm_scaling.evals.proteingym_summary import compare_on_assays, summarise_assays
+from plm_scaling.evals.results import read_rows
+from plm_scaling.evals.run_tasks import run_tasks
+from plm_scaling.evals.task import Asked
 from plm_scaling.evals.variants import Variant
 
 PROTEINGYM = Path("evals") / "proteingym"
@@ -174,3 +181,60 @@ def test_missing_columns_and_scores(tmp_path: Path) -> None:
     unscored = score_assay(data, lambda _, variants: np.full(len(variants), np.nan))
     assert unscored.metrics[0].flags == ("not_finite",)
     assert np.isnan(unscored.value("spearman"))
+
+
+# ---- as a task -----------------------------------------------------------------------------------------------------
+
+
+class Planted(PlantedProfile):
+    """Likes what the made-up assay measures."""
+
+    def __init__(self) -> None:
+        super().__init__(_PROFILE - np.log(np.exp(_PROFILE).sum(axis=1, keepdims=True)))
+
+
+def two_substitution_assays(folder: Path, third: str = "") -> Path:
+    """Two proteins with the same variants, as their files are published, and a reference file that names a third."""
+    made(folder)
+    reference = folder / "DMS_substitutions.csv"
+    header = "DMS_id,DMS_filename,UniProt_ID,taxon,target_seq,coarse_selection_type,MSA_Neff_L_category\n"
+    lines = [
+        f"A_one,A.csv,A_HUMAN,Human,{WILD},Activity,low\n",
+        f"A_two,A2.csv,B_YEAST,Eukaryote,{WILD},Stability,high\n",
+    ]
+    reference.write_text(header + "".join(lines) + f"A_three,A3.csv,C_VIRUS,Virus,{WILD},Binding,high\n")
+    (folder / "A2.csv").write_text((folder / "A.csv").read_text())
+    if third:
+        (folder / "A3.csv").write_text(third)
+    return reference
+
+
+def test_assays_as_a_task(tmp_path: Path) -> None:
+    """Rows by assay and metric, and the means; assays that come later are asked; a broken one costs itself alone."""
+    (tmp_path / "data").mkdir()
+    two_substitution_assays(tmp_path / "data")
+    (task,) = [one for one in proteingym_tasks.TASKS if one.name == "proteingym.subs"]
+    asked, out = Asked(data=tmp_path / "data", resamples=40), tmp_path / "rows.jsonl"
+    assert [step.outcome for step in run_tasks([Planted], [task], asked, out)] == ["done"]
+    rows = {(row.task, row.metric): row for row in read_rows(out)}
+    main = rows["proteingym.subs", "spearman"]
+    assert (main.value, main.n, main.clusters) == (pytest.approx(1.0), 2, "protein")
+    assert "PARTIAL" in main.flags
+    assert "2 of 3 assays" in main.warnings[0]
+    assert {metric for name, metric in rows if name == "proteingym.subs/A_one"} == set(PROTEINGYM_METRICS)
+    assert rows["proteingym.subs/A_one", "auc"].value == 1.0
+    assert {floor.name for floor in rows["proteingym.subs/A_one", "spearman"].floors} >= {"BLOSUM62", "mutation count"}
+    assert [step.outcome for step in run_tasks([Planted], [task], asked, out)] == ["kept"]
+    two_substitution_assays(tmp_path / "data", third="mutant,DMS_score\nW1A,1\n")
+    (step,) = run_tasks([Planted], [task], asked, out)
+    assert step.outcome == "done"
+    assert any("1 assays could not be scored, the first" in said for said in step.rows[0].warnings)
+    other = Planted()
+    other.logprobs_LA = np.roll(other.logprobs_LA, 1, axis=1)
+    other._info = other.info.model_copy(update={"name": "rolled"})
+    run_tasks([lambda: other], [task], asked, out)
+    differences = {(row.task, row.metric): row for row in paired_rows(out, "rolled")}
+    apart = differences["proteingym.subs", "spearman"]
+    assert apart.value - apart.value_against == pytest.approx(apart.difference.value)
+    assert apart.difference.unit == "cluster"
+    assert [one.outcome for one in run_tasks([UniformModel], [task], asked, out)] == ["failed"]  # constant scores
