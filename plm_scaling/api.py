@@ -19,6 +19,7 @@ from plm_scaling.api_evals import (
     evaluate_run,
     evaluate_validate,
 )
+from plm_scaling.api_labels import evaluate_labels
 from plm_scaling.api_laws import laws_causes, laws_check, laws_compare, laws_list, laws_show
 from plm_scaling.api_memory import evaluate_generate, evaluate_memorisation, evaluate_sizes
 from plm_scaling.api_plan import plan
@@ -59,6 +60,7 @@ __all__ = [
     "evaluate_floors",
     "evaluate_frontier",
     "evaluate_generate",
+    "evaluate_labels",
     "evaluate_ls",
     "evaluate_memorisation",
     "evaluate_run",

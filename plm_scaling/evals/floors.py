@@ -23,8 +23,8 @@ from plm_scaling.evals.bootstrap import bootstrap_metric
 from plm_scaling.evals.heads import nearest_labels
 from plm_scaling.evals.metrics import MetricName
 from plm_scaling.evals.ridge import fit_ridge
-from plm_scaling.evals.splits import Split, find_split, own_split
-from plm_scaling.evals.tables import Kind, LabelledTable, read_header, read_table
+from plm_scaling.evals.splits import Split, table_and_split
+from plm_scaling.evals.tables import LabelledTable
 
 __all__ = ["EncodedTable", "FloorRow", "floor_names", "floor_scores", "floors", "floors_of_table", "metric_of"]
 
@@ -193,36 +193,22 @@ def floors_of_table(
     draws: int = 1000,
     seed: int = 0,
 ) -> tuple[FloorRow, ...]:
-    """The floors of any CSV.
+    """The floors of any CSV; parameters and errors as `table_and_split`.
 
     Parameters
     ----------
-    sequence, target : columns; the usual names by default (`read_table`).
-    split : a column of the table, or `sampled`, `low_vs_high`, `two_vs_many`.
-    wild_type : sequence that variants are compared with; without it what needs it is left out.
-    classes : targets are classes, measured by accuracy, instead of values, by rank correlation.
-    validation : column whose `True` marks training rows that choose the penalty; FLIP's is found by itself.
-
-    Raises
-    ------
-    ConfigError : as `read_table` and `find_split`.
-    RefusedError : fewer than 3 rows to train or to test on.
+    draws : of the intervals.
     """
-    header = read_header(path)
-    own = split in header
-    if own and validation is None and split == "set" and "validation" in header:
-        validation = "validation"
-    kind: Kind = "classes" if classes else "values"
-    table = read_table(
+    table, chosen = table_and_split(
         path,
         sequence=sequence,
         target=target,
-        split=split if own else None,
-        kind=kind,
+        split=split,
         wild_type=wild_type,
-        validation=validation if own else None,
+        classes=classes,
+        validation=validation,
     )
-    return floors(table, own_split(table, split) if own else find_split(table, split), draws=draws, seed=seed)
+    return floors(table, chosen, draws=draws, seed=seed)
 
 
 def _measured(data: EncodedTable, split: Split, name: str, draws: int, seed: int) -> FloorRow:

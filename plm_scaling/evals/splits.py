@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import re
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Final
 
 import numpy as np
@@ -15,9 +16,9 @@ import numpy.typing as npt
 
 from plm_scaling.core.errors import ConfigError, RefusedError
 from plm_scaling.evals.encodings import letter_matrix, mutation_counts
-from plm_scaling.evals.tables import LabelledTable
+from plm_scaling.evals.tables import LabelledTable, read_header, read_table
 
-__all__ = ["Split", "find_split", "k_vs_many", "low_vs_high", "own_split", "sampled"]
+__all__ = ["Split", "find_split", "k_vs_many", "low_vs_high", "own_split", "sampled", "table_and_split"]
 
 IntArray = npt.NDArray[np.int64]
 
@@ -108,6 +109,47 @@ def find_split(table: LabelledTable, name: str) -> Split:
         if word in _NUMBERS or word.isdigit():
             return k_vs_many(table, _NUMBERS.index(word) if word in _NUMBERS else int(word))
     raise ConfigError(f"no split is called {name!r}", hint="sampled, low_vs_high, K_vs_many, or a column of the table")
+
+
+def table_and_split(
+    path: Path,
+    *,
+    sequence: str | None = None,
+    target: str | None = None,
+    split: str = "sampled",
+    wild_type: str | None = None,
+    classes: bool = False,
+    validation: str | None = None,
+) -> tuple[LabelledTable, Split]:
+    """Any CSV with the split that is asked for.
+
+    Parameters
+    ----------
+    sequence, target : columns; the usual names by default (`read_table`).
+    split : a column of the table, or `sampled`, `low_vs_high`, `two_vs_many`.
+    wild_type : sequence that variants are compared with; without it what needs it is left out.
+    classes : targets are classes, measured by accuracy, instead of values, by rank correlation.
+    validation : column whose `True` marks training rows that choose the penalty; FLIP's is found by itself.
+
+    Raises
+    ------
+    ConfigError : as `read_table` and `find_split`.
+    RefusedError : fewer than 3 rows to train or to test on.
+    """
+    header = read_header(path)
+    own = split in header
+    if own and validation is None and split == "set" and "validation" in header:
+        validation = "validation"
+    table = read_table(
+        path,
+        sequence=sequence,
+        target=target,
+        split=split if own else None,
+        kind="classes" if classes else "values",
+        wild_type=wild_type,
+        validation=validation if own else None,
+    )
+    return table, own_split(table, split) if own else find_split(table, split)
 
 
 def _wild_value(table: LabelledTable) -> float:

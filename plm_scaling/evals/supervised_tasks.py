@@ -10,7 +10,7 @@ from typing import Final
 
 import numpy as np
 
-from plm_scaling.core.errors import RefusedError
+from plm_scaling.core.errors import ConfigError, RefusedError, did_you_mean
 from plm_scaling.evals.adapters.base import Adapter
 from plm_scaling.evals.floors import EncodedTable, metric_of
 from plm_scaling.evals.results import FloorScore
@@ -26,7 +26,7 @@ from plm_scaling.evals.supervised import (
 from plm_scaling.evals.tables import LabelledTable, read_aav28, read_flip, read_tape
 from plm_scaling.evals.task import Answer, Asked, Scored, Task, answer_of
 
-__all__ = ["TASKS"]
+__all__ = ["TASKS", "task_table"]
 
 _AAV: Final = "aav_capsid_28mer.csv"
 _AAV_SPLITS: Final = ("sampled", "low_vs_high", "one_vs_many", "two_vs_many", "seven_vs_many")
@@ -60,12 +60,33 @@ def _prepared(
     paths: tuple[Path, ...], read: Reader, split: str, limit: int | None, draws: int, seed: int
 ) -> tuple[EncodedTable, Split, tuple[ProbeRow, ...]]:
     """A table, its split and its floors: the same for every model, and they take longer than a small model."""
+    data, chosen = _read(paths, read, split, limit, seed)
+    return data, chosen, floor_rows(data, chosen, draws=draws, seed=seed)
+
+
+def _read(
+    paths: tuple[Path, ...], read: Reader, split: str, limit: int | None, seed: int
+) -> tuple[EncodedTable, Split]:
     table = read(paths)
     if limit is not None and limit < len(table):
         table = table.take(_sampled_rows(table, limit, seed))
-    data = EncodedTable(table)
-    chosen = own_split(table, split) if split == "own" or read is _flip else find_split(table, split)
-    return data, chosen, floor_rows(data, chosen, draws=draws, seed=seed)
+    return EncodedTable(table), own_split(table, split) if read is _flip else find_split(table, split)
+
+
+def task_table(name: str, asked: Asked) -> tuple[EncodedTable, Split]:
+    """The table of a supervised task and its split.
+
+    Raises
+    ------
+    ConfigError : no such task, or its files are not there.
+    """
+    tasks = {task.name: task for task in TASKS}
+    if name not in tasks:
+        raise ConfigError(f"no supervised task is called {name!r}", hint=did_you_mean(name, tasks))
+    asks = tasks[name].measure
+    assert isinstance(asks, partial)
+    chosen: tuple[Reader, str] = (asks.keywords["read"], asks.keywords["split"])
+    return _read(tasks[name].paths(asked), *chosen, asked.limit, asked.seed)
 
 
 def _sampled_rows(table: LabelledTable, limit: int, seed: int) -> np.ndarray:

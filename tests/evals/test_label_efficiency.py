@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -124,3 +126,20 @@ def test_what_a_model_knows_stops_paying_when_labels_say_more() -> None:
         label_efficiency(data, split, labels=(10, 5000))
     with pytest.raises(ConfigError, match="no curve is called"):
         found.curve("two")
+
+
+def test_the_question_of_a_team_with_few_assays_is_one_command(tmp_path: Path, cli: Callable[..., Any]) -> None:
+    rng = np.random.default_rng(3)
+    names = sorted({"".join(rng.choice(list("LAGV"), size=8)) for _ in range(150)})
+    lines = [f"{name},{name.count('L') + rng.normal(0.0, 0.1)}" for name in names]
+    (tmp_path / "assay.csv").write_text("sequence,score\n" + "\n".join(lines) + "\n")
+    counts = ("--labels", 10, "--labels", 60)
+    words = ("evaluate", "labels", tmp_path / "assay.csv", "random:cheng-3m", "--seeds", 2, *counts)
+    shown = cli(*words, "-o", tmp_path / "curves.json", "--floors", "composition", "--floors", "random")
+    assert shown.code == 0, shown.err
+    assert "composition" in shown.out
+    kept = LabelEfficiency.read(tmp_path / "curves.json")
+    assert [one.role for one in kept.curves] == ["model", "control", "floor", "floor"]
+    assert all(one.text in " ".join(shown.out.split()) for one in kept.crossings)
+    assert kept.curve("composition").means[-1] == pytest.approx(0.9, abs=0.1)
+    assert cli("evaluate", "labels", "aav28.samplet", "--data", tmp_path).code == 2
