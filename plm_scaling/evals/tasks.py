@@ -12,12 +12,20 @@ __all__ = ["all_tasks"]
 @lru_cache(maxsize=1)
 def all_tasks() -> tuple[Task, ...]:
     """Likelihood first, then what is scored without labels, then what learns from them, then structure."""
-    from plm_scaling.evals import contact_tasks, likelihood_tasks, proteingym_tasks, supervised_tasks, zero_shot_tasks
+    from plm_scaling.evals import (
+        contact_tasks,
+        likelihood_tasks,
+        proteingym_tasks,
+        residue_tasks,
+        supervised_tasks,
+        zero_shot_tasks,
+    )
 
     return (
         *likelihood_tasks.TASKS,
         *zero_shot_tasks.TASKS,
         *proteingym_tasks.TASKS,
         *supervised_tasks.TASKS,
+        *residue_tasks.TASKS,
         *contact_tasks.TASKS,
     )
