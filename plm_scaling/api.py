@@ -24,6 +24,7 @@ from plm_scaling.api_laws import laws_causes, laws_check, laws_compare, laws_lis
 from plm_scaling.api_memory import evaluate_generate, evaluate_memorisation, evaluate_sizes
 from plm_scaling.api_plan import plan
 from plm_scaling.api_runs import runs_export, runs_sql, runs_table, status, status_isoflop, watch
+from plm_scaling.api_scores import evaluate_score
 from plm_scaling.api_sizing import size, size_allocation, size_check, size_page, size_uses
 from plm_scaling.api_spending import exchange, spend
 from plm_scaling.core.errors import ConfigError
@@ -64,6 +65,7 @@ __all__ = [
     "evaluate_ls",
     "evaluate_memorisation",
     "evaluate_run",
+    "evaluate_score",
     "evaluate_sizes",
     "evaluate_validate",
     "exchange",

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from plm_scaling.cli import evaluate_labels, evaluate_memory
+from plm_scaling.cli import evaluate_labels, evaluate_memory, evaluate_score
 from plm_scaling.cli.main import EXIT_INCOMPLETE
 from plm_scaling.cli.render import OutputFormat, emit, next_command, say, warn
 from plm_scaling.core.units import format_count
@@ -245,5 +245,5 @@ def validate(output: str) -> int:
     return 0 if all(check.passed for check in checks) else 1
 
 
-for _verb in (*evaluate_labels.COMMANDS, *evaluate_memory.COMMANDS):
+for _verb in (*evaluate_labels.COMMANDS, *evaluate_memory.COMMANDS, *evaluate_score.COMMANDS):
     command.add_command(_verb)
