@@ -21,6 +21,7 @@ from plm_scaling.core.errors import ConfigError, Diverged, RefusedError
 from plm_scaling.evals.adapters.asking import residue_ids
 from plm_scaling.evals.adapters.base import Adapter
 from plm_scaling.evals.adapters.own import OwnModel
+from plm_scaling.evals.embedding_cache import uncached
 from plm_scaling.evals.floors import EncodedTable, metric_of
 from plm_scaling.evals.metrics import measure
 from plm_scaling.evals.ridge import held_out_rows
@@ -256,7 +257,7 @@ def _documents(own: OwnModel, sequences: Sequence[str]) -> list[Tensor]:
 
 
 def _own(adapter: Adapter) -> OwnModel:
-    inner = getattr(adapter, "adapter", adapter)
+    inner = uncached(adapter)
     if not isinstance(inner, OwnModel):
         raise RefusedError(
             f"{adapter.info.name} cannot be trained here",

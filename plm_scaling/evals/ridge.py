@@ -91,7 +91,12 @@ class RidgeFit:
 
 
 def ridge_path(
-    features: Features, targets: FloatArray, penalties: Sequence[float] = PENALTIES, *, centre: bool = True
+    features: Features,
+    targets: FloatArray,
+    penalties: Sequence[float] = PENALTIES,
+    *,
+    centre: bool = True,
+    leave_out: bool = False,
 ) -> RidgePath:
     """All penalties and targets from one factorisation.
 
@@ -104,6 +109,7 @@ def ridge_path(
     features : [n, p], dense of any float, or sparse, which is never centred.
     targets : float64[n] or [n, T]; their means are taken off first.
     centre : take off the means of the features.
+    leave_out : also the error of leaving out each row, which costs as much again.
 
     Raises
     ------
@@ -132,39 +138,35 @@ def ridge_path(
         weights, left_out = np.concatenate([one for one, _ in each], axis=2), None
         error = np.max([one for _, one in each], axis=0)
     else:
-        weights, left_out = _by_eigenvectors(X, y_nT - mean, penalty_R)
+        weights, left_out = _by_eigenvectors(X, y_nT - mean, penalty_R, leave_out)
         error = np.zeros(len(penalty_R))
     full = np.zeros((len(penalty_R), features.shape[1], y_nT.shape[1]))
     full[:, used] = weights
     return RidgePath(penalty_R, full, shift, mean, error, left_out)
 
 
-def _by_eigenvectors(X: Any, y_nT: FloatArray, penalty_R: FloatArray) -> tuple[FloatArray, FloatArray]:
+def _by_eigenvectors(
+    X: Any, y_nT: FloatArray, penalty_R: FloatArray, leave_out: bool
+) -> tuple[FloatArray, FloatArray | None]:
     """Weights float64[R, p, T] and errors of leaving out one row float64[R], by the smaller of X' X and X X'."""
     n, p = X.shape
     wide = p > n
     gram = _dense(X @ X.T) if wide else _dense(X.T @ X)
     value, vector = np.linalg.eigh(gram)
     value = np.maximum(value, 0.0)
-    if wide:
-        left, turned = vector, vector.T @ y_nT
-        back = np.asarray(X.T @ vector)
-        shrink = 1.0 / (value + penalty_R[:, None])
-        left_scale = value * shrink
-    else:
-        turned = vector.T @ np.asarray(X.T @ y_nT)
-        back, left = vector, np.asarray(X @ vector)
-        shrink = 1.0 / (value + penalty_R[:, None])
-        left_scale = shrink
-    coordinates = shrink[:, :, None] * turned
-    weights = np.stack([back @ coordinate for coordinate in coordinates])
-    errors = np.empty(len(penalty_R))
-    squared = left * left
-    for k, coordinate in enumerate(coordinates):
-        fitted = left @ ((value[:, None] if wide else 1.0) * coordinate)
-        leverage = 1.0 / n + squared @ left_scale[k]
-        errors[k] = float((((y_nT - fitted) / np.maximum(1.0 - leverage, 1e-9)[:, None]) ** 2).mean())
-    return weights, errors
+    shrink = 1.0 / (value + penalty_R[:, None])
+    turned = vector.T @ (y_nT if wide else np.asarray(X.T @ y_nT))
+    back = np.asarray(X.T @ vector) if wide else vector
+    weights = np.stack([back @ (one[:, None] * turned) for one in shrink])
+    if not leave_out:
+        return weights, None
+    left = vector if wide else np.asarray(X @ vector)
+    hat = shrink * (value if wide else 1.0)  # the hat matrix is left diag(hat) left'
+    errors = []
+    for weight, one in zip(weights, hat, strict=True):
+        leverage = 1.0 / n + (left * left) @ one
+        errors.append(float((((y_nT - X @ weight) / np.maximum(1.0 - leverage, 1e-9)[:, None]) ** 2).mean()))
+    return weights, np.array(errors)
 
 
 def _by_steps(X: sparse.csr_array, y_n: FloatArray, penalty_R: FloatArray) -> tuple[FloatArray, FloatArray]:
@@ -227,7 +229,7 @@ def fit_ridge(
     y_nT = np.asarray(targets, dtype=np.float64)
     held = held_out_rows(n, seed) if validation is None or len(validation) < _LEAST_HELD_OUT else validation
     if len(held) < _LEAST_HELD_OUT:
-        path = ridge_path(features, y_nT, penalties, centre=centre)
+        path = ridge_path(features, y_nT, penalties, centre=centre, leave_out=True)
         if path.left_out is not None:
             best = int(np.argmin(path.left_out))
             return RidgeFit(path.only(best), float(path.penalties[best]), "leaving out one row at a time")

@@ -16,6 +16,7 @@ import numpy.typing as npt
 from plm_scaling.core.errors import ConfigError, RefusedError
 from plm_scaling.evals.adapters.base import Adapter, Float32Array
 from plm_scaling.evals.bootstrap import Bootstrapped, bootstrap_metric, paired_difference
+from plm_scaling.evals.embedding_cache import uncached
 from plm_scaling.evals.floors import EncodedTable, floor_names, floor_scores, metric_of
 from plm_scaling.evals.heads import fit_logistic, nearest_labels
 from plm_scaling.evals.long_embeddings import embed_any_length
@@ -247,7 +248,7 @@ def random_weights_of(adapter: Adapter, seed: int = 0) -> Adapter | None:
     from plm_scaling.evals.adapters.own import OwnModel
     from plm_scaling.evals.adapters.own_models import random_control
 
-    inner = getattr(adapter, "adapter", adapter)
+    inner = uncached(adapter)
     return random_control(inner, seed=seed) if isinstance(inner, OwnModel) else None
 
 
