@@ -9,6 +9,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Final, Literal, TypeVar
 
 import numpy as np
@@ -18,7 +19,7 @@ from plm_scaling.evals.adapters.asking import need
 from plm_scaling.evals.adapters.base import Adapter, Direction, FloatArray, Letters, Query
 from plm_scaling.evals.cost import Cost, causal_cost
 from plm_scaling.evals.letters import amino_ids, letter_columns, scored_sites
-from plm_scaling.evals.windows import WindowKind, covering_windows, edge_weights, optimal_window, room
+from plm_scaling.evals.windows import Cut, WindowKind, covering_windows, edge_weights, optimal_window, room
 
 __all__ = ["Directions", "Totals", "clm_totals", "directions_of", "pseudo_totals", "window_query"]
 
@@ -94,14 +95,19 @@ def _part_of(
 ) -> float:
     """What one window adds to the total: its residues by their weights, and the terminal if it is the sequence's."""
     length = len(sequence)
-    spans = covering_windows(length, width)
-    begin, end = spans[number]
-    weights = edge_weights(spans, length, "left" if direction == "forward" else "right")[number]
+    begin, end = covering_windows(length, width)[number]
+    weights = _weights(length, width, "left" if direction == "forward" else "right")[number]
     if letters == "20":
         counted = amino_ids(sequence[begin:end]) >= 0
         return float(logprobs[counted] @ weights[counted])
     last = end == length if direction == "forward" else begin == 0
     return float(logprobs[:-1] @ weights) + (float(logprobs[-1]) if last else 0.0)
+
+
+@lru_cache(maxsize=64)
+def _weights(length: int, width: int, cut: Cut) -> list[FloatArray]:
+    """Of the windows of a sequence; most sequences of a library have one length."""
+    return edge_weights(covering_windows(length, width), length, cut)
 
 
 def pseudo_totals(adapter: Adapter, sequences: Sequence[str], *, letters: Letters = "20") -> Totals:
