@@ -79,16 +79,19 @@ def test_intervals_of_clustered_rows_need_clusters() -> None:
 
 @pytest.mark.slow
 def test_paired_intervals_cover_and_their_p_values_are_level() -> None:
-    """Two models with equal noise do not differ: 93 to 97 % cover 0, and about 5 % of the p values are below 0.05."""
+    """Two models with equal noise do not differ: about 95 % cover 0, about 5 % of the p values are below 0.05.
+
+    A thousand of them are measured by `benchmarks/bench_intervals.py`.
+    """
     rng, hits, small = np.random.default_rng(17), [], []
-    for k in range(1000):
+    for k in range(300):
         truth = rng.normal(size=80)
         ours, theirs = (truth + rng.normal(size=80) for _ in range(2))
         found = paired_difference("spearman", truth, ours, theirs, draws=300, seed=k)
         hits.append(found.low <= 0.0 <= found.high)
         small.append((found.p_value or 0.0) <= 0.05)
-    assert 0.93 <= share(hits) <= 0.97
-    assert 0.03 <= share(small) <= 0.07
+    assert 0.92 <= share(hits) <= 0.98
+    assert 0.02 <= share(small) <= 0.08
 
 
 def test_a_model_does_not_differ_from_itself() -> None:

@@ -24,9 +24,12 @@ def bench() -> ModuleType:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("world", ["chinchilla", "log_quadratic", "kaplan"])
+@pytest.mark.parametrize("world", ["chinchilla", "log_quadratic"])
 def test_intervals_of_the_exponent_hold_it_as_often_as_they_say(bench: ModuleType, world: str) -> None:
-    """100 studies: of a coverage of 95 %, 90 % is more than two binomial standard errors away."""
+    """100 studies: of a coverage of 95 %, 90 % is more than two binomial standard errors away.
+
+    More worlds, and more studies, are measured by `benchmarks/bench_coverage.py`.
+    """
     found = bench.measure(world, studies=100, draws=400, profiles=False)
     assert found.no_interval == 0
     assert found.within_2_se >= 0.90

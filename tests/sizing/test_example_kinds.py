@@ -404,7 +404,7 @@ def test_a_general_optimiser_agrees(q: float) -> None:
 
 
 @pytest.mark.slow
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=15, deadline=None)
 @given(law=law_of("muennighoff"), usd=decades(3, 6), q=decades(-9, -6), free=decades(8, 11))
 def test_a_general_optimiser_finds_nothing_better(law: Law, usd: float, q: float, free: float) -> None:
     inputs = dict(zip(MONEY, (law, usd, 2e-18, q, free), strict=True))
