@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -84,7 +85,7 @@ def run(models: tuple[str, ...], output: str, **asked: Any) -> int:
     for warning in dict.fromkeys(said for row in rows for said in row.warnings):
         warn(warning)
     if rows:
-        next_command(f"plm-scaling evaluate frontier {out} --task {rows[0].task}")
+        next_command(f"plm-scaling evaluate frontier {out} --task {shlex.quote(rows[0].task)}")
     return EXIT_INCOMPLETE if not rows or any(step.outcome == "failed" for step in steps) else 0
 
 
