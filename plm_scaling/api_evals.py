@@ -96,13 +96,19 @@ def evaluate_compare(out: str | Path, against: str, *, tasks: Sequence[str] = ("
 
 
 def evaluate_frontier(
-    out: str | Path, task: str, *, metric: str | None = None, table: str | Path | None = None
+    out: str | Path,
+    task: str,
+    *,
+    metric: str | None = None,
+    table: str | Path | None = None,
+    picture: str | Path | None = None,
 ) -> Frontier:
     """A metric of the models of a file, and of the published ones, against N, D, FLOPs and loss.
 
     Parameters
     ----------
     table : also written, as CSV loss,metric,objective of the runs: what `spend(metric_table=...)` maps losses with.
+    picture : also drawn, as .svg, .png or .pdf.
 
     Raises
     ------
@@ -114,6 +120,10 @@ def evaluate_frontier(
     found = frontier_of(Path(out), task, metric)
     if table is not None:
         write_metric_table(Path(table), rows_of_frontier(found))
+    if picture is not None:
+        from plm_scaling.reporting.frontier_figures import write_frontier_figure
+
+        write_frontier_figure(found, Path(picture))
     return found
 
 

@@ -154,12 +154,17 @@ def compare(results: Path, against: str, tasks: tuple[str, ...], seed: int, outp
 @click.option(
     "--table", type=click.Path(path_type=Path, dir_okay=False), help="Also write CSV loss,metric,objective, for spend."
 )
+@click.option("--picture", type=click.Path(path_type=Path, dir_okay=False), help="Also draw: .svg, .png or .pdf.")
 @OutputFormat
-def frontier(results: Path, task: str, metric: str | None, table: Path | None, output: str) -> None:
+def frontier(
+    results: Path, task: str, metric: str | None, table: Path | None, picture: Path | None, output: str
+) -> None:
     """A metric against N, D, FLOPs and loss: models of RESULTS beside published ones."""
     from plm_scaling import api
 
-    found = api.evaluate_frontier(results, task, metric=metric, table=table)
+    found = api.evaluate_frontier(results, task, metric=metric, table=table, picture=picture)
+    if picture is not None:
+        say(f"drew {picture}")
     if table is not None:
         better = "" if found.higher_is_better else " --lower-is-better"
         next_command(f'plm-scaling spend --objective any --for "{found.task}" --metrics {table}{better} ...')

@@ -46,7 +46,9 @@ def test_a_file_of_results_from_asking_to_comparing(cli: Callable[..., Screen], 
     (row,) = json.loads(paired.out)
     assert row["difference"]["value"] == pytest.approx(chain["value"] - uniform["value"])
     assert row["p_holm"] < 0.05
-    frontier = cli("evaluate", "frontier", str(out), "--task", "site_nats")
+    drawn = study / "frontier.svg"
+    frontier = cli("evaluate", "frontier", str(out), "--task", "site_nats", "--picture", str(drawn))
+    assert "site_nats" in drawn.read_text()
     assert "chain" in frontier.out
     assert "no random-weights control" in frontier.err
     assert cli("evaluate", "frontier", str(out), "--task", "site_nuts").code == 4
