@@ -1,6 +1,6 @@
 """Floors of the published splits, with the small CNN, and the time each takes.
 
-    python benchmarks/bench_floors.py DATA [--quick] [--no-cnn]
+    python benchmarks/bench_floors.py DATA [--quick] [--no-cnn] [--task NAME ...]
 
 DATA holds `aav_capsid_28mer.csv`, FLIP's GB1 splits in a folder ending in `gb1` and TAPE's `remote_homology.*.csv`,
 plain or .gz, at any depth. --quick: two splits of the capsid library, without intervals.
@@ -39,7 +39,10 @@ def row(task: str, name: str, data: EncodedTable, split: Split, started: float, 
         ends = bootstrap_metric(metric_of(data.table), truth, scores, draws=draws)  # type: ignore[arg-type]
         interval = f"{ends.low:.3f} to {ends.high:.3f}"
     value = "none" if found.value is None else f"{found.value:.3f}"
-    print(f"| {task} | {len(split.train):,} / {len(split.test):,} | {name} | {value} | {interval} | {seconds:.1f} |")
+    print(
+        f"| {task} | {len(split.train):,} / {len(split.test):,} | {name} | {value} | {interval} | {seconds:.1f} |",
+        flush=True,
+    )
 
 
 def main() -> None:
@@ -48,11 +51,12 @@ def main() -> None:
     parser.add_argument("data", type=Path)
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--no-cnn", action="store_true")
+    parser.add_argument("--task", action="append", help="Instead of those measured by default; may be repeated.")
     asked = parser.parse_args()
     torch.set_num_threads(1)
     print("| split | train / test | floor | value | 95 % | CPU s |\n|---|---|---|---|---|---|")
     known = {task.name for task in TASKS}
-    for task in QUICK if asked.quick else FULL:
+    for task in asked.task or (QUICK if asked.quick else FULL):
         assert task in known
         data, split = task_table(task, Asked(data=asked.data))
         draws = 0 if asked.quick else 1000

@@ -43,18 +43,20 @@ def test_training_the_model_finds_what_its_frozen_activations_do_not_show() -> N
     assert model.model.state_dict().keys() == before.keys()
 
 
+@pytest.mark.slow
 def test_low_rank_additions_learn_with_few_parameters() -> None:
     data, split = made("classes")
     model = random_weights(SHAPE, objective="mlm", seed=1)
     found = tune(model, data, split, TuningChoice("lora", epochs=8, learning_rate=2e-2, rank=2))
-    everything = tune(model, data, split, TuningChoice("full", epochs=1))
+    small = Split("small", split.train[:60], split.test[:20])
+    everything = tune(model, data, small, TuningChoice("full", epochs=1))
     assert found.trained == 1 * 2 * (8 * 32 + 2 * 128) + 2 * 33  # L r (8 D + 2 F) and the head
     assert everything.trained > 5 * found.trained
     assert set(found.scores) <= {1.0, 3.0}
     truth = data.table.targets[split.test]
     frozen = head_scores(embed_table(model, data, split), data, split, head="logistic")
     assert accuracy(truth, found.scores) > accuracy(truth, frozen) + 0.05
-    again = tune(model, data, split, TuningChoice("full", epochs=1))
+    again = tune(model, data, small, TuningChoice("full", epochs=1))
     np.testing.assert_array_equal(again.scores, everything.scores)
     assert "rank 2" in found.protocol
 
