@@ -28,6 +28,10 @@ __all__ = ["TASKS"]
 
 _SITES: Final = 8
 _WHOLE_SPLIT: Final = "Nobody here knows what the model was trained on: identities are to the corpus' training split."
+_ONE_FAMILY: Final = "sequence of one family"
+_RELATIVES: Final = (
+    "All held-out proteins are relatives at 50 % identity: intervals are over members of this one family."
+)
 _PROTOCOLS: Final[tuple[tuple[LossProtocol, Ability, str], ...]] = (
     ("clm", "causal", "held-out nats per residue, each given those before it"),
     ("mlm15", "masked", "held-out nats per masked residue, 15 % masked as in training"),
@@ -63,7 +67,7 @@ def _site_nats(task: Task, adapter: Adapter, asked: Asked) -> list[Answer]:
         cluster_kind=kind,
         floors=tuple(floors),
         tokens=float(found.cost.tokens),
-        warnings=(*cut, *(alarm.sentence for alarm in alarms)),
+        warnings=(*cut, *_of_one_family(kind), *(alarm.sentence for alarm in alarms)),
         flags=(*("WINDOWS" for _ in cut), *(alarm.code for alarm in alarms)),
     )
     return [answer_of(task, adapter, asked, scored, value=found.mean, started=started)]
@@ -79,7 +83,7 @@ def _perplexity(protocol: LossProtocol, task: Task, adapter: Adapter, asked: Ask
         identity = _identity(asked.corpus, rows.tobytes(), tuple(sequences))
     alarms = (*model_alarms(adapter, sequences), *contamination_of(asked, task.name, sequences))
     flags = (*(alarm.code for alarm in alarms), *(() if known else ("TRAINING_SET_ASSUMED",)))
-    warnings = (*(alarm.sentence for alarm in alarms), *(() if known else (_WHOLE_SPLIT,)))
+    warnings = (*_of_one_family(kind), *(alarm.sentence for alarm in alarms), *(() if known else (_WHOLE_SPLIT,)))
     table = perplexity_by_identity(losses, identity, clusters=clusters, draws=asked.resamples)
     answers = []
     for one in table.bins:
@@ -102,12 +106,20 @@ def _perplexity(protocol: LossProtocol, task: Task, adapter: Adapter, asked: Ask
     return answers
 
 
+def _of_one_family(kind: str) -> tuple[str, ...]:
+    return (_RELATIVES,) if kind == _ONE_FAMILY else ()
+
+
 @lru_cache(maxsize=2)
 def _clusters(sequences: tuple[str, ...]) -> tuple[list[int] | None, str]:
-    """Relatives among the sequences, which are drawn together; every sequence by itself without MMseqs2."""
+    """Relatives among the sequences, which are drawn together; every sequence by itself without MMseqs2.
+
+    Where all are one family, too: its members are drawn, and what is said is about this family alone.
+    """
     if shutil.which("mmseqs") is None:
         return None, "sequence"
-    return cluster_sequences(sequences).tolist(), "cluster at 50 % identity"
+    clusters = cluster_sequences(sequences).tolist()
+    return (None, _ONE_FAMILY) if len(set(clusters)) < 2 else (clusters, "cluster at 50 % identity")
 
 
 @lru_cache(maxsize=4)

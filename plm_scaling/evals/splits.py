@@ -140,6 +140,13 @@ def table_and_split(
     own = split in header
     if own and validation is None and split == "set" and "validation" in header:
         validation = "validation"
+    if validation is not None and not own:
+        raise ConfigError(
+            f"a column of validation rows beside the split {split!r}",
+            where=str(path),
+            why="it marks rows within a split that is a column of the table",
+            hint="name that column as the split, or leave validation out",
+        )
     table = read_table(
         path,
         sequence=sequence,
@@ -159,7 +166,7 @@ def _wild_value(table: LabelledTable) -> float:
             f"low_vs_high of a table that {what}",
             where=table.name,
             why="values are low or high beside that of the wild type",
-            hint="give the wild type, as the table writes it",
+            hint="give the wild type" if table.wild_type is None else "add a row of the wild type with its measurement",
         )
     return float(table.targets[table.sequences.index(table.wild_type)])
 

@@ -54,8 +54,11 @@ _PARTS: Final[dict[str, Part]] = {
     "": "",
 }
 _LETTERS: Final = frozenset(chr(byte) for byte in range(256) if TO_ID[byte] != 255)
-_SEQUENCE: Final = ("sequence", "seq", "primary")
-_TARGET: Final = ("target", "label", "score", "log_fluorescence", "stability_score", "fold_label", "ss3", "ss8")
+_SEQUENCE: Final = ("sequence", "seq", "primary", "mutated_sequence")
+_TARGET: Final = (
+    *("target", "label", "score", "fitness", "DMS_score"),
+    *("log_fluorescence", "stability_score", "fold_label", "ss3", "ss8"),
+)
 
 
 @dataclass(frozen=True)
@@ -254,16 +257,7 @@ def _rows(
 def _row(cells: list[str], columns: tuple[int, int, int, int], width: int, where: str, line: int) -> _Row:
     if len(cells) != width:
         raise ConfigError(f"{len(cells)} cells under {width} columns", where=where)
-    letters = cells[columns[0]].strip().upper()
-    if not letters:
-        raise ConfigError("an empty sequence", where=where)
-    if not _LETTERS.issuperset(letters):
-        place = next(k for k, letter in enumerate(letters) if letter not in _LETTERS)
-        raise ConfigError(
-            f"{letters[place]!r} is no residue letter, at residue {place + 1} of {len(letters)}",
-            where=where,
-            hint="write sequences without gaps, stops and spaces",
-        )
+    letters = _residues(cells[columns[0]], where)
     part: Part = ""
     if columns[2] >= 0:
         word = cells[columns[2]].strip().lower()
@@ -277,14 +271,30 @@ def _row(cells: list[str], columns: tuple[int, int, int, int], width: int, where
     return _Row(line, letters, cells[columns[1]].strip(), part)
 
 
+def _residues(text: str, where: str) -> str:
+    letters = text.strip().upper()
+    if not letters:
+        raise ConfigError("an empty sequence", where=where)
+    if not _LETTERS.issuperset(letters):
+        place = next(k for k, letter in enumerate(letters) if letter not in _LETTERS)
+        raise ConfigError(
+            f"{letters[place]!r} is no residue letter, at residue {place + 1} of {len(letters)}",
+            where=where,
+            hint="write the residues themselves, without gaps, stops and spaces",
+        )
+    return letters
+
+
 def _column(header: list[str], asked: str | None, usual: Sequence[str], what: str, path: Path) -> int:
     names = [name.strip() for name in header]
+    if not any(names):
+        raise ConfigError("an empty table", where=str(path), hint="a header with names of columns, then a row each")
     for name in (asked,) if asked is not None else usual:
         if name in names:
             return names.index(name)
     missing = f"no column {asked!r}" if asked is not None else f"no column that looks like a {what}"
     hint = did_you_mean(asked, names) if asked is not None else f"name it: the columns are {', '.join(names)}"
-    raise ConfigError(missing, where=str(path), hint=hint if names else "the file is empty")
+    raise ConfigError(missing, where=str(path), hint=hint)
 
 
 def _collected(rows: list[_Row], path: Path, kind: Kind, wild_type: str | None, name: str) -> LabelledTable:
@@ -308,7 +318,7 @@ def _collected(rows: list[_Row], path: Path, kind: Kind, wild_type: str | None, 
         targets=np.array([math.fsum(values[k] for k in group) / len(group) for group in held]),
         kind=kind,
         parts=tuple(rows[group[0]].part for group in held),
-        wild_type=None if wild_type is None else wild_type.upper(),
+        wild_type=None if wild_type is None else _residues(wild_type, f"{path}, its wild type"),
         merged=len(rows) - len(held),
         labels=labels,
     )
@@ -335,11 +345,12 @@ def _values(rows: list[_Row], path: Path) -> tuple[list[float], tuple[str, ...]]
         except ValueError:
             value = math.nan
         if not math.isfinite(value):
+            lost = not row.text or row.text.strip("+-").lower() in ("nan", "na", "n/a", "inf", "none", "null")
             raise ConfigError(
                 f"a target of {row.text!r}",
                 where=f"{path}:{row.line}",
                 why="every sequence needs a finite number",
-                hint="leave out what was not measured",
+                hint="leave rows out that were not measured" if lost else "numbers, or say that these are classes",
             )
         found.append(value)
     return found, ()

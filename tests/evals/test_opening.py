@@ -195,6 +195,12 @@ def test_controls_and_doubles_by_name(esm2: Path, tmp_path: Path) -> None:
         open_adapter("random:esm2_9M")
 
 
+def test_a_file_of_weights_that_is_not_there_is_no_hub_id(monkeypatch) -> None:
+    monkeypatch.setattr("plm_scaling.evals.adapters.hub.hub_folder", lambda place: pytest.fail(f"asked for {place}"))
+    with pytest.raises(ConfigError, match="nothing here"):
+        open_adapter("esm2:weights/esm2_t33_650M_UR50D.pt")
+
+
 def test_a_hub_id_is_found_in_the_cache_or_said_to_be_out_of_reach(esm2: Path, tmp_path: Path, monkeypatch) -> None:
     hub = pytest.importorskip("huggingface_hub")
     monkeypatch.setattr(hub.constants, "HF_HUB_CACHE", str(tmp_path))

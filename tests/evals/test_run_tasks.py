@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from plm_scaling.core.errors import ConfigError, RecordError, RefusedError
+from plm_scaling.evals import likelihood_tasks
 from plm_scaling.evals.adapters.base import Adapter
 from plm_scaling.evals.adapters.doubles import UniformModel
 from plm_scaling.evals.results import read_rows
@@ -85,3 +86,21 @@ def test_tasks_are_found_by_pattern() -> None:
         match_tasks(["c.*"], tasks)
     with pytest.raises(ConfigError, match="at least one example"):
         sample_rows(5, Asked(limit=0))
+
+
+def test_proteins_of_one_family_have_an_interval_of_that_family(tmp_path: Path, monkeypatch) -> None:
+    proteins = ["MKTAYIAKQR", "MKTAYIAKQW", "MKTAYIVKQRL", "MKTWYIAKQR"]
+    (tmp_path / "family.fasta").write_text("".join(f">p{k}\n{letters}\n" for k, letters in enumerate(proteins)))
+    monkeypatch.setattr(likelihood_tasks.shutil, "which", lambda _: "mmseqs")
+    monkeypatch.setattr(likelihood_tasks, "cluster_sequences", lambda found: np.zeros(len(found), dtype=np.int64))
+    likelihood_tasks._clusters.cache_clear()
+    asked = Asked(sequences=tmp_path / "family.fasta", resamples=100)
+    tasks = match_tasks(["site_nats", "perplexity.mlm1"], likelihood_tasks.TASKS)
+    steps = run_tasks([UniformModel], tasks, asked, tmp_path / "rows.jsonl")
+    rows = [row for step in steps for row in step.rows]
+    likelihood_tasks._clusters.cache_clear()
+    assert [row.task for row in rows] == ["site_nats", "perplexity.mlm1"]
+    assert [row.value for row in rows] == pytest.approx([np.log(20)] * 2)
+    assert all("relatives" in row.warnings[0] for row in rows)
+    site_rows = load_scores(tmp_path / "rows.jsonl", rows[0])[2]
+    assert len(set(site_rows)) == len(proteins)

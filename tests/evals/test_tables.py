@@ -17,7 +17,7 @@ from plm_scaling.evals.encodings import (
     pairwise_one_hot,
     varied_sites,
 )
-from plm_scaling.evals.splits import find_split, k_vs_many, low_vs_high, own_split, sampled
+from plm_scaling.evals.splits import find_split, k_vs_many, low_vs_high, own_split, sampled, table_and_split
 from plm_scaling.evals.tables import LabelledTable, read_flip, read_residue_table, read_table, read_tape
 
 A = "LAGVSERTIDPKQNFYMHWC"
@@ -33,7 +33,8 @@ def write(path: Path, text: str) -> Path:
     [
         ("ACD,1.0,train\nAC1D,2.0,test\n", r"t\.csv:3: '1' is no residue letter, at residue 3 of 4"),
         ("ACD,nan,train\n", r"t\.csv:2: a target of 'nan'"),
-        ("ACD,high,train\n", r"t\.csv:2: a target of 'high'"),
+        ("ACD,high,train\n", r"(?s)t\.csv:2: a target of 'high'.*say that these are classes"),
+        ("ACD,NA,train\n", r"(?s)t\.csv:2: a target of 'NA'.*leave rows out that were not measured"),
         ("ACD,1.0,trian\n", r"t\.csv:2: 'trian' is no part of a split"),
         ("ACD,1.0\n", r"t\.csv:2: 2 cells under 3 columns"),
         (",1.0,train\n", r"t\.csv:2: an empty sequence"),
@@ -53,6 +54,12 @@ def test_what_is_no_table_is_refused(tmp_path: Path) -> None:
         read_table(good)
     with pytest.raises(ConfigError, match=r"(?s)no column 'valeu'.*did you mean value"):
         read_table(good, sequence="protein", target="valeu")
+    with pytest.raises(ConfigError, match=r"e\.csv: an empty table"):
+        read_table(write(tmp_path / "e.csv", ""), sequence="protein")
+    with pytest.raises(ConfigError, match=r"(?s)t\.csv, its wild type.*'\.' is no residue letter, at residue 4"):
+        read_table(good, sequence="protein", target="value", wild_type="MKT...")
+    with pytest.raises(ConfigError, match=r"(?s)validation rows beside the split 'sampled'"):
+        table_and_split(good, sequence="protein", target="value", validation="value")
     with pytest.raises(ConfigError, match="cannot be read"):
         read_table(tmp_path / "none.csv")
     with pytest.raises(ConfigError, match="cannot be read"):
@@ -127,7 +134,7 @@ def test_splits_share_no_row_and_hold_what_they_promise() -> None:
     assert 0.7 < len(whole.train) / len(table) < 0.9
     with pytest.raises(ConfigError, match="came without a split"):
         own_split(table)
-    with pytest.raises(ConfigError, match="does not hold its wild type"):
+    with pytest.raises(ConfigError, match=r"(?s)does not hold its wild type.*add a row of the wild type"):
         low_vs_high(table.take(np.array([k for k, s in enumerate(table.sequences) if s != table.wild_type])))
     with pytest.raises(RefusedError, match="leaves 1 rows to train"):
         k_vs_many(table, 0)

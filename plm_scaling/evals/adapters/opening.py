@@ -25,6 +25,7 @@ MODEL_SPECS: Final = (
 )
 """What `open_adapter` reads."""
 _KINDS: Final = ("run", "esm2", "progen2", "hf", "random", "markov")
+_WEIGHT_FILES: Final = (".pt", ".pth", ".bin", ".ckpt", ".safetensors")
 _CHECKED: Final = re.compile(r"(?P<rest>.+)@(?P<sha256>[0-9a-fA-F]{64})")
 _SEEDED: Final = re.compile(r"(?P<rest>.+)#(?P<seed>\d+)")
 _HUB_ID: Final = re.compile(r"[\w.-]+/[\w.-]+")
@@ -167,8 +168,8 @@ def _without_checksum(place: str) -> tuple[str, str]:
 
 def _local(place: str) -> Path:
     path = Path(place)
-    if path.exists() or not _HUB_ID.fullmatch(place):
-        return path
+    if path.exists() or path.suffix in _WEIGHT_FILES or not _HUB_ID.fullmatch(place):
+        return path  # a file of weights with a wrong path is no repository
     from plm_scaling.evals.adapters.hub import hub_folder
 
     return hub_folder(place)
