@@ -159,8 +159,19 @@ def summarise(scores: SetScores, objective: Objective) -> ValidationLoss:
 
 
 def val_table(scored: Iterable[SetScores]) -> dict[str, npt.NDArray[np.generic] | list[str]]:
-    """Columns of `val.parquet`: set, row, loss_sum, n_targets, residue_loss_sum, n_residue_targets."""
+    """Columns of `val.parquet`: set, row, loss_sum, n_targets, residue_loss_sum, n_residue_targets.
+
+    A corpus without validation sequences gives a table without rows.
+    """
     sets = list(scored)
-    columns = ("row", "loss_sum", "n_targets", "residue_loss_sum", "n_residue_targets")
+    columns = {
+        "row": np.int64,
+        "loss_sum": np.float64,
+        "n_targets": np.int64,
+        "residue_loss_sum": np.float64,
+        "n_residue_targets": np.int64,
+    }
     table: dict[str, npt.NDArray[np.generic] | list[str]] = {"set": [s.name for s in sets for _ in range(len(s.row))]}
-    return table | {name: np.concatenate([getattr(s, name) for s in sets]) for name in columns}
+    return table | {
+        name: np.concatenate([np.empty(0, kind), *(getattr(s, name) for s in sets)]) for name, kind in columns.items()
+    }

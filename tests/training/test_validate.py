@@ -4,6 +4,7 @@ import math
 from collections.abc import Callable
 
 import numpy as np
+import pyarrow as pa
 import pytest
 import torch
 import torch.nn.functional as F
@@ -99,3 +100,9 @@ def test_the_table_names_the_set_of_every_row() -> None:
     assert list(table) == ["set", "row", "loss_sum", "n_targets", "residue_loss_sum", "n_residue_targets"]
     assert list(table["set"]) == ["s", "s", "s"]
     assert np.asarray(table["loss_sum"]).tolist() == [1.0, 2.0, 3.0]
+
+
+def test_without_a_validation_set_the_table_is_empty() -> None:
+    table = val_table([])
+    assert {name: len(column) for name, column in table.items()} == dict.fromkeys(val_table([]), 0)
+    assert pa.table(dict(table)).num_rows == 0
