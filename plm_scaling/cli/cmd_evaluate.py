@@ -171,6 +171,7 @@ def frontier(
     rows = [
         {
             "model": point.model,
+            "objective": point.objective,
             "source": point.status or ("control" if point.control else point.source),
             "N": point.N,
             "D": point.D,
@@ -178,6 +179,7 @@ def frontier(
             "loss": point.loss,
             found.metric: round(point.value, 4),
             "95 %": "" if point.low is None else f"{point.low:.3f} to {point.high:.3f}",
+            **({"protocol": point.protocol} if "MIXED_PROTOCOLS" in found.flags else {}),
         }
         for point in found.points
     ]

@@ -142,9 +142,16 @@ def _slopes(points: list[FrontierPoint], axis: Literal["C", "loss"]) -> dict[str
     return found
 
 
+def _scale(row: ResultRow) -> str:
+    """Rows with another one were scored in another way; of site nats only the letters count: all ways agree."""
+    if row.metric != "site_nats":
+        return row.protocol
+    return "".join(part for part in row.protocol.split("/") if part.startswith("letters"))
+
+
 def _doubts(rows: list[ResultRow], trained: list[FrontierPoint]) -> tuple[tuple[str, ...], tuple[str, ...]]:
     found: dict[str, str] = {}
-    if len({row.protocol for row in rows if not row.model.origin.startswith("random")}) > 1:
+    if len({_scale(row) for row in rows if not row.model.origin.startswith("random")}) > 1:
         found["MIXED_PROTOCOLS"] = "models were scored in different ways: see the protocol of each before you compare."
     if len({row.data_sha256 for row in rows}) > 1:
         found["MIXED_DATA"] = "rows are of different files of data."

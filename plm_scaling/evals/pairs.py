@@ -14,7 +14,7 @@ from plm_scaling.core.records import Record
 from plm_scaling.evals.bootstrap import Bootstrapped, Comparison, compare_models, holm, paired_mean_difference
 from plm_scaling.evals.metrics import METRICS, MetricName
 from plm_scaling.evals.results import ResultRow, latest_rows, read_rows
-from plm_scaling.evals.run_tasks import load_scores
+from plm_scaling.evals.run_tasks import has_scores, load_scores
 
 __all__ = ["PairedRow", "paired_rows"]
 
@@ -48,10 +48,13 @@ def paired_rows(out: Path, against: str, *, tasks: Sequence[str] = ("*",), seed:
     for row in rows:
         if row.model.name == against:
             others = [one for one in rows if one.model.name != against and _same_question(one, row)]
-            found += _against(out, row, others, seed)
+            if any(has_scores(out, one) for one in (row, *others)):  # none has for what is not paired: perplexities
+                found += _against(out, row, others, seed)
     if not found:
         raise RefusedError(
-            f"nothing to compare {against} with", why="no other model answered the same questions on the same data"
+            f"nothing to compare {against} with",
+            why="no other model answered the same questions on the same data, with scores kept beside the file",
+            hint="perplexities are not compared in pairs, site_nats are; scores that were lost: evaluate run --again",
         )
     return found
 

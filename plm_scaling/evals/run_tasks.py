@@ -15,7 +15,7 @@ from plm_scaling.evals.adapters.base import Adapter
 from plm_scaling.evals.results import ResultRow, append_rows, read_rows
 from plm_scaling.evals.task import Answer, Asked, NoDataError, Task, answer_hash
 
-__all__ = ["Step", "load_scores", "run_tasks"]
+__all__ = ["Step", "has_scores", "load_scores", "run_tasks"]
 
 FloatArray = npt.NDArray[np.float64]
 
@@ -104,6 +104,11 @@ def _save_scores(out: Path, answer: Answer) -> None:
 
 def _scores_path(out: Path, row: ResultRow) -> Path:
     return out.with_name(f"{out.stem}.scores") / f"{answer_hash(row)}.npz"
+
+
+def has_scores(out: Path, row: ResultRow) -> bool:
+    """Whether the scores behind a row were kept."""
+    return _scores_path(out, row).exists()
 
 
 def load_scores(out: Path, row: ResultRow) -> tuple[FloatArray, FloatArray, tuple[str, ...]]:

@@ -78,3 +78,13 @@ def test_models_are_paired_on_the_same_examples(tmp_path: Path) -> None:
     run_tasks([lambda: UniformModel(name="third")], [task], Asked(resamples=50), out)
     with pytest.raises(RefusedError, match="answered other examples"):
         paired_rows(out, "good")
+
+
+def test_site_nats_of_both_objectives_are_one_scale_and_other_letters_are_not(tmp_path: Path) -> None:
+    out = tmp_path / "rows.jsonl"
+    ways = ("site nats/masked/letters 20", "site nats/causal/forward/letters 20", "site nats/masked/letters raw")
+    for count, way in enumerate(ways):
+        asked = row(info(f"m{count}", 1e9, 2.0), 2.5, protocol=way)
+        append_rows(out, [asked.model_copy(update={"task": "site_nats", "metric": "site_nats"})])
+        found = frontier_of(out, "site_nats")
+        assert ("MIXED_PROTOCOLS" in found.flags) == (count == 2)

@@ -12,7 +12,8 @@ import pytest
 from plm_scaling.core.errors import ConfigError, RecordError, RefusedError
 from plm_scaling.evals import likelihood_tasks
 from plm_scaling.evals.adapters.base import Adapter
-from plm_scaling.evals.adapters.doubles import UniformModel
+from plm_scaling.evals.adapters.doubles import MarkovModel, UniformModel
+from plm_scaling.evals.pairs import paired_rows
 from plm_scaling.evals.results import read_rows
 from plm_scaling.evals.run_tasks import load_scores, run_tasks
 from plm_scaling.evals.task import Answer, Asked, Scored, Task, answer_of, match_tasks, sample_rows
@@ -104,3 +105,8 @@ def test_proteins_of_one_family_have_an_interval_of_that_family(tmp_path: Path, 
     assert all("relatives" in row.warnings[0] for row in rows)
     site_rows = load_scores(tmp_path / "rows.jsonl", rows[0])[2]
     assert len(set(site_rows)) == len(proteins)
+    run_tasks([lambda: MarkovModel(np.full((20, 20), 0.05), name="chain")], tasks, asked, tmp_path / "rows.jsonl")
+    compared = paired_rows(tmp_path / "rows.jsonl", rows[0].model.name)
+    assert [(row.task, row.value) for row in compared] == [("site_nats", pytest.approx(np.log(20)))]
+    with pytest.raises(RefusedError, match=r"(?s)nothing to compare.*perplexities are not compared in pairs"):
+        paired_rows(tmp_path / "rows.jsonl", rows[0].model.name, tasks=["perplexity.*"])
