@@ -53,6 +53,8 @@ class ResultRow(Record):
     """Examples the metric is over."""
     limit: int | None = None
     """Where a seeded sample of at most so many was asked about instead of all."""
+    corpus_id: str = ""
+    """Of the corpus that the test set was held against; empty where none was given."""
     n_train: int = 0
     resamples: int = 0
     seed: int = 0

@@ -82,13 +82,14 @@ def _step(task: Task, adapter: Adapter, asked: Asked, out: Path, known: Sequence
 
 
 def _already(task: Task, adapter: Adapter, asked: Asked, known: Sequence[ResultRow]) -> tuple[ResultRow, ...]:
-    """Rows of the same task, version, data, sample, weights and seed."""
-    info, data = adapter.info, task.data_sha256(asked)
+    """Rows of the same task, version, data, sample, corpus, resamples, weights and seed."""
+    info = adapter.info
+    wanted = (task.version, task.data_sha256(asked), asked.limit, asked.corpus_id, asked.resamples, asked.seed)
     return tuple(
         row
         for row in known
         if (row.task == task.name or row.task.startswith(f"{task.name}/"))
-        and (row.task_version, row.data_sha256, row.limit, row.seed) == (task.version, data, asked.limit, asked.seed)
+        and wanted == (row.task_version, row.data_sha256, row.limit, row.corpus_id, row.resamples, row.seed)
         and (row.model.name, row.model.sha256) == (info.name, info.sha256)
     )
 

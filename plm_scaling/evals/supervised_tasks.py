@@ -141,7 +141,7 @@ def _answer(
         ),
         tokens=float(sum(len(one) for one in data.table.sequences)),
         flags=flags,
-        warnings=warnings,
+        warnings=tuple(f"{task.name}, {adapter.info.name}, {_WORDS[pooling]}: {said}" for said in warnings),
     )
     return answer_of(task, adapter, asked, scored, metric=metric_of(data.table), started=started)
 
@@ -150,11 +150,11 @@ def _doubts(found: SupervisedTable) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Whether the number says anything of pre-training, in flags and in words."""
     if found.control is None:
         return ("NO_CONTROL",), (
-            "No random weights of this architecture can be drawn: nothing says what training adds.",
+            "no random weights of this architecture can be drawn: nothing says what training adds.",
         )
     if found.over_control is not None and found.over_control.low <= 0.0:
         return ("NOT_ABOVE_RANDOM_WEIGHTS",), (
-            f"Random weights under the same head reach {found.control.value:.3f}: "
+            f"random weights under the same head reach {found.control.value:.3f}: "
             "the difference is no evidence that pre-training helps.",
         )
     return (), ()

@@ -15,6 +15,7 @@ import numpy.typing as npt
 
 from plm_scaling.core.errors import ConfigError, RefusedError
 from plm_scaling.core.files import sha256_file, sha256_text
+from plm_scaling.corpus.reader import Corpus
 from plm_scaling.evals.adapters.base import Ability, Adapter
 from plm_scaling.evals.bootstrap import Bootstrapped, bootstrap_metric
 from plm_scaling.evals.metrics import MetricName
@@ -63,6 +64,11 @@ class Asked:
     limit: int | None = None
     resamples: int = 1000
     seed: int = 0
+
+    @property
+    def corpus_id(self) -> str:
+        """Of the corpus; empty without one."""
+        return "" if self.corpus is None else Corpus.open(self.corpus).corpus_id
 
 
 @dataclass(frozen=True)
@@ -219,6 +225,7 @@ def answer_of(
         model=adapter.info,
         protocol=scored.protocol,
         limit=asked.limit,
+        corpus_id=asked.corpus_id,
         metric=metric or task.metric,
         higher_is_better=task.higher_is_better,
         value=value.value,

@@ -51,13 +51,13 @@ def test_a_question_is_asked_once(tmp_path: Path, asked: Asked) -> None:
     assert row.low is not None
     assert row.low < row.value < 1
     assert [step.outcome for step in run_tasks([UniformModel], [FILE], asked, out)] == ["kept"]
-    for other in (replace(asked, limit=10), replace(asked, seed=1)):
+    for other in (replace(asked, limit=10), replace(asked, seed=1), replace(asked, resamples=60)):
         assert [step.outcome for step in run_tasks([UniformModel], [FILE], other, out)] == ["done"]
     assert asked.data is not None
     np.savetxt(asked.data / "deep" / "scores.txt", TRUTH)
     assert [step.outcome for step in run_tasks([UniformModel], [FILE], asked, out)] == ["done"]
     rows = read_rows(out)
-    assert [one.value == pytest.approx(1.0) for one in rows] == [False, False, False, True]
+    assert [one.value == pytest.approx(1.0) for one in rows] == [False, False, False, False, True]
     truth, scores, clusters = load_scores(out, rows[1])
     assert len(truth) == len(scores) == len(clusters) == 10
     np.testing.assert_array_equal(load_scores(out, rows[0])[0], TRUTH)
