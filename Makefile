@@ -18,11 +18,11 @@ $(READY): pyproject.toml constraints.txt
 demo: $(READY)  ## the whole path on a simulated corpus, in minutes on a laptop CPU; ends with a report
 	$(BIN)/plm-scaling demo -o $(DEMO)
 
-test: $(READY)  ## the test suite; what needs Slurm, a browser, many kills or long statistics is in test-slow
-	$(SUITE) $(BIN)/pytest -n 2 --dist worksteal -m "not slow and not slurm"
+test: $(READY)  ## the test suite, a file to a worker; what needs Slurm, a browser, kills or long statistics is in test-slow
+	$(SUITE) $(BIN)/pytest -n 2 --dist loadfile -m "not slow and not slurm"
 
 coverage: $(READY)  ## the same suite traced, which takes half as long again; fails below 90 %
-	$(SUITE) $(BIN)/pytest -n 2 --dist worksteal -m "not slow and not slurm" --cov --cov-report=term:skip-covered
+	$(SUITE) $(BIN)/pytest -n 2 --dist loadfile -m "not slow and not slurm" --cov --cov-report=term:skip-covered
 
 test-fast: $(READY)  ## what one runs while editing: no training
 	$(BIN)/pytest -n 2 -m "not slow and not slurm" --ignore=tests/training --ignore=tests/faults --ignore=tests/end_to_end
