@@ -85,6 +85,8 @@ class Tab:
         self.call("Page.navigate", url=url)
         while self._loaded <= before:
             self._next(60.0)
+        # The event may be the blank page's, come late.
+        self.wait_for(f"location.href.startsWith({json.dumps(url)}) && document.readyState === 'complete'")
         self.settle()
 
     def settle(self) -> None:
