@@ -575,19 +575,25 @@ def report(study: Path, out: Path | None = None, *, validation: str = "val_iid")
 
 
 def export(
-    source: Path | str, out: Path | str, *, overwrite: bool = False, memorisation: Path | str | None = None
+    source: Path | str,
+    out: Path | str,
+    *,
+    overwrite: bool = False,
+    memorisation: Path | str | None = None,
+    without_memorisation: bool = False,
 ) -> Exported:
     """Write the weights of a complete run (or foreign ones) as a folder that transformers loads; see `Exported`.
 
     Parameters
     ----------
     memorisation : the report of `evaluate_memorisation` about these weights, which is put beside them. Weights that
-        were trained on from others are warned of without one.
+        were trained on from others need one.
+    without_memorisation : let them go without, with a warning.
 
     Raises
     ------
-    ConfigError : something lies at `out`, or the report is of other weights. RefusedError, CheckpointError : see
-        `models.export.export_model`.
+    ConfigError : something lies at `out`; the report is missing, or of other weights. RefusedError, CheckpointError :
+        see `models.export.export_model`.
     """
     from dataclasses import replace
 
@@ -595,7 +601,7 @@ def export(
     from plm_scaling.models.export import export_model
 
     report = None if memorisation is None else Path(memorisation)
-    warnings = export_warnings(Path(source), report)
+    warnings = export_warnings(Path(source), report, unmeasured=without_memorisation)
     made = export_model(Path(source), Path(out), overwrite=overwrite)
     if report is not None:
         (made.folder / MEMORISATION).write_bytes(report.read_bytes())

@@ -20,16 +20,22 @@ __all__ = ["command"]
     type=click.Path(path_type=Path, exists=True, dir_okay=False),
     help="Report of `evaluate memorisation` about these weights, to lie beside them.",
 )
+@click.option("--without-memorisation", is_flag=True, help="Export fine-tuned weights that have no such report.")
 @OutputFormat
-def command(source: Path, out: Path, overwrite: bool, memorisation: Path | None, output: str) -> None:
+def command(
+    source: Path, out: Path, overwrite: bool, memorisation: Path | None, without_memorisation: bool, output: str
+) -> None:
     """Write the weights of SOURCE (a complete run of esm2 or progen2) as a folder that transformers loads.
 
     esm2 becomes EsmForMaskedLM, progen2 GPTJForCausalLM. The study's own block (plm) exists nowhere else and is
-    refused. Weights that were trained on from others are warned of unless a report says what they give away.
+    refused. Weights that were trained on from others need a report of what they give away of the sequences they saw
+    (--memorisation), or the word that none is wanted (--without-memorisation).
     """
     from plm_scaling import api
 
-    made = api.export(source, out, overwrite=overwrite, memorisation=memorisation)
+    made = api.export(
+        source, out, overwrite=overwrite, memorisation=memorisation, without_memorisation=without_memorisation
+    )
     row = {"folder": str(made.folder), "loads_as": made.loads_as, "parameters": made.N_total, "weights": made.source}
     emit(output, rows=[row])
     for warning in made.warnings:

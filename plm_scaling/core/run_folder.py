@@ -93,6 +93,14 @@ class RunFolder:
 
     path: Path
 
+    @classmethod
+    def holding(cls, path: Path) -> RunFolder | None:
+        """The run that `path` is the folder of, or the final weights; None for anything else."""
+        for folder in (cls(path), cls(path.parent.parent)):
+            if folder.order_path.is_file() and path in (folder.path, folder.weights_path):
+                return folder
+        return None
+
     @property
     def order_path(self) -> Path:
         """`run.json`."""

@@ -15,17 +15,18 @@ MEMORISATION: Final = "memorisation.json"
 """Name of the report beside exported weights."""
 
 
-def export_warnings(source: Path, report: Path | None) -> tuple[str, ...]:
+def export_warnings(source: Path, report: Path | None, *, unmeasured: bool = False) -> tuple[str, ...]:
     """What whoever exports these weights should read first.
 
     Parameters
     ----------
     source : what is exported.
-    report : a `MemorisationReport` of them; without one fine-tuned weights are warned of.
+    report : a `MemorisationReport` of them.
+    unmeasured : let weights that were trained on from others go without one.
 
     Raises
     ------
-    ConfigError : a report of other weights.
+    ConfigError : such weights without a report, unless `unmeasured`; or a report of other weights.
     RecordError : not a report. CheckpointError : weights that cannot be read.
     """
     from plm_scaling.models.open_model import read_model
@@ -40,11 +41,16 @@ def export_warnings(source: Path, report: Path | None) -> tuple[str, ...]:
                 hint=f"plm-scaling evaluate memorisation {source} --seen FASTA --unseen FASTA",
             )
         return tuple(alarm.sentence for alarm in known.alarms)
-    order = RunFolder(source).order_path
-    before = RunFolder(source).order().config.init_from if order.is_file() else None
+    run = RunFolder.holding(source)
+    before = run.order().config.init_from if run else None
     if before is None:
         return ()
-    return (
-        f"These weights were trained on from {before[:24]}, and nobody has measured what they give away of the "
-        f"sequences they saw since: plm-scaling evaluate memorisation {source} --seen FASTA --unseen FASTA.",
-    )
+    unknown = "nobody has measured what they give away of the sequences they saw since"
+    measure = f"plm-scaling evaluate memorisation {source} --seen FASTA --unseen FASTA -o {MEMORISATION}"
+    if not unmeasured:
+        raise ConfigError(
+            f"these weights were trained on from {before[:24]}, and {unknown}",
+            where=str(source),
+            hint=f"{measure}, then --memorisation {MEMORISATION}; or --without-memorisation",
+        )
+    return (f"These weights were trained on from {before[:24]}, and {unknown}: {measure}.",)

@@ -133,12 +133,12 @@ def test_a_demo_of_no_time_is_a_usage_error(cli: Cli, tmp_path: Path) -> None:
 def test_a_run_is_exported(cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from plm_scaling.models.export import Exported
 
-    def export(source: Path, out: Path, *, overwrite: bool, memorisation: Path | None) -> Exported:
-        assert (source, overwrite, memorisation) == (tmp_path, False, None)
+    def export(source: Path, out: Path, **choices: Any) -> Exported:
+        assert (source, choices) == (tmp_path, {"overwrite": False, "memorisation": None, "without_memorisation": True})
         return Exported(out, "EsmForMaskedLM", 1234, "run abc", warnings=("gives something away",))
 
     monkeypatch.setattr(api, "export", export)
-    screen = cli("export", tmp_path, "-o", tmp_path / "made", "--format", "json")
+    screen = cli("export", tmp_path, "-o", tmp_path / "made", "--without-memorisation", "--format", "json")
     assert screen.code == 0
     assert json.loads(screen.out) == [
         {"folder": str(tmp_path / "made"), "loads_as": "EsmForMaskedLM", "parameters": 1234, "weights": "run abc"}

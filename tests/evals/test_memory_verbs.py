@@ -62,17 +62,25 @@ def test_a_report_is_put_beside_exported_weights(weights: list[Path], tmp_path: 
     assert api.export(weights[1], tmp_path / "plain").warnings == ()
 
 
-def test_weights_that_continue_others_are_warned_of(tmp_path: Path) -> None:
+def test_weights_that_continue_others_need_a_report_or_a_word(tmp_path: Path) -> None:
+    """Of the run's folder and of its file of weights alike; nothing is written before."""
     config = RunConfig(
         corpus_id="c", objective="mlm", n_layers=1, d_model=16, context=8, D=9, batch_tokens=8, peak_lr=1,
         recipe="small", init_from="sha256:" + "a" * 64,
     )  # fmt: skip
-    for chosen, count in ((config, 1), (config.model_copy(update={"init_from": None}), 0)):
+    for chosen in (config, config.model_copy(update={"init_from": None})):
         folder = RunFolder(tmp_path / chosen.run_id)
         RunOrder(config=chosen, corpus=str(tmp_path), device="cpu").write(folder.order_path)
-        warnings = export_warnings(folder.path, None)
-        assert len(warnings) == count
-        assert all("plm-scaling evaluate memorisation" in warning for warning in warnings)
+        for source in (folder.path, folder.weights_path):
+            if chosen.init_from is None:
+                assert export_warnings(source, None) == ()
+                continue
+            with pytest.raises(ConfigError, match="trained on from sha256:aaaa") as refusal:
+                api.export(source, tmp_path / "out")
+            assert "--without-memorisation" in refusal.value.hint
+            (warning,) = export_warnings(source, None, unmeasured=True)
+            assert "plm-scaling evaluate memorisation" in warning
+    assert not (tmp_path / "out").exists()
 
 
 def test_sequences_are_drawn_and_kept(tmp_path: Path, cli: Callable[..., Any]) -> None:

@@ -57,7 +57,7 @@ def open_own(
     CheckpointError : damaged, incomplete, or of no known kind.
     ConfigError : no weights there; or a published model of another size.
     """
-    file, run = read_model(path), _run_of(path)
+    file, run = read_model(path), RunFolder.holding(path)
     record = run.record() if run else None
     D = _tokens_of_run(record) if record else None
     if published_as is not None:
@@ -193,13 +193,6 @@ def _abilities(model: ProteinModel, *, reverse: bool) -> Sequence[Ability]:
     if not model.causal:
         return ("masked", "embed", "attend")
     return ("causal", "reverse", "embed", "attend") if reverse else ("causal", "embed", "attend")
-
-
-def _run_of(path: Path) -> RunFolder | None:
-    for folder in (RunFolder(path), RunFolder(path.parent.parent)):
-        if folder.order_path.is_file() and path in (folder.path, folder.weights_path):
-            return folder
-    return None
 
 
 def _tokens_of_run(record: RunRecord) -> float | None:
