@@ -7,11 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
-from scipy import sparse
+import scipy  # its parts load when they are used
 
 from plm_scaling.core.errors import ConfigError
 from plm_scaling.evals.metrics import measure
@@ -20,7 +20,7 @@ __all__ = ["PENALTIES", "Features", "RidgeFit", "RidgePath", "fit_ridge", "held_
 
 FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]
-Features = npt.NDArray[Any] | sparse.csr_array
+Features: TypeAlias = "npt.NDArray[Any] | scipy.sparse.csr_array"
 
 PENALTIES: Final = tuple(10.0**power for power in range(-3, 6))
 _EXACT: Final = 3000
@@ -123,9 +123,9 @@ def ridge_path(
     penalty_R = np.asarray(penalties, dtype=np.float64)
     _check(features, y_nT, penalty_R)
     mean = y_nT.mean(axis=0)
-    if isinstance(features, sparse.csr_array):
+    if isinstance(features, scipy.sparse.csr_array):
         used = np.flatnonzero(np.bincount(features.indices, minlength=features.shape[1]))
-        X: Any = sparse.csr_array(features[:, used])
+        X: Any = scipy.sparse.csr_array(features[:, used])
         shift = np.zeros(features.shape[1])
         centre = False
     else:
@@ -133,43 +133,57 @@ def ridge_path(
         X = np.asarray(features, dtype=np.float64)
         shift = X.mean(axis=0) if centre else np.zeros(X.shape[1])
         X = X - shift if centre else X
-    if isinstance(X, sparse.csr_array) and min(X.shape) > _EXACT:
+    if isinstance(X, scipy.sparse.csr_array) and min(X.shape) > _EXACT:
         each = [_by_steps(X, y_n, penalty_R) for y_n in (y_nT - mean).T]
         weights, left_out = np.concatenate([one for one, _ in each], axis=2), None
         error = np.max([one for _, one in each], axis=0)
     else:
-        weights, left_out = _by_eigenvectors(X, y_nT - mean, penalty_R, leave_out)
+        weights, *turned = _by_eigenvectors(X, y_nT - mean, penalty_R)
         error = np.zeros(len(penalty_R))
+        left_out = _left_out(X, y_nT - mean, weights, *turned, centred=centre) if leave_out else None
     full = np.zeros((len(penalty_R), features.shape[1], y_nT.shape[1]))
     full[:, used] = weights
     return RidgePath(penalty_R, full, shift, mean, error, left_out)
 
 
-def _by_eigenvectors(
-    X: Any, y_nT: FloatArray, penalty_R: FloatArray, leave_out: bool
-) -> tuple[FloatArray, FloatArray | None]:
-    """Weights float64[R, p, T] and errors of leaving out one row float64[R], by the smaller of X' X and X X'."""
-    n, p = X.shape
-    wide = p > n
+def _by_eigenvectors(X: Any, y_nT: FloatArray, penalty_R: FloatArray) -> tuple[FloatArray, FloatArray, FloatArray]:
+    """Weights float64[R, p, T]; eigenvectors of the smaller of X' X and X X'; 1 / (eigenvalue + penalty), [R, .]."""
+    wide = _is_wide(X)
     gram = _dense(X @ X.T) if wide else _dense(X.T @ X)
     value, vector = np.linalg.eigh(gram)
-    value = np.maximum(value, 0.0)
-    shrink = 1.0 / (value + penalty_R[:, None])
+    shrink = 1.0 / (np.maximum(value, 0.0) + penalty_R[:, None])
     turned = vector.T @ (y_nT if wide else np.asarray(X.T @ y_nT))
     back = np.asarray(X.T @ vector) if wide else vector
-    weights = np.stack([back @ (one[:, None] * turned) for one in shrink])
-    if not leave_out:
-        return weights, None
-    left = vector if wide else np.asarray(X @ vector)
-    hat = shrink * (value if wide else 1.0)  # the hat matrix is left diag(hat) left'
+    return np.stack([back @ (one[:, None] * turned) for one in shrink]), vector, shrink
+
+
+def _left_out(
+    X: Any, r_nT: FloatArray, weights: FloatArray, vector: FloatArray, shrink: FloatArray, *, centred: bool
+) -> FloatArray:
+    """Mean squared error of leaving out one row at a time, float64[R], of targets r less their mean.
+
+    Centred features move with the row that is left out, as an intercept does: it adds 1 / n to every leverage. Of
+    others only the mean of the targets moves, by r_i / (n - 1).
+    """
+    n = len(r_nT)
+    scaled = np.asarray(X @ (X.T @ vector)) if _is_wide(X) else np.asarray(X @ vector)
+    left = vector if _is_wide(X) else scaled
     errors = []
-    for weight, one in zip(weights, hat, strict=True):
-        leverage = 1.0 / n + (left * left) @ one
-        errors.append(float((((y_nT - X @ weight) / np.maximum(1.0 - leverage, 1e-9)[:, None]) ** 2).mean()))
-    return weights, np.array(errors)
+    for weight, one in zip(weights, shrink, strict=True):  # the hat matrix is scaled diag(one) left'
+        wrong, leverage = r_nT - X @ weight, (scaled * left) @ one
+        if centred:
+            leverage += 1.0 / n
+        else:
+            wrong += r_nT / max(n - 1, 1) * (1.0 - scaled @ (one * left.sum(axis=0)))[:, None]
+        errors.append(float(((wrong / np.maximum(1.0 - leverage, 1e-9)[:, None]) ** 2).mean()))
+    return np.array(errors)
 
 
-def _by_steps(X: sparse.csr_array, y_n: FloatArray, penalty_R: FloatArray) -> tuple[FloatArray, FloatArray]:
+def _is_wide(X: Any) -> bool:
+    return bool(X.shape[1] > X.shape[0])
+
+
+def _by_steps(X: scipy.sparse.csr_array, y_n: FloatArray, penalty_R: FloatArray) -> tuple[FloatArray, FloatArray]:
     """Weights float64[R, p, 1] in the space of the first steps, and the relative residual of each penalty."""
     n, p = X.shape
     steps = min(_STEPS, n, p)
@@ -179,7 +193,7 @@ def _by_steps(X: sparse.csr_array, y_n: FloatArray, penalty_R: FloatArray) -> tu
     if norm == 0.0:
         return np.zeros((len(penalty_R), p, 1)), np.zeros(len(penalty_R))
     U[0] = y_n / norm
-    Xt = sparse.csr_array(X.T)
+    Xt = scipy.sparse.csr_array(X.T)
     done = steps
     for k in range(steps):
         v = Xt @ U[k]
@@ -261,7 +275,7 @@ def _check(features: Features, y_nT: FloatArray, penalty_R: FloatArray) -> None:
         raise ConfigError(f"{features.shape[0]} rows of features and {len(y_nT)} of targets", why="one each is needed")
     if not (penalty_R > 0.0).all():
         raise ConfigError(f"penalties of {list(penalty_R)}", why="each must be positive")
-    values = features.data if isinstance(features, sparse.csr_array) else features
+    values = features.data if isinstance(features, scipy.sparse.csr_array) else features
     for name, column in (("features", values), ("targets", y_nT)):
         if not np.isfinite(column).all():
             raise ConfigError(f"{name} hold a number that is not finite", hint="mend the model or table they came from")
