@@ -59,6 +59,10 @@ class ResultRow(Record):
     resamples: int = 0
     seed: int = 0
     floors: tuple[FloorScore, ...] = ()
+    references: tuple[FloorScore, ...] = ()
+    """What natural proteins come to where no end of the scale is good: to be near, not to be beaten."""
+    head: str = ""
+    """What learns from the model, where the user named it; empty for the task's own."""
     noise_ceiling: float | None = None
     source: Literal["computed", "published"] = "computed"
     wall_s: float = 0.0

@@ -5,10 +5,10 @@ from __future__ import annotations
 import fnmatch
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
-from typing import Final, Literal
+from typing import Any, Final, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -34,6 +34,7 @@ __all__ = [
     "data_files",
     "match_tasks",
     "sample_rows",
+    "task_row",
 ]
 
 Kind = Literal["likelihood", "zero-shot", "supervised", "structure", "generation"]
@@ -217,34 +218,70 @@ def answer_of(
             draws=asked.resamples,
             seed=asked.seed,
         )
-    seconds = time.perf_counter() - started if started is not None else 0.0
-    row = ResultRow(
-        task=name or task.name,
-        task_version=task.version,
-        data_sha256=task.data_sha256(asked),
-        model=adapter.info,
-        protocol=scored.protocol,
-        limit=asked.limit,
-        corpus_id=asked.corpus_id,
-        metric=metric or task.metric,
-        higher_is_better=task.higher_is_better,
+    row = task_row(
+        replace(task, name=name or task.name, metric=metric or task.metric),
+        adapter,
+        asked,
         value=value.value,
-        low=value.low,
-        high=value.high,
-        clusters=scored.cluster_kind if scored.clusters else "row",
+        ends=(value.low, value.high),
         n=len(scored.truth),
+        protocol=scored.protocol,
+        clusters=scored.cluster_kind if scored.clusters else "row",
+        seconds=time.perf_counter() - started if started is not None else 0.0,
+        tokens=scored.tokens,
         n_train=scored.n_train,
-        resamples=asked.resamples,
-        seed=asked.seed,
         floors=scored.floors,
         noise_ceiling=scored.noise_ceiling,
-        wall_s=seconds,
-        tokens_per_s=scored.tokens / seconds if seconds > 0 else 0.0,
-        versions=_versions(),
         flags=(*scored.flags, *value.flags),
         warnings=scored.warnings,
     )
     return Answer(row, scored.truth, scored.scores, scored.clusters)
+
+
+def task_row(
+    task: Task,
+    adapter: Adapter,
+    asked: Asked,
+    *,
+    value: float,
+    ends: tuple[float | None, float | None],
+    n: int,
+    protocol: str,
+    clusters: str,
+    seconds: float = 0.0,
+    tokens: float = 0.0,
+    **said: Any,
+) -> ResultRow:
+    """A row with the hashes of model, data and corpus and the versions of what computed it.
+
+    Parameters
+    ----------
+    value, ends : the number and its 95 %, by resampling of `clusters`.
+    n : examples it is over. seconds, tokens : spent on it.
+    said : other fields of `ResultRow`.
+    """
+    return ResultRow(
+        task=task.name,
+        task_version=task.version,
+        data_sha256=task.data_sha256(asked),
+        model=adapter.info,
+        protocol=protocol,
+        limit=asked.limit,
+        corpus_id=asked.corpus_id,
+        metric=task.metric,
+        higher_is_better=task.higher_is_better,
+        value=value,
+        low=ends[0],
+        high=ends[1],
+        clusters=clusters,
+        n=n,
+        resamples=asked.resamples,
+        seed=asked.seed,
+        wall_s=seconds,
+        tokens_per_s=tokens / seconds if seconds > 0 else 0.0,
+        versions=_versions(),
+        **said,
+    )
 
 
 def answer_hash(row: ResultRow) -> str:

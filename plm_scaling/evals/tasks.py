@@ -11,9 +11,10 @@ __all__ = ["all_tasks"]
 
 @lru_cache(maxsize=1)
 def all_tasks() -> tuple[Task, ...]:
-    """Likelihood first, then what is scored without labels, then what learns from them, then structure."""
+    """Likelihood first, then what is scored without labels, what learns from them, structure, and what is drawn."""
     from plm_scaling.evals import (
         contact_tasks,
+        generation_tasks,
         likelihood_tasks,
         proteingym_tasks,
         residue_tasks,
@@ -28,4 +29,5 @@ def all_tasks() -> tuple[Task, ...]:
         *supervised_tasks.TASKS,
         *residue_tasks.TASKS,
         *contact_tasks.TASKS,
+        *generation_tasks.TASKS,
     )

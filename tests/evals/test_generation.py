@@ -18,7 +18,12 @@ from plm_scaling.corpus.reader import Corpus
 from plm_scaling.evals.adapters.doubles import MarkovModel, UniformModel
 from plm_scaling.evals.generation import GenerationReport, evaluate_generation, group_quality, shuffled_sequences
 from plm_scaling.evals.novelty import WORD, measure_novelty, sequence_clusters
+from plm_scaling.evals.pairs import paired_rows
+from plm_scaling.evals.results import read_rows
+from plm_scaling.evals.run_tasks import run_tasks
 from plm_scaling.evals.structure_judge import JudgedFile, JudgedStructure
+from plm_scaling.evals.task import Asked, match_tasks
+from plm_scaling.evals.tasks import all_tasks
 
 LETTERS = np.array(list(STANDARD))
 
@@ -158,3 +163,35 @@ def test_shuffling_keeps_composition() -> None:
     for before, after in zip(KNOWN[:3], shuffled_sequences(KNOWN[:3]), strict=True):
         assert before != after
         assert sorted(before) == sorted(after)
+
+
+def test_generation_is_a_task_beside_natural_proteins(tmp_path: Path, corpus: Corpus) -> None:
+    """One row a quality, the same numbers as the report; asked once; no natural proteins, no number."""
+    (tmp_path / "far.fasta").write_text("".join(f">n{k}\n{one[:40]}\n" for k, one in enumerate(KNOWN[:12])))
+    chain = MarkovModel(np.full((20, 20), 0.05), end=0.1)
+    asked = Asked(sequences=tmp_path / "far.fasta", corpus=corpus.path, limit=12, resamples=50, seed=5)
+    out = tmp_path / "rows.jsonl"
+    tasks = match_tasks(["generation"], all_tasks())
+    steps = run_tasks([lambda: chain], tasks, asked, out)
+    assert [step.outcome for step in steps] == ["done"]
+    rows = {row.metric: row for row in read_rows(out)}
+    assert set(rows) == {"perplexity", "length", "unique", "diversity", "novelty"}
+    report = evaluate_generation(
+        chain, n=12, natural=[one[:40] for one in KNOWN[:12]], corpus=corpus, longest=40, draws=50, seed=5
+    )
+    drawn, natural, _ = report.groups
+    assert rows["perplexity"].value == pytest.approx(20.0)
+    assert (rows["length"].value, rows["unique"].value) == (drawn.length, drawn.unique)
+    assert rows["diversity"].value == drawn.clusters
+    assert drawn.nearest_identity is not None
+    assert rows["novelty"].value == 1.0 - drawn.nearest_identity
+    near = {one.name: one.value for one in rows["novelty"].references}
+    assert natural.nearest_identity is not None
+    assert near["natural"] == 1.0 - natural.nearest_identity < near["natural, shuffled"]
+    assert rows["length"].low is not None
+    assert rows["length"].low <= rows["length"].value
+    assert all(row.corpus_id and row.data_sha256 and row.task == f"generation/{name}" for name, row in rows.items())
+    assert [step.outcome for step in run_tasks([lambda: chain], tasks, asked, out)] == ["kept"]
+    assert run_tasks([lambda: chain], tasks, Asked(), out)[0].outcome == "no data"
+    with pytest.raises(RefusedError, match="nothing to compare"):
+        paired_rows(out, chain.info.name)
