@@ -350,7 +350,7 @@ def bootstrapped_draws(
         se=float(np.std(kept)),
         unit=unit,
         units=units,
-        p_value=_p_value(kept) if difference else None,
+        p_value=_p_value(kept, units) if difference else None,
         flags=tuple(flags),
     )
 
@@ -432,10 +432,17 @@ def _bca_ends(value: float, drawn: FloatArray, without: FloatArray, reach: Float
     return np.asarray(ndtr(bias + z / (1.0 - acceleration * z)))
 
 
-def _p_value(drawn: FloatArray) -> float:
-    """Two-sided; a difference that is 0 in every draw has p = 1. **Source:** Davison & Hinkley 1997, section 4.4."""
+def _p_value(drawn: FloatArray, units: int) -> float:
+    """Two-sided: 1 less the level at which the interval would end at 0; a difference that is 0 in every draw has 1.
+
+    **Source:** Davison & Hinkley 1997, section 4.4 (share of the draws beyond 0), moved as `_reach` moves the ends:
+    few units cannot all fall on one side by less chance than their number allows.
+    """
+    from scipy.special import ndtri, stdtr
+
     tail = min(int((drawn <= 0.0).sum()), int((drawn >= 0.0).sum()))
-    return min(1.0, 2.0 * (tail + 1) / (len(drawn) + 1))
+    share = min(0.5, (tail + 1) / (len(drawn) + 1))
+    return float(2.0 * stdtr(units - 1, ndtri(share) / math.sqrt(units / (units - 1))))
 
 
 # ---- what goes in and out -------------------------------------------------------------------------------------------

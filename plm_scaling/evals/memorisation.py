@@ -301,7 +301,9 @@ def _gap(seen: FloatArray, unseen: FloatArray, draws: int, seed: int) -> Bootstr
         for group in (seen, unseen)
     ]
     value = float(seen.mean() - unseen.mean())
-    return bootstrapped_draws(value, means[0] - means[1], len(seen) + len(unseen), unit="row", difference=True)
+    # The smaller group says how far the interval reaches: a large one beside it makes its spread no better known.
+    units = min(len(seen), len(unseen))
+    return bootstrapped_draws(value, means[0] - means[1], units, unit="row", difference=True)
 
 
 def _alarms(

@@ -102,6 +102,22 @@ def test_a_model_does_not_differ_from_itself() -> None:
     assert paired_mean_difference(x, x, draws=50).high == 0.0
 
 
+def test_p_values_are_those_of_the_intervals() -> None:
+    """Below 0.05 just where the interval has no 0 in it; three proteins that agree are no proof of anything."""
+    rng, agree = np.random.default_rng(8), []
+    for k in range(40):
+        names = np.repeat(np.arange(12), 4)
+        ours = rng.normal(0.6, 1.0, 12)[names] + rng.normal(size=48)
+        found = paired_mean_difference(ours, np.zeros(48), clusters=names, draws=400, seed=k)
+        if not 0.04 < (found.p_value or 0.0) < 0.06:
+            agree.append((found.low > 0.0) == ((found.p_value or 0.0) < 0.05))
+    assert all(agree)
+    assert len(agree) > 25
+    three = paired_mean_difference([0.9, 1.0, 1.1], [0.0, 0.0, 0.0], clusters=list("abc"))
+    assert (three.p_value or 0.0) > 0.05
+    assert three.flags == ("few_clusters",)
+
+
 def test_a_pair_is_sharper_than_two_intervals() -> None:
     """Both models meet the same rows, so what makes rows hard for both drops out of their difference."""
     rng = np.random.default_rng(2)

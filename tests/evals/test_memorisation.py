@@ -109,6 +109,7 @@ def test_the_model_before_makes_membership_sharp() -> None:
     report = measure_memorisation(ByHeart(SEEN), SEEN, UNSEEN[:6], before=ByHeart([]), references=15, draws=100)
     assert report.membership_gain is not None
     assert report.membership_gain.value > 0.99
+    assert report.exposure_gap.units == 6  # of the smaller group: its interval is as wide as that makes it
     assert 0.0 < report.made < 1.0
     flat = measure_memorisation(UniformModel(), SEEN, alone, references=7, draws=50)
     assert flat.seen.exposure == pytest.approx(flat.unseen.exposure) == pytest.approx(math.log2(8 / 4.5))
