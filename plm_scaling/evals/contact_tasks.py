@@ -38,6 +38,7 @@ def _contacts(task: Task, adapter: Adapter, asked: Asked) -> list[Answer]:
     started, paths = time.perf_counter(), task.paths(asked)
     folders = {path.parent for path in paths}
     structures = [read_structure(path, family=path.parent.name if len(folders) > 1 else "") for path in paths]
+    structures = [replace(one, name=f"{one.family}/{one.name}".lstrip("/")) for one in structures]
     families = sorted({_family(one) for one in structures})
     published = published_contact_head(adapter)
     if len(families) < _LEAST_FAMILIES and published is None:
@@ -61,11 +62,12 @@ def _contacts(task: Task, adapter: Adapter, asked: Asked) -> list[Answer]:
     answers = []
     for key, value in reports["model"].precision.items():
         beside = [(name, reports[name].precision.get(key)) for name in floors]
+        having = [chain for chain in reports["model"].chains if key in chain.precision]  # others are too short
         scored = Scored(
-            truth=np.zeros(len(structures)),
-            scores=np.array([chain.precision.get(key, np.nan) for chain in reports["model"].chains]),
+            truth=np.zeros(len(having)),
+            scores=np.array([chain.precision[key] for chain in having]),
             protocol=protocol,
-            clusters=tuple(map(_family, structures)),
+            clusters=tuple(chain.family for chain in having),
             cluster_kind="family",
             floors=tuple(
                 FloorScore(name=name, value=one.value, low=one.low, high=one.high) for name, one in beside if one

@@ -22,13 +22,18 @@ from plm_scaling.evals.contact_head import (
     fit_contact_head,
     published_contact_head,
 )
+from plm_scaling.evals.contact_tasks import TASKS
 from plm_scaling.evals.contacts import (
     contact_precision,
     evaluate_contacts,
     random_contacts,
     separation_floor,
 )
+from plm_scaling.evals.pairs import paired_rows
+from plm_scaling.evals.results import read_rows
+from plm_scaling.evals.run_tasks import run_tasks
 from plm_scaling.evals.structures import Structure, read_structure
+from plm_scaling.evals.task import Asked
 from plm_scaling.models.contacts import contact_probabilities
 from plm_scaling.models.documents import Documents
 from plm_scaling.models.esm2 import Esm2
@@ -243,3 +248,45 @@ def test_skipped_numbers_count_in_separations(tmp_path: Path) -> None:
         assert structure.contacts().sum() == 9
     with pytest.raises(CorpusError, match="no chain 'B'"):
         read_structure(tmp_path / "a.pdb", chain="B")
+
+
+def test_the_task_tests_every_family_by_a_head_of_the_others(tmp_path: Path) -> None:
+    """Files of one name in two folders are two chains, and a chain too short for a range has no part in it."""
+    rng, known = np.random.default_rng(0), {}
+    for family, lengths in (("a", (60, 40)), ("b", (50,)), ("c", (20, 45))):
+        (tmp_path / "data" / family).mkdir(parents=True)
+        for k, length in enumerate(lengths):
+            path = tmp_path / "data" / family / f"chain{k}.pdb"
+            places = rng.uniform(0.0, 18.0, (length, 3))
+            names = rng.choice(["ALA", "LEU", "LYS", "GLU"], length)
+            atoms = [
+                f"ATOM  {i:5d}  CA  {name} A{i:4d}    {x:8.3f}{y:8.3f}{z:8.3f}  1.00  0.00           C"
+                for i, (name, (x, y, z)) in enumerate(zip(names, places, strict=True), 1)
+            ]
+            path.write_text("\n".join([*atoms, "END", ""]))
+            one = read_structure(path)
+            known[one.sequence] = one.contacts()
+
+    class Named(PlantedContacts):
+        @property
+        def info(self) -> ModelInfo:
+            return super().info.model_copy(update={"name": f"noise {self._noise}"})
+
+    out = tmp_path / "rows.jsonl"
+    steps = run_tasks(
+        [lambda noise=noise: Named(known, noise=noise) for noise in (0.1, 30.0)],
+        TASKS,
+        Asked(data=tmp_path / "data", resamples=50),
+        out,
+    )
+    assert [step.outcome for step in steps] == ["done", "done"], steps
+    rows = {(row.model.name, row.metric): row for row in read_rows(out)}
+    assert rows["noise 0.1", "long P@L/5"].value == 1.0 > rows["noise 30.0", "long P@L/5"].value + 0.3
+    assert {key: row.n for (model, key), row in rows.items() if model == "noise 0.1" and key.endswith("P@L")} == {
+        "short P@L": 5,
+        "medium P@L": 5,
+        "long P@L": 4,
+    }
+    compared = {row.metric: row for row in paired_rows(out, "noise 0.1")}
+    assert compared["long P@L/5"].difference.value < -0.3
+    assert compared["long P@L/5"].difference.units == 3
