@@ -84,6 +84,8 @@ class RunConfig(Record):
     mask_rate: float = Field(default=0.15, gt=0, lt=1)
     mask_refresh: bool = True
     """Draw new MLM masks every epoch; False keeps one mask per sequence."""
+    reverse_share: float = Field(default=0.0, ge=0, lt=1)
+    """Share of the documents that CLM reads from their end; above 0 the model is scored in both directions."""
     schedule: ScheduleName = "cosine"
     """`wsd`: warm-up, constant, then a decay as 1 - sqrt(x) over the last `decay_fraction`; no law mixes the two."""
     warmup_fraction: float = Field(default=0.025, ge=0, lt=1)
@@ -129,6 +131,8 @@ class RunConfig(Record):
             raise ValueError("schedule wsd needs warmup_tokens: its warm-up must not depend on the horizon")
         if self.lora_rank is not None and self.init_from is None:
             raise ValueError("lora_rank needs init_from: additions to random weights learn nothing")
+        if self.reverse_share and (self.objective != "clm" or self.teacher is not None):
+            raise ValueError("reverse_share is for clm, and without a teacher, which is not known to read both ways")
         self.shape  # noqa: B018  refuses heads that do not divide the width
         return self
 

@@ -22,7 +22,8 @@ EXPERIMENT_ROLES: Final = frozenset(
 RECIPE: Final = ("schedule", "architecture", "mask_ratio", "regularisation")
 """Columns that have to be equal for losses to lie on one law."""
 
-_REGULARISERS: Final = ("dropout", "weight_decay")
+_REGULARISERS: Final = ("dropout", "weight_decay", "reverse_share")
+"""What a model is trained under beside the objective; half of the documents reversed leaves half for one direction."""
 
 
 def regularisation_text(config: RunConfig) -> str:

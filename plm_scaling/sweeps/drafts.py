@@ -118,6 +118,8 @@ class RunParts:
         # What a run does not use stays at its default: it must not give the same run another id.
         if objective == "mlm":
             fields |= {"mask_rate": spec.mask_rate, "mask_refresh": spec.mask_refresh}
+        else:
+            fields["reverse_share"] = spec.reverse_share
         if spec.warmup_tokens is not None:
             fields["warmup_tokens"] = self.tokens(spec.warmup_tokens, "", "warmup_tokens")
         if spec.schedule == "wsd":

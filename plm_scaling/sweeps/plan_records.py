@@ -100,6 +100,8 @@ class SweepSpec(Record):
     """Share of the residues that MLM runs mask."""
     mask_refresh: bool = True
     """Whether MLM runs draw new masks every epoch."""
+    reverse_share: float = Field(default=0.0, ge=0, lt=1)
+    """Share of the documents that CLM runs read from their end."""
     sources: tuple[str, ...] = ()
     """Sources drawn from by all arms but diversity; empty means all."""
     mixture: Mixture = "natural"
@@ -133,6 +135,8 @@ class SweepSpec(Record):
             raise ValueError("batch_rule power needs batch_D: the tokens at which the batch it starts from is good")
         if self.schedule == "wsd" and self.warmup_tokens is None:
             raise ValueError("schedule wsd needs warmup_tokens: its warm-up must not depend on the horizon")
+        if self.reverse_share and self.distil:
+            raise ValueError("reverse_share does not go with distil: a teacher is not known to read both ways")
         return self
 
     def located(self, folder: Path) -> Self:

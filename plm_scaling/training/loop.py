@@ -244,6 +244,7 @@ def _made_inputs(run: LiveRun) -> Iterator[PackedInput]:
             mask_seed=config.seed,
             mask_rate=config.mask_rate,
             mask_refresh=config.mask_refresh,
+            reverse_share=config.reverse_share,
         )
 
 

@@ -18,6 +18,7 @@ from torch import Tensor
 from plm_scaling.core.run import Objective
 from plm_scaling.corpus.batches import Batch
 from plm_scaling.corpus.masks import mlm_mask
+from plm_scaling.corpus.reversal import reversed_documents
 from plm_scaling.models.documents import Documents
 
 __all__ = ["PackedInput", "clm_scored", "document_ends", "packed_input", "packed_inputs"]
@@ -96,7 +97,13 @@ def packed_input(
 
 
 def packed_inputs(
-    batches: Sequence[Batch], objective: Objective, *, mask_seed: int, mask_rate: float, mask_refresh: bool = True
+    batches: Sequence[Batch],
+    objective: Objective,
+    *,
+    mask_seed: int,
+    mask_rate: float,
+    mask_refresh: bool = True,
+    reverse_share: float = 0.0,
 ) -> list[PackedInput]:
     """Inputs and targets of batches of equal shape; made together, since small arrays cost as much as large ones.
 
@@ -105,12 +112,17 @@ def packed_inputs(
     Parameters
     ----------
     mask_seed, mask_rate : of the MLM masks, which also depend on each window's epoch unless `mask_refresh` is off.
+    reverse_share : share of the documents that CLM is shown from their end, `<eos>` first and `<cls>` last, drawn by
+        `mask_seed`, epoch and record. A document in pieces has each of them reversed where it stands.
     """
     tokens, segment = _joined([b.tokens for b in batches]), _joined([b.segment for b in batches])
     position = _joined([b.position for b in batches]).astype(np.int64)
     B, T = batches[0].tokens.shape
     within = np.arange(T, dtype=np.int64)[None].repeat(len(tokens), axis=0)
     if objective == "clm":
+        if reverse_share:
+            row, epoch = _joined([b.row for b in batches]), _joined([b.epoch for b in batches])[:, None]
+            tokens = _turned(tokens, segment, position, reversed_documents(row, epoch, mask_seed, reverse_share))
         shown, last = tokens, within.reshape(-1)
         scored = clm_scored(segment)
         target = tokens.reshape(-1)[scored + 1]
@@ -133,6 +145,15 @@ def packed_inputs(
         torch.split(torch.from_numpy(target.astype(np.int64)), counts),
     )
     return [PackedInput(*tensors) for tensors in zip(*parts, strict=True)]
+
+
+def _turned(
+    tokens: npt.NDArray[np.uint8], segment: npt.NDArray[np.int32], position: Int, chosen: npt.NDArray[np.bool_]
+) -> npt.NDArray[np.uint8]:
+    """Tokens uint8[B, T] with the chosen documents from their end, each at its place."""
+    within = np.arange(tokens.shape[1])
+    mirrored = _last_of_document(segment).reshape(tokens.shape) - position
+    return np.take_along_axis(tokens, np.where(chosen, mirrored, within), axis=1)
 
 
 def _joined(parts: list[npt.NDArray[T_]]) -> npt.NDArray[T_]:

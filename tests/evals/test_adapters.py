@@ -12,7 +12,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from plm_scaling.core.alphabet import STANDARD, SYMBOLS, encode
+from plm_scaling.core.alphabet import CLS, EOS, STANDARD, SYMBOLS, encode
 from plm_scaling.core.architecture import ModelShape
 from plm_scaling.core.errors import CheckpointError, ConfigError, CorpusError, RefusedError
 from plm_scaling.core.run import RunConfig, RunRecord
@@ -302,6 +302,20 @@ def test_a_run_says_what_it_was_trained_on(tmp_path: Path) -> None:
             assert info.abilities == (("masked" if start else "causal"), "embed", "attend")
     with pytest.raises(RefusedError, match=r"7 residues, [0-9a-f]+ reads up to 6"):
         open_own(run.path, device="cpu").embed(["MKVLAAA"])
+
+
+def test_a_run_is_scored_in_the_directions_it_was_trained_in(tmp_path: Path) -> None:
+    """From its end as the same letters from the beginning, terminals exchanged."""
+    ahead, both = (open_own(written_run(tmp_path, reverse_share=part)[0].path, device="cpu") for part in (0.0, 0.5))
+    with pytest.raises(RefusedError, match="cannot give a sequence a likelihood from the right"):
+        ahead.residue_logprobs(["MKV"], direction="reverse")
+    assert both.info.abilities == ("causal", "reverse", "embed", "attend")
+    [found] = both.residue_logprobs(["MKV"], direction="reverse", letters="raw")
+    tokens = torch.tensor([EOS, *encode("VKM").tolist(), CLS])
+    with torch.no_grad():
+        logits = both.model(Documents.of([tokens[:-1]]), torch.arange(4))
+    theirs = logits.log_softmax(-1)[torch.arange(4), tokens[1:]].numpy()
+    np.testing.assert_allclose(found, theirs[[2, 1, 0, 3]], atol=1e-5)
 
 
 def test_published_models_are_known_by_name_and_size() -> None:

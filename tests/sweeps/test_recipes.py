@@ -37,7 +37,8 @@ def by_objective(made: SweepPlan) -> dict[str, PlannedRun]:
 def test_the_specs_choices_are_in_every_run_that_they_concern(corpus: Corpus) -> None:
     choices = {"dropout": 0.1, "weight_decay": 0.02, "spike_factor": 5.0}
     masks = {"mask_rate": 0.3, "mask_refresh": False}
-    runs = by_objective(plan(corpus, grid=(GRID,), **choices, **masks))
+    runs = by_objective(plan(corpus, grid=(GRID,), reverse_share=0.5, **choices, **masks))
+    assert {name: run.config.reverse_share for name, run in runs.items()} == {"clm": 0.5, "mlm": 0.0}
     for run in runs.values():
         assert {name: getattr(run.config, name) for name in choices} == choices
     assert {name: getattr(runs["mlm"].config, name) for name in masks} == masks

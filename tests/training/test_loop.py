@@ -110,9 +110,9 @@ def test_a_complete_run_is_not_trained_again(make_run: MakeRun) -> None:
 
 
 @pytest.mark.usefixtures("report_every_step")
-@pytest.mark.parametrize("objective", ["clm", "mlm"])
-def test_an_interrupted_run_ends_like_one_that_was_not(make_run: MakeRun, objective: str) -> None:
-    whole, cut = make_run(objective=objective), make_run(parent="cut", objective=objective)
+@pytest.mark.parametrize("changes", [{"objective": "clm", "reverse_share": 0.4}, {"objective": "mlm"}], ids=str)
+def test_an_interrupted_run_ends_like_one_that_was_not(make_run: MakeRun, changes: dict[str, Any]) -> None:
+    whole, cut = make_run(**changes), make_run(parent="cut", **changes)
     expected = train(whole.path)
     for number, step in enumerate((3, 10, 11), start=1):
         with pytest.raises(Interrupted, match="SIGTERM") as caught:

@@ -45,6 +45,30 @@ def test_mlm_targets_are_residues_only_and_are_predicted_in_place() -> None:
     assert set(np.flatnonzero(changed)) <= {1, 2, 3, 5, 6}
 
 
+def test_a_share_of_the_documents_is_read_from_their_end() -> None:
+    """Whole documents or their pieces, where they stand, drawn anew every epoch; what is scored stays as it was."""
+    inputs = packed_input(one_window(), "clm", mask_seed=0, mask_rate=0.15)
+    [both] = packed_inputs([one_window()], "clm", mask_seed=0, mask_rate=0.15, reverse_share=0.9999999)
+    assert both.tokens_BT[0].tolist() == [EOS, *encode("VKM"), CLS, EOS, *encode("AW"), PAD, PAD]
+    assert both.target_S.tolist() == [*encode("VKM"), CLS, *encode("AW")]
+    for name in ("segment_BT", "position_BT", "first_P", "last_P", "scored_S"):
+        assert torch.equal(getattr(both, name), getattr(inputs, name)), name
+
+    batch = random_batch(40, 90)
+    row = np.where(batch.segment >= 0, 100 * np.arange(40)[:, None] + batch.segment, -1)
+    documents, turned = np.unique(row)[1:], []
+    for epoch in (0, 1):
+        now = Batch(batch.tokens, batch.segment, batch.position, row, batch.residue, batch.epoch + epoch)
+        [some] = packed_inputs([now], "clm", mask_seed=3, mask_rate=0.15, reverse_share=0.3)
+        shown = some.tokens_BT.numpy()
+        turned.append({number for number in documents if (shown[row == number] != batch.tokens[row == number]).any()})
+        for number in documents:
+            here = batch.tokens[row == number]
+            assert shown[row == number].tolist() == (here[::-1] if number in turned[-1] else here).tolist()
+    assert all(0.15 < len(one) / len(documents) < 0.45 for one in turned)
+    assert turned[0] != turned[1]
+
+
 @pytest.mark.parametrize("objective", ["clm", "mlm"])
 def test_visible_keys_are_the_document(objective: Objective) -> None:
     inputs = packed_input(one_window(), objective, mask_seed=0, mask_rate=0.15)

@@ -23,6 +23,8 @@ from plm_scaling.corpus.format import VAL_IID
 from plm_scaling.corpus.masks import mlm_mask
 from plm_scaling.corpus.reader import Corpus
 from plm_scaling.corpus.validation import VALIDATION_MASK_SEED, validation_sets
+from plm_scaling.evals.adapters.own import OwnModel
+from plm_scaling.evals.adapters.own_models import open_own
 from plm_scaling.models.build import build_model
 from plm_scaling.training.loop import train
 from plm_scaling.training.steps import gradient_step
@@ -108,6 +110,38 @@ def test_clm_reaches_the_entropy_of_a_markov_source(markov: Corpus, tmp_path: Pa
     assert record is not None
     assert record.validation[0].n_targets == pytest.approx(n, rel=0.03)  # but for first residues of continued pieces
     assert record.validation[0].per_token == pytest.approx(loss / n, rel=0.005)
+
+
+@pytest.mark.slow
+def test_a_clm_trained_in_both_directions_reaches_the_likelihood_in_either(markov: Corpus, tmp_path: Path) -> None:
+    """Within 2 % of the source's own ln p, which is one number though the reversed chain is another; forward-trained
+    weights are far from it in the other direction.
+    """
+    shape = {"n_layers": 2, "d_model": 32, "context": 256, "batch_tokens": 1024, "objective": "clm"}
+    chance, share = transitions(), stationary(transitions())
+    flow = share[:, None] * chance
+    assert abs(flow - flow.T).max() > 0.02, "the source would look alike in both directions"
+    both, one = (
+        trained(markov, tmp_path, peak_lr=1e-2, reverse_share=part, D=D, **shape)
+        for part, D in ((0.5, 2e5), (0.0, 5e4))
+    )
+    rows = [row for row in val_rows(both) if len(markov.tokens(row)) <= 250][:150]
+    text = ["".join(LETTERS[encode(LETTERS).tolist().index(x)] for x in markov.tokens(row)[:-1]) for row in rows]
+    exact, n = 0.0, 0
+    for sequence in text:
+        states = [LETTERS.index(letter) for letter in sequence]
+        steps = np.log(chance[states[:-1], states[1:]]).sum() + math.log(share[states[0]])
+        exact -= steps + (len(states) - 1) * math.log(1 - ENDS) + math.log(ENDS)
+        n += len(states) + 1
+    model = open_own(both.path, device="cpu")
+    assert "reverse" in model.info.abilities
+    assert "reverse" not in open_own(one.path, device="cpu").info.abilities
+    for direction in ("forward", "reverse"):
+        found = model.residue_logprobs(text, direction=direction, letters="raw")
+        assert -sum(logp.sum() for logp in found) / n == pytest.approx(exact / n, rel=0.02), direction
+    blind = OwnModel(open_own(one.path, device="cpu").model, model.info, device="cpu")
+    found = blind.residue_logprobs(text, direction="reverse", letters="raw")
+    assert -sum(logp.sum() for logp in found) / n > 1.2 * exact / n
 
 
 def masked_loss(tokens: npt.NDArray[np.uint8], shown: npt.NDArray[np.uint8], rate: float) -> Float:
