@@ -8,16 +8,15 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from plm_scaling.core.errors import ConfigError, did_you_mean
+from plm_scaling.core.errors import ConfigError
 from plm_scaling.core.files import write_atomic
 from plm_scaling.evals.frontier import Frontier
-from plm_scaling.evals.site_nats import SiteNats
 
-__all__ = ["MetricRow", "rows_of_frontier", "rows_of_sites", "write_metric_table"]
+__all__ = ["MetricRow", "rows_of_frontier", "write_metric_table"]
 
 
 @dataclass(frozen=True)
@@ -27,30 +26,6 @@ class MetricRow:
     loss: float
     metric: float
     objective: str
-
-
-def rows_of_sites(results: Sequence[SiteNats], losses: Mapping[str, float]) -> tuple[MetricRow, ...]:
-    """Site-conditional nats of models, by their losses.
-
-    Public models, controls and profiles have no loss on the laws' validation set: they are given none and left out.
-
-    Parameters
-    ----------
-    losses : by the model's name.
-
-    Raises
-    ------
-    ConfigError : a loss of a model that is not among the results.
-    """
-    names = [result.info.name for result in results]
-    for name in losses:
-        if name not in names:
-            raise ConfigError(f"a loss of {name!r}, which was not scored", hint=did_you_mean(name, names))
-    return tuple(
-        MetricRow(losses[result.info.name], result.mean.value, result.info.objective)
-        for result in results
-        if result.info.name in losses and result.info.objective != "none"
-    )
 
 
 def rows_of_frontier(frontier: Frontier) -> tuple[MetricRow, ...]:

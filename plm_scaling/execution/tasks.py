@@ -19,7 +19,6 @@ __all__ = [
     "TaskResult",
     "TaskStatus",
     "error_fields",
-    "raise_failures",
     "rebuilt_error",
 ]
 
@@ -145,21 +144,6 @@ class Keeper(Executor, Protocol):
     def scripts(self, tasks: Sequence[Task]) -> list[str]:
         """What `run` would submit for those of `tasks` that wait for no other."""
         ...
-
-
-def raise_failures(results: Sequence[TaskResult]) -> None:
-    """Raise the error of the first task that failed; nothing if all succeeded.
-
-    Raises
-    ------
-    PlmScalingError : the task's own error, or a `RunError` with the reason.
-    """
-    failed = [result for result in results if result.status == "failed"]
-    if failed:
-        error = failed[0].to_error()
-        if len(failed) > 1:
-            error.add_note(f"{len(failed) - 1} more of {len(results)} tasks failed")
-        raise error
 
 
 def error_fields(error: BaseException) -> dict[str, str]:

@@ -11,11 +11,11 @@ import numpy.typing as npt
 from plm_scaling.core.errors import FitError
 from plm_scaling.laws.fit import ZERO_FLOOR, percentile_interval
 from plm_scaling.laws.forms import Atom, Form, Parameter, Rows
-from plm_scaling.laws.jets import FloatArray, log_sum_exp
+from plm_scaling.laws.jets import log_sum_exp
 from plm_scaling.laws.law_fit import FrontierFit, IsoflopFit
 from plm_scaling.laws.newton import Problem, minimise
 
-__all__ = ["fit_frontier", "frontier_loss", "frontier_of"]
+__all__ = ["fit_frontier", "frontier_of"]
 
 _MIN_POINTS: Final = 4
 _FRONTIER: Final = Form(
@@ -93,11 +93,6 @@ def fit_frontier(
 
 
 _STARTS: Final = ((0.9, 0.2), (0.6, 0.1), (0.2, 0.05), (0.97, 0.4))
-
-
-def frontier_loss(fit: FrontierFit, C: npt.ArrayLike) -> FloatArray:
-    """Loss on the frontier at C FLOPs, nats."""
-    return np.asarray(fit.E.value + fit.A0.value * (np.asarray(C, dtype=np.float64) / fit.C0) ** -fit.a.value)
 
 
 def frontier_of(isoflop: IsoflopFit, draws: int = 1000, seed: int = 0) -> FrontierFit | None:

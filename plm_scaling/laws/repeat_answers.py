@@ -17,17 +17,12 @@ from plm_scaling.laws.repeat_forms import base_form, make_repeat_rows, repeat_fo
 __all__ = [
     "best_epochs",
     "log_repeat_effect",
-    "max_useful_flops",
-    "prediction_doubts",
     "repeat_loss",
-    "repeat_loss_draws",
 ]
 
 _BEYOND: Final = 10.0
 """A turn beyond this many times the most epochs that were run is not claimed; sizes likewise."""
-_GRID: Final = 129
 _FINE: Final = 513
-_ZOOMS: Final = 4
 
 
 def _form_of(fit: RepeatFit) -> Form:
@@ -78,20 +73,6 @@ def repeat_loss(
     return np.asarray(_losses(fit, _theta(fit), n, d, u, batch_tokens, shifted)[0].reshape(points[0].shape))
 
 
-def repeat_loss_draws(
-    fit: RepeatFit,
-    N: npt.ArrayLike,
-    D: npt.ArrayLike,
-    U: npt.ArrayLike,
-    *,
-    batch_tokens: float | None = None,
-    shifted: bool = False,
-) -> FloatArray:
-    """`repeat_loss` of every bootstrap draw at points [n], float64[B, n]; the estimate alone without draws."""
-    n, d, u = (v.ravel() for v in np.broadcast_arrays(*(np.asarray(v, dtype=np.float64) for v in (N, D, U))))
-    return _losses(fit, _theta_draws(fit), n, d, u, batch_tokens, shifted)
-
-
 def log_repeat_effect(fit: RepeatFit, N: FloatArray, D: FloatArray, U: FloatArray) -> FloatArray:
     """Ln L(N, D, U) - ln L(N, D, D) at points [n], float64[1 + B, n]: the estimate's, then the draws'.
 
@@ -132,50 +113,3 @@ def _turn(fit: RepeatFit, theta: FloatArray, N: float, U: float) -> FloatArray:
     shift = np.where(bend > 0, 0.5 * (before - after) / np.where(bend > 0, bend, 1.0), 0.0)
     found = np.where(best == 0, 1.0, np.exp(grid[inside] + np.clip(shift, -1.0, 1.0) * grid[1]))
     return np.asarray(np.where(best == _FINE - 1, np.inf, found))
-
-
-def max_useful_flops(fit: RepeatFit, U: float, N_max: float | None = None) -> float | None:
-    """C = 6 N D of the lowest loss that U unique tokens allow: more compute than this makes the model worse.
-
-    Parameters
-    ----------
-    N_max : largest size to consider; ten times the largest repeated run if not given.
-
-    Returns
-    -------
-    FLOPs, or None where the loss falls up to the largest size, or to ten times the most epochs that were run: then
-    this law names no limit.
-    """
-    if fit.form != "penalty":
-        return None
-    sizes = (math.log(fit.range_N[0] / _BEYOND), math.log(N_max or _BEYOND * fit.range_N[1]))
-    span = (0.0, math.log(_BEYOND * max(fit.range_epochs[1], 1.0)))
-    theta = _theta(fit)
-    box = (*sizes, *span)
-    for _ in range(_ZOOMS):
-        x, e = np.linspace(box[0], box[1], _GRID), np.linspace(box[2], box[3], _GRID)
-        X, E = (axis.ravel() for axis in np.meshgrid(x, e))
-        losses = _losses(fit, theta, np.exp(X), U * np.exp(E), np.full(X.size, U), None, False)[0]
-        best = int(losses.argmin())
-        dx, de = x[1] - x[0], e[1] - e[0]
-        box = (
-            max(X[best] - 2 * dx, sizes[0]),
-            min(X[best] + 2 * dx, sizes[1]),
-            max(E[best] - 2 * de, 0.0),
-            min(E[best] + 2 * de, span[1]),
-        )
-    if X[best] > sizes[1] - 1e-9 or E[best] > span[1] - 1e-9:
-        return None
-    return float(6.0 * np.exp(X[best]) * U * np.exp(E[best]))
-
-
-def prediction_doubts(fit: RepeatFit, N: float, D: float, U: float) -> tuple[str, ...]:
-    """Flags of a prediction: REPEAT_RANGE beyond the epochs that were run, OUT_OF_HULL beyond their N/U or sizes."""
-    flags = []
-    epochs, ratio = max(D / U, 1.0), N / min(U, D)
-    if epochs > 1.1 and (not fit.n_repeated or epochs > 1.05 * fit.range_epochs[1]):
-        flags.append("REPEAT_RANGE")
-    within = fit.range_ratio[0] / 1.05 <= ratio <= fit.range_ratio[1] * 1.05
-    if epochs > 1.1 and not (within and fit.range_N[0] / 1.05 <= N <= fit.range_N[1] * 1.05):
-        flags.append("OUT_OF_HULL")
-    return tuple(flags)

@@ -19,7 +19,6 @@ from plm_scaling.execution.tasks import (
     TaskEvent,
     TaskResult,
     error_fields,
-    raise_failures,
     rebuilt_error,
 )
 
@@ -58,15 +57,11 @@ def test_results_events_and_errors(executor: Executor, targets: str, tmp_path: P
     assert isinstance(results[4].to_error(), RunError)
     assert results[4].to_error().why == "ValueError: text"
     assert "in fail" in results[4].detail
-    with pytest.raises(CorpusError, match="no sequences") as caught:
-        raise_failures(results)
-    assert caught.value.__notes__ == ["2 more of 6 tasks failed"]
 
 
 @pytest.mark.parametrize("executor", EXECUTORS, ids=["inline", "local"])
 def test_no_tasks_no_results_and_bad_graphs(executor: Executor) -> None:
     assert executor.run([]) == []
-    raise_failures([])
     with pytest.raises(RunError, match="wait for each other: a, b"):
         executor.run([Task("a", "m:f", after=("b",)), Task("b", "m:f", after=("a",))])
 

@@ -11,10 +11,7 @@ from plm_scaling.core.errors import ConfigError, FitError
 from plm_scaling.laws.fit import fit_surface
 from plm_scaling.laws.repeat_answers import (
     best_epochs,
-    max_useful_flops,
-    prediction_doubts,
     repeat_loss,
-    repeat_loss_draws,
 )
 from plm_scaling.laws.repeat_doubts import SENTENCES, UNIDENTIFIED
 from plm_scaling.laws.repeat_fit import RepeatFit
@@ -93,7 +90,6 @@ def test_a_simulated_saturation_is_recovered_and_told_from_an_upturn() -> None:
     assert "NO_UPTURN_IN_DATA" in own.flags
     assert "FORMS_INDISTINGUISHABLE" not in own.flags
     assert best_epochs(own, 1e8, 1e9) is None
-    assert max_useful_flops(own, 1e9) is None
     penalty = next(score for score in best.rivals if score.form == "penalty")
     assert penalty.behind is not None
     assert penalty.behind.low > 0
@@ -132,19 +128,6 @@ def test_the_best_epochs_are_where_the_loss_is_lowest() -> None:
     # So costly that one epoch is best.
     dear = fit_repeats(N, D, U, base_loss(N, D), form="penalty", base=TRUTH, held={"P0": 9.0, "delta": 1, "kappa": 0})
     assert best_epochs(dear, 1e8, 1e9).value == 1.0
-
-
-def test_the_most_useful_compute_is_where_no_size_and_no_epochs_do_better() -> None:
-    # Mild at first and steep later: one epoch of an endless model is then worse than some repeats of a smaller one.
-    N, D, U = design()
-    held = {"P0": 0.02, "delta": 2.5, "kappa": 1.5}
-    fit = fit_repeats(N, D, U, base_loss(N, D), form="penalty", base=TRUTH, held=held, draws=1)
-    C = max_useful_flops(fit, 2e9, N_max=3e9)
-    n, e = np.meshgrid(np.geomspace(1e7, 3e9, 400), np.geomspace(1.0, 400.0, 400))
-    losses = repeat_loss(fit, n, 2e9 * e, 2e9)
-    k = np.unravel_index(losses.argmin(), losses.shape)
-    assert C is not None
-    assert pytest.approx(6.0 * n[k] * 2e9 * e[k], rel=0.1) == C
 
 
 @pytest.mark.parametrize("base", [TRUTH, "chinchilla"])
@@ -288,16 +271,6 @@ def test_a_fit_survives_its_file(tmp_path: object) -> None:
         again = RepeatFit.read(fit.write(path))
         assert again == fit
         np.testing.assert_array_equal(repeat_loss(again, N, D, U), repeat_loss(fit, N, D, U))
-        assert repeat_loss_draws(fit, N, D, U).shape == (20, len(N))
-
-
-def test_predictions_beyond_the_runs_are_doubted() -> None:
-    N, D, U = design()
-    fit = fit_repeats(N, D, U, worn(N, D, U, 6.0), form="data_decay", base=TRUTH, draws=2)
-    assert prediction_doubts(fit, 1e8, 1e10, 3e9) == ()
-    assert prediction_doubts(fit, 1e8, 1e9 * 200, 1e9) == ("REPEAT_RANGE",)
-    assert prediction_doubts(fit, 1e11, 1e10, 1e9) == ("OUT_OF_HULL",)
-    assert prediction_doubts(fit, 1e11, 1e9, 1e9) == ()
 
 
 def test_every_flag_has_a_sentence() -> None:
