@@ -21,7 +21,7 @@ from plm_scaling.evals.cost import Cost, causal_cost
 from plm_scaling.evals.letters import amino_ids, letter_columns, scored_sites
 from plm_scaling.evals.windows import Cut, WindowKind, covering_windows, edge_weights, optimal_window, room
 
-__all__ = ["Directions", "Totals", "clm_totals", "directions_of", "pseudo_totals", "window_query"]
+__all__ = ["Directions", "Totals", "check_ends", "clm_totals", "directions_of", "pseudo_totals", "window_query"]
 
 Directions = Literal["auto", "forward", "both"]
 """auto: both where the model was trained so."""
@@ -52,6 +52,21 @@ def directions_of(adapter: Adapter, wanted: Directions) -> tuple[Direction, ...]
         need(adapter.info, "reverse")
     both = wanted == "both" or (wanted == "auto" and "reverse" in adapter.info.abilities)
     return ("forward", "reverse") if both else ("forward",)
+
+
+def check_ends(adapter: Adapter, letters: Letters) -> None:
+    """Make sure that totals of windows, which end where no protein does, count no ends.
+
+    Raises
+    ------
+    RefusedError : raw letters, which count them.
+    """
+    if letters == "raw":
+        raise RefusedError(
+            f"a protein longer than the {adapter.info.context} positions {adapter.info.name} reads, in raw letters",
+            why="raw totals count the end of a sequence, and a window ends where the protein does not",
+            hint="ask for the 20 letters, which leave ends out, or leave long proteins out",
+        )
 
 
 def clm_totals(

@@ -25,7 +25,7 @@ from plm_scaling.core.errors import ConfigError, PlmScalingError, RefusedError, 
 from plm_scaling.evals.adapters.asking import need
 from plm_scaling.evals.adapters.base import Adapter, Direction, FloatArray, Letters
 from plm_scaling.evals.cost import Cost
-from plm_scaling.evals.likelihoods import Directions, Totals, clm_totals, directions_of, pseudo_totals
+from plm_scaling.evals.likelihoods import Directions, Totals, check_ends, clm_totals, directions_of, pseudo_totals
 from plm_scaling.evals.marginals import SiteLogprobs, joint_logprobs, masked_logprobs, shown_logprobs
 from plm_scaling.evals.variants import Variant
 from plm_scaling.evals.windows import WindowKind, optimal_window, room
@@ -105,7 +105,8 @@ def score_variants(
     Raises
     ------
     ConfigError : an unknown method; a changed residue of the wild type that is none of the 20.
-    RefusedError : the model cannot do it, or the method knows no insertions and deletions.
+    RefusedError : the model cannot do it, or the method knows no insertions and deletions; clm by raw letters in one
+        window of a longer protein.
     PlmScalingError : a score that is no finite number, naming the variant.
     """
     wild_type = wild_type.strip().upper()
@@ -190,6 +191,7 @@ def _clm(
         sequences = [wild_type, *(variant.sequence for variant in variants)]
         totals = clm_totals(adapter, sequences, directions=directions, letters=letters)
         return _against_wild_type(adapter, totals, "clm", letters)
+    check_ends(adapter, letters)
     distinct = {window: number for number, window in enumerate(dict.fromkeys(windows))}
     wild = [wild_type[begin:end] for begin, end in distinct]
     mutated = [v.sequence[begin:end] for v, (begin, end) in zip(variants, windows, strict=True)]

@@ -24,7 +24,7 @@ from plm_scaling.evals.adapters.base import Adapter, Direction, FloatArray, Lett
 from plm_scaling.evals.bootstrap import Bootstrapped, bootstrap_mean
 from plm_scaling.evals.cost import Cost
 from plm_scaling.evals.letters import amino_ids, candidate_letters, letter_columns
-from plm_scaling.evals.likelihoods import Directions, clm_totals, directions_of, window_query
+from plm_scaling.evals.likelihoods import Directions, check_ends, clm_totals, directions_of, window_query
 from plm_scaling.evals.site_sample import SiteSample
 from plm_scaling.evals.windows import optimal_window, room
 
@@ -82,15 +82,15 @@ def site_nats(
     sequences : those the sample was drawn from.
     method : auto: by masks, by totals of all 20 substitutions, or read off, as the model was trained.
     letters : 20 renormalises over the amino acids. raw: a masked model answers over its whole alphabet; the totals of
-        a causal one count the sequence's end (that of a window, where the sequence is longer than the context) and are
-        normalised over all residue letters it knows.
+        a causal one count the sequence's end and are normalised over all residue letters it knows.
     directions : of a causal model; the mean of both totals is normalised where it was trained in both.
     clusters : of each sequence (`corpus.homology.cluster_sequences`): relatives are no independent evidence.
     draws : resampled sets of clusters for the interval.
 
     Raises
     ------
-    ConfigError : clusters of another number of sequences. RefusedError : other sequences, or a model that cannot do it.
+    ConfigError : clusters of another number of sequences. RefusedError : other sequences, a model that cannot do it, or
+        raw totals of a causal model where a sequence is longer than its context: a window's end is no protein's.
     PlmScalingError : a value that is no number, naming sequence and site.
     """
     sample.check(sequences)
@@ -99,19 +99,21 @@ def site_nats(
     chosen: SiteMethod = _method(adapter) if method == "auto" else method
     if chosen not in _METHODS:
         raise ConfigError(f"there is no method {chosen!r}", hint=did_you_mean(chosen, _METHODS))
+    lengths = np.array([len(sequence) for sequence in sequences])[sample.sequence]
+    width = room(adapter.info.context, int(lengths.max()))
+    cut = int((lengths > width).sum())
     found: tuple[Direction, ...] = ()
     if chosen == "causal":
         found = directions_of(adapter, directions)
+        if cut:
+            check_ends(adapter, letters)
         values, cost = _by_totals(adapter, sequences, sample, letters, directions)
     else:
         need(adapter.info, chosen)
         values, cost = _by_sites(adapter, sequences, sample, letters, masked=chosen == "masked")
     _check_numbers(adapter, values, sample)
-    lengths = np.array([len(sequence) for sequence in sequences])[sample.sequence]
-    width = room(adapter.info.context, int(lengths.max()))
     unit = sample.sequence if clusters is None else np.asarray(clusters, dtype=np.int64)[sample.sequence]
     mean = bootstrap_mean(values, clusters=drawn_units(unit), draws=draws)
-    cut = int((lengths > width).sum())
     return SiteNats(adapter.info, chosen, found, letters, sample, values, unit, mean, cost, cut)
 
 

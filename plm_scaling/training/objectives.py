@@ -121,8 +121,9 @@ def packed_inputs(
     within = np.arange(T, dtype=np.int64)[None].repeat(len(tokens), axis=0)
     if objective == "clm":
         if reverse_share:
-            row, epoch = _joined([b.row for b in batches]), _joined([b.epoch for b in batches])[:, None]
-            tokens = _turned(tokens, segment, position, reversed_documents(row, epoch, mask_seed, reverse_share))
+            numbers, passes = _joined([b.row for b in batches]), _joined([b.epoch for b in batches])[:, None]
+            turned = reversed_documents(numbers, passes, mask_seed, reverse_share)
+            tokens = _turned(tokens, segment, position, turned)
         shown, last = tokens, within.reshape(-1)
         scored = clm_scored(segment)
         target = tokens.reshape(-1)[scored + 1]

@@ -173,6 +173,9 @@ def test_totals_share_beginnings_and_long_sequences_are_cut_around_the_site() ->
         inner = (sample.position > 0) & (sample.position < 39)
         np.testing.assert_allclose(short.values[inner], whole.values[inner], atol=1e-9)
         assert short.cut == 9
+    with pytest.raises(RefusedError, match="in raw letters") as refusal:
+        site_nats(model, sequences, sample, method="causal", letters="raw")
+    assert "a window ends where the protein does not" in refusal.value.why
 
 
 def test_many_sites_are_asked_in_parts_and_in_order(monkeypatch) -> None:
