@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from plm_scaling.api_audit import audit
 from plm_scaling.api_evals import (
     evaluate_compare,
+    evaluate_curves,
     evaluate_floors,
     evaluate_frontier,
     evaluate_ls,
@@ -58,6 +59,7 @@ __all__ = [
     "demo",
     "doctor",
     "evaluate_compare",
+    "evaluate_curves",
     "evaluate_floors",
     "evaluate_frontier",
     "evaluate_generate",

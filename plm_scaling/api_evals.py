@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "evaluate_compare",
+    "evaluate_curves",
     "evaluate_floors",
     "evaluate_frontier",
     "evaluate_ls",
@@ -124,6 +125,41 @@ def evaluate_frontier(
         from plm_scaling.reporting.frontier_figures import write_frontier_figure
 
         write_frontier_figure(found, Path(picture))
+    return found
+
+
+def evaluate_curves(
+    out: str | Path, *, tasks: Sequence[str] = ("*",), picture: str | Path | None = None
+) -> tuple[Frontier, ...]:
+    """Metric against loss of the runs of a file of results, for each task that three of one objective answered alike.
+
+    Parameters
+    ----------
+    tasks : names or shell patterns.
+    picture : also drawn, a panel for each task, as .svg, .png or .pdf.
+
+    Raises
+    ------
+    RecordError : no such file. RefusedError : a picture was asked for, and there is no such task.
+    """
+    from fnmatch import fnmatch
+
+    from plm_scaling.core.errors import RefusedError
+    from plm_scaling.evals.frontier import loss_frontiers
+    from plm_scaling.evals.results import latest_rows, read_rows
+
+    rows = latest_rows(read_rows(Path(out)))
+    found = loss_frontiers([row for row in rows if any(fnmatch(row.task.partition("/")[0], one) for one in tasks)])
+    if picture is not None:
+        if not found:
+            raise RefusedError(
+                "no curve of a metric against loss to draw",
+                why="no task was answered alike by 3 runs of one objective whose losses differ",
+                hint="evaluate run on a folder of runs of one sweep",
+            )
+        from plm_scaling.reporting.frontier_figures import write_curves_figure
+
+        write_curves_figure(found, Path(picture))
     return found
 
 

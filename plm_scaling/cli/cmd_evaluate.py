@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from plm_scaling.cli import evaluate_labels, evaluate_memory, evaluate_score
+from plm_scaling.cli import evaluate_curves, evaluate_labels, evaluate_memory, evaluate_score
 from plm_scaling.cli.main import EXIT_INCOMPLETE
 from plm_scaling.cli.render import OutputFormat, emit, next_command, say, warn
 from plm_scaling.core.units import format_count
@@ -66,12 +66,14 @@ def ls(output: str) -> None:
 @click.option("--control/--no-control", default=True, show_default=True, help="Random weights of the same shapes.")
 @click.option("--again", is_flag=True, help="Also what the file answers already.")
 @click.option("--cache", type=_PATH, help="Folder in which embeddings are kept for later calls.")
+@evaluate_curves.Picture
 @OutputFormat
-def run(models: tuple[str, ...], output: str, **asked: Any) -> int:
+def run(models: tuple[str, ...], output: str, picture: Path | None, **asked: Any) -> int:
     """Put tasks to MODELS: runs or folders of runs, weights of ESM-2 or ProGen2, hf:PATH, random:esm2-8m, uniform.
 
     Every answer is added to the file as soon as it is there; what it answers already is not asked again. Tasks whose
-    data are not there are passed over. Exit code 3 if a task failed, or none could be asked.
+    data are not there are passed over. It ends with each metric against loss, where 3 runs of one objective or more
+    have answered; --picture draws these curves. Exit code 3 if a task failed, or none could be asked.
     """
     from plm_scaling import api
 
@@ -84,6 +86,8 @@ def run(models: tuple[str, ...], output: str, **asked: Any) -> int:
     out = asked["out"]
     for warning in dict.fromkeys(said for row in rows for said in row.warnings):
         warn(warning)
+    if rows and (picture is not None or output == "human"):
+        evaluate_curves.show_curves(out, asked["tasks"], picture)
     if rows:
         next_command(f"plm-scaling evaluate frontier {out} --task {shlex.quote(rows[0].task)}")
     return EXIT_INCOMPLETE if not rows or any(step.outcome == "failed" for step in steps) else 0
@@ -192,6 +196,8 @@ def frontier(
         for objective, slope in slopes.items():
             interval = f"{slope.low:+.3f} to {slope.high:+.3f}"
             click.echo(f"{objective.upper()}: {slope.value:+.3f} per {per} ({interval})")
+    for objective, why in found.refused.items():
+        click.echo(f"{objective.upper()}: no slope on the loss: {why}")
     for warning in found.warnings:
         warn(warning)
 
@@ -253,5 +259,6 @@ def validate(output: str) -> int:
     return 0 if all(check.passed for check in checks) else 1
 
 
-for _verb in (*evaluate_labels.COMMANDS, *evaluate_memory.COMMANDS, *evaluate_score.COMMANDS):
-    command.add_command(_verb)
+for _group in (evaluate_curves, evaluate_labels, evaluate_memory, evaluate_score):
+    for _verb in _group.COMMANDS:
+        command.add_command(_verb)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Final, Literal
 
@@ -13,12 +14,14 @@ from plm_scaling.core.errors import RefusedError, did_you_mean
 from plm_scaling.core.records import Record
 from plm_scaling.evals.baselines import load_baselines
 from plm_scaling.evals.results import FloorScore, ResultRow, latest_rows, read_rows
+from plm_scaling.evals.scored_models import load_scored_models
 from plm_scaling.laws.interval import Interval
+from plm_scaling.laws.lines import fitted_line
 
-__all__ = ["Frontier", "FrontierPoint", "frontier_of"]
+__all__ = ["Frontier", "FrontierPoint", "frontier_of", "frontier_of_rows", "loss_frontiers", "main_questions"]
 
-_LEAST: Final = 4
-_DRAWS: Final = 2000
+_LEAST: Final = 3
+"""Models on a line: with two there is no scatter about it."""
 
 
 class FrontierPoint(Record):
@@ -41,6 +44,8 @@ class FrontierPoint(Record):
     protocol: str = ""
     control: bool = False
     """Random weights."""
+    family: str = ""
+    """own for runs of ours and controls, esm2, progen2, hf, double; of published scores the maker's name."""
 
 
 class Frontier(Record):
@@ -53,16 +58,23 @@ class Frontier(Record):
     """Computed ones first, by compute."""
     floors: tuple[FloorScore, ...] = ()
     slopes: dict[str, Interval] = Field(default_factory=dict)
-    """Change of the metric per tenfold compute, by objective: models computed here, resampled for 95 %."""
+    """Change of the metric per tenfold compute, by objective (of other families than ours by objective and family):
+    models computed here, 95 % from their scatter about the line."""
     slopes_of_loss: dict[str, Interval] = Field(default_factory=dict)
-    """Change of the metric per nat of loss, by objective."""
+    """Change of the metric per nat of loss, likewise."""
+    refused: dict[str, str] = Field(default_factory=dict)
+    """Why there is no slope of the loss, by objective."""
     flags: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
 
 
 def frontier_of(out: Path, task: str, metric: str | None = None) -> Frontier:
     """The frontier of one task in a file of results; errors see `api.evaluate_frontier`."""
-    rows = latest_rows(read_rows(out))
+    return frontier_of_rows(latest_rows(read_rows(out)), task, metric)
+
+
+def frontier_of_rows(rows: Sequence[ResultRow], task: str, metric: str | None = None) -> Frontier:
+    """The same of rows at hand, of which each is the last of its question."""
     chosen = [row for row in rows if row.task == task and (metric is None or row.metric == metric)]
     if not chosen:
         names = sorted({row.task for row in rows})
@@ -70,21 +82,41 @@ def frontier_of(out: Path, task: str, metric: str | None = None) -> Frontier:
             f"no rows of {task!r} here", why=f"there are {', '.join(names)}", hint=did_you_mean(task, names)
         )
     name = chosen[0].metric
-    computed = [_point(row) for row in chosen if row.metric == name]
+    chosen = [row for row in chosen if row.metric == name]
+    computed = [_point(row) for row in chosen]
     computed.sort(key=lambda point: (point.control, point.C or 0.0, point.model))
-    trained = [point for point in computed if not point.control]
+    trained = [row for row in chosen if not row.model.origin.startswith("random")]
     flags, warnings = _doubts(chosen, trained)
+    slopes, _ = _slopes(trained, "C")
+    slopes_of_loss, refused = _slopes(trained, "loss")
     return Frontier(
         task=task,
         metric=name,
         higher_is_better=chosen[0].higher_is_better,
         points=(*computed, *_published(f"{task}.{name}")),
         floors=max((row.floors for row in chosen), key=len),
-        slopes=_slopes(trained, "C"),
-        slopes_of_loss=_slopes(trained, "loss"),
+        slopes=slopes,
+        slopes_of_loss=slopes_of_loss,
+        refused=refused,
         flags=flags,
         warnings=warnings,
     )
+
+
+def loss_frontiers(rows: Sequence[ResultRow]) -> tuple[Frontier, ...]:
+    """Frontiers of all tasks that enough models of one objective answered for a slope on their losses."""
+    found = (frontier_of_rows(rows, task, metric) for task, metric in main_questions(rows))
+    return tuple(one for one in found if one.slopes_of_loss)
+
+
+def main_questions(rows: Iterable[ResultRow]) -> tuple[tuple[str, str], ...]:
+    """(task, metric) that stands for each task: its first metric, over all parts where there is such a row."""
+    found: dict[str, tuple[str, str]] = {}
+    for row in rows:
+        whole = row.task.partition("/")[0]
+        if whole not in found or (row.task == whole and found[whole][0] != whole):
+            found[whole] = (row.task, row.metric)
+    return tuple(found.values())
 
 
 def _point(row: ResultRow) -> FrontierPoint:
@@ -102,13 +134,16 @@ def _point(row: ResultRow) -> FrontierPoint:
         high=row.high,
         protocol=row.protocol,
         control=info.origin.startswith("random"),
+        family=info.family,
     )
 
 
 def _published(key: str) -> list[FrontierPoint]:
+    families = {model.name: family.name for family in load_scored_models().family for model in family.models}
     found = [
         FrontierPoint(
             model=row.model,
+            family=families.get(row.model, ""),
             objective=row.objective or "",
             source="published",
             status=row.status,
@@ -123,23 +158,31 @@ def _published(key: str) -> list[FrontierPoint]:
     return sorted(found, key=lambda point: (point.C or math.inf, point.model))
 
 
-def _slopes(points: list[FrontierPoint], axis: Literal["C", "loss"]) -> dict[str, Interval]:
-    """Least-squares slope of the metric on log10 C, or on the loss, models resampled."""
-    found = {}
-    for objective in sorted({point.objective for point in points}):
-        mine = [point for point in points if point.objective == objective and getattr(point, axis)]
-        x = np.array([math.log10(p.C or 1.0) if axis == "C" else p.loss or 0.0 for p in mine])
-        y = np.array([point.value for point in mine])
+def _slopes(rows: list[ResultRow], axis: Literal["C", "loss"]) -> tuple[dict[str, Interval], dict[str, str]]:
+    """Slope of the metric on log10 C, or on the loss, of each family and objective; where refused, why.
+
+    Only models that were asked alike lie on one line; of several ways that of the most models counts.
+    """
+    families: dict[str, dict[tuple[object, ...], list[ResultRow]]] = {}
+    for row in rows:
+        if getattr(row.model, axis):
+            own = row.model.family in ("own", "double")
+            name = row.model.objective if own else f"{row.model.objective} {row.model.family}"
+            alike = (_scale(row), row.data_sha256, row.limit, row.seed)
+            families.setdefault(name, {}).setdefault(alike, []).append(row)
+    found, refused = {}, {}
+    for name, ways in sorted(families.items()):
+        mine = max(ways.values(), key=len)
+        x = np.array([math.log10(row.model.C or 1.0) if axis == "C" else row.model.loss or 0.0 for row in mine])
         if len(np.unique(x)) < _LEAST:
+            what = "losses" if axis == "loss" else "amounts of compute"
+            refused[name] = f"{len(np.unique(x))} models of different {what}; {_LEAST} are needed"
             continue
-        pick = np.random.default_rng(0).integers(0, len(x), (_DRAWS, len(x)))
-        spread = x[pick] - x[pick].mean(axis=1, keepdims=True)
-        some = (spread**2).sum(axis=1) > 0
-        slopes = (spread * y[pick]).sum(axis=1)[some] / (spread**2).sum(axis=1)[some]
-        value = float(np.polyfit(x, y, 1)[0])
-        low, high = np.quantile(slopes, [0.025, 0.975]).tolist()
-        found[objective] = Interval(value=value, low=min(low, value), high=max(high, value))
-    return found
+        value, (low, high) = fitted_line(x, np.array([row.value for row in mine]))
+        assert low is not None
+        assert high is not None
+        found[name] = Interval(value=value, low=low, high=high)
+    return found, refused
 
 
 def _scale(row: ResultRow) -> str:
@@ -149,17 +192,18 @@ def _scale(row: ResultRow) -> str:
     return "".join(part for part in row.protocol.split("/") if part.startswith("letters"))
 
 
-def _doubts(rows: list[ResultRow], trained: list[FrontierPoint]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+def _doubts(rows: list[ResultRow], trained: list[ResultRow]) -> tuple[tuple[str, ...], tuple[str, ...]]:
     found: dict[str, str] = {}
     if len({_scale(row) for row in rows if not row.model.origin.startswith("random")}) > 1:
         found["MIXED_PROTOCOLS"] = "models were scored in different ways: see the protocol of each before you compare."
     if len({row.data_sha256 for row in rows}) > 1:
         found["MIXED_DATA"] = "rows are of different files of data."
+    if len({(row.limit, row.seed) for row in rows}) > 1:
+        found["MIXED_SAMPLES"] = "rows are of different samples of the examples."
     if not any(row.model.origin.startswith("random") for row in rows):
         found["NO_CONTROL"] = (
             "no random-weights control is among them: a gain over floors need not come from pre-training."
         )
-    beaten = [row for row in rows if row.beats_floors() is False and not row.model.origin.startswith("random")]
-    if beaten and len(beaten) == len(trained):
+    if trained and all(row.beats_floors() is False for row in trained):
         found["FLOORS_WIN"] = "no model beats the best floor on the same rows."
     return tuple(found), tuple(found.values())

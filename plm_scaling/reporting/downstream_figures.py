@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from plm_scaling.reporting.drawing import COLORS, KINDS, count_axis, draw_panel, flops_axis, note, write_picture
+from plm_scaling.reporting.labels import line_labels
 from plm_scaling.sizing.downstream_records import DownstreamView, Floor, Score
 
 __all__ = ["draw_downstream", "floors_shown", "write_downstream_figure"]
@@ -93,25 +94,10 @@ def _draw_view(axes: Axes, view: DownstreamView, styles: dict[str, tuple[str, st
     axes.set_title(view.title)
     for floor in floors:
         axes.axhline(floor.value, color=COLORS["ink"], lw=0.9, ls=(0, (4, 2)), zorder=1)
-    for height, names in _labels(floors, axes):
+    for height, names in line_labels([(floor.name, floor.value) for floor in floors], axes):
         note(axes, names, axes.get_xlim()[0], height, offset=(4, 5), fontsize=7.5, color=COLORS["ink"])
     for family, style in styles.items():
         _draw_family(axes, [(x, score) for x, score in known if score.family == family], *style)
-
-
-def _labels(floors: Sequence[Floor], axes: Axes) -> list[tuple[float, str]]:
-    """Names above their lines; lines too near each other for a name between them share one, the highest first."""
-    low, high = axes.get_ylim()
-    step = 0.06 * (high - low)
-    labels: list[tuple[float, str]] = []
-    below = float("inf")
-    for floor in sorted(floors, key=lambda floor: -floor.value):
-        if below - floor.value < step:
-            labels[-1] = (labels[-1][0], f"{labels[-1][1]}, {floor.name}")
-        else:
-            labels.append((floor.value, floor.name))
-        below = floor.value
-    return labels
 
 
 def _draw_family(axes: Axes, scores: Sequence[tuple[float, Score]], color: str, marker: str) -> None:

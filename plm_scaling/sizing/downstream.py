@@ -13,10 +13,11 @@ import numpy as np
 
 from plm_scaling.evals.baselines import find_baselines
 from plm_scaling.evals.scored_models import ModelFamily, load_scored_models
+from plm_scaling.laws.lines import slopes_of
 from plm_scaling.sizing.assay_groups import GROUPS, Group, GroupScores, find_group, group_scores
 from plm_scaling.sizing.downstream_records import DownstreamView, Floor, Score, SizeEffect, SizeTrend
 from plm_scaling.sizing.loss_to_score import loss_map
-from plm_scaling.sizing.size_trends import quantiles_of, size_effect, size_trend, slopes_of
+from plm_scaling.sizing.size_trends import quantiles_of, size_effect, size_trend
 from plm_scaling.sizing.trained_models import TrainedModel, all_trained_models
 
 __all__ = ["GROUPS", "LARGE", "downstream_view", "loss_map"]

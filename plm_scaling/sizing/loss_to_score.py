@@ -9,9 +9,9 @@ import numpy as np
 from plm_scaling.core.errors import RefusedError
 from plm_scaling.evals.baselines import find_baselines
 from plm_scaling.evals.scored_models import load_scored_models
+from plm_scaling.laws.lines import fitted_line, slopes_of
 from plm_scaling.sizing.assay_groups import find_group, group_scores
 from plm_scaling.sizing.downstream_records import LossMap
-from plm_scaling.sizing.size_trends import fitted_line, slopes_of
 
 __all__ = ["loss_map"]
 

@@ -13,9 +13,10 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
+from plm_scaling.laws.lines import fitted_line, slopes_of, student_t
 from plm_scaling.sizing.downstream_records import SizeEffect, SizeTrend, TrendVerdict
 
-__all__ = ["fitted_line", "quantiles_of", "size_effect", "size_trend", "slopes_of"]
+__all__ = ["quantiles_of", "size_effect", "size_trend"]
 
 FloatArray = npt.NDArray[np.float64]
 Pair = tuple[float | None, float | None]
@@ -106,7 +107,7 @@ def size_effect(
     mean = float(np.mean(slopes)) if slopes else None
     if mean is None or len(slopes) < 3:
         return SizeEffect.model_validate({**told, "slope": mean, "verdict": "too few families"})
-    half = _t(len(slopes) - 1) * float(np.std(slopes, ddof=1)) / math.sqrt(len(slopes))
+    half = student_t(len(slopes) - 1) * float(np.std(slopes, ddof=1)) / math.sqrt(len(slopes))
     low, high = mean - half, mean + half
     if draws_FB is not None:
         other_low, other_high = np.quantile(draws_FB.mean(axis=0), [0.5 - _LEVEL / 2, 0.5 + _LEVEL / 2])
@@ -115,29 +116,10 @@ def size_effect(
     return SizeEffect.model_validate({**told, "slope": mean, "low": low, "high": high, "verdict": verdict})
 
 
-def slopes_of(x: FloatArray, y_nB: FloatArray) -> FloatArray:
-    """Least-squares slopes of the columns, float64[B]."""
-    centred = x - x.mean()
-    return np.asarray(centred @ y_nB / (centred @ centred))
-
-
 def _one_peak(y: FloatArray, peak: int) -> float:
     """Share of the pairs of models that rise towards the peak before it, and fall away from it behind it."""
     pairs = [*itertools.combinations(range(peak + 1), 2), *itertools.combinations(range(peak, len(y)), 2)]
     return float(np.mean([(y[j] > y[i]) == (j <= peak) for i, j in pairs]))
-
-
-def fitted_line(x: FloatArray, y: FloatArray) -> tuple[float, Pair]:
-    """Slope, and its 95 % interval from the scatter about the line; none for two points."""
-    slope = float(slopes_of(x, y[:, None])[0])
-    left = len(x) - 2
-    if left < 1:
-        return slope, (None, None)
-    centred = x - x.mean()
-    rest = y - y.mean() - slope * centred
-    se = math.sqrt(float(rest @ rest) / left / float(centred @ centred))
-    half = _t(left) * se
-    return slope, (slope - half, slope + half)
 
 
 def _kendall(x: FloatArray, y: FloatArray) -> tuple[float, float]:
@@ -147,13 +129,6 @@ def _kendall(x: FloatArray, y: FloatArray) -> tuple[float, float]:
     orders = y[np.array(list(itertools.permutations(range(len(x)))))]  # float64[n!, n], as it is first
     agree = np.sign(orders[:, second] - orders[:, first]) @ np.sign(x[second] - x[first])
     return float(agree[0]) / len(pairs), float(np.mean(agree >= agree[0] - 1e-9))
-
-
-def _t(freedom: int) -> float:
-    """Student's t of the level, two-sided."""
-    from scipy.special import stdtrit  # three times the import of numpy: only where a trend is judged
-
-    return float(stdtrit(freedom, 0.5 + _LEVEL / 2))
 
 
 def quantiles_of(draws: FloatArray | None) -> Pair:

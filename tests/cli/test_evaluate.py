@@ -58,8 +58,10 @@ def test_a_file_of_results_from_asking_to_comparing(cli: Callable[..., Screen], 
     assert not (study / "metrics.csv").exists()
 
 
-def test_a_sweep_gives_the_table_that_spend_maps_losses_with(cli: Callable[..., Screen], tmp_path: Path) -> None:
-    rows = []
+def test_a_sweep_gives_curves_and_the_table_that_spend_maps_losses_with(
+    cli: Callable[..., Screen], study: Path
+) -> None:
+    tmp_path, rows = study, []
     for k in range(5):
         said = {"name": f"m{k}", "family": "own", "objective": "clm", "origin": "run", "abilities": ("causal",)}
         info = ModelInfo.model_validate(said | {"loss": 2.5 + 0.1 * k, "C": 1e15 / (k + 1)})
@@ -76,6 +78,22 @@ def test_a_sweep_gives_the_table_that_spend_maps_losses_with(cli: Callable[..., 
     assert '--for "site_nats" --metrics' in done.err
     assert "--lower-is-better" in done.err
     assert (tmp_path / "metrics.csv").read_text().splitlines()[::5] == ["loss,metric,objective", "2.5,2.4,clm"]
+    curves = cli("evaluate", "curves", words[2], "--format", "json")
+    (found,) = json.loads(curves.out)
+    assert found["slopes_of_loss"]["clm"]["value"] == pytest.approx(1.1)
+    asked = ("--sequences", str(study / "held_out.fasta"), "--resamples", "20", "-o", words[2], "--limit", "5")
+    one_command = cli(
+        "evaluate", "run", "uniform", "--tasks", "site_nats", *asked, "--picture", str(tmp_path / "curves.svg")
+    )
+    assert one_command.code == 0, one_command.err
+    assert "per nat of loss" in one_command.out
+    assert "+1.100 to +1.100" in one_command.out
+    assert "site_nats" in (tmp_path / "curves.svg").read_text()
+    alone = cli("evaluate", "run", "uniform", "--tasks", "site_nats", *asked[:4], "-o", str(study / "one.jsonl"),
+                "--picture", str(study / "none.svg"))  # fmt: skip
+    assert alone.code == 4
+    assert "3 runs of one objective" in alone.err
+    assert not (study / "none.svg").exists()
 
 
 def test_what_cannot_be_asked_is_said(cli: Callable[..., Screen], study: Path) -> None:

@@ -6,13 +6,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import scipy.stats
 
 from plm_scaling.core.errors import ConfigError, RefusedError
 from plm_scaling.evals.adapters.base import Adapter, ModelInfo
 from plm_scaling.evals.adapters.doubles import UniformModel
-from plm_scaling.evals.frontier import frontier_of
+from plm_scaling.evals.frontier import frontier_of, loss_frontiers
 from plm_scaling.evals.pairs import paired_rows
-from plm_scaling.evals.results import FloorScore, ResultRow, append_rows
+from plm_scaling.evals.results import FloorScore, ResultRow, append_rows, read_rows
 from plm_scaling.evals.run_tasks import run_tasks
 from plm_scaling.evals.task import Answer, Asked, Scored, Task, answer_of
 
@@ -88,3 +89,23 @@ def test_site_nats_of_both_objectives_are_one_scale_and_other_letters_are_not(tm
         append_rows(out, [asked.model_copy(update={"task": "site_nats", "metric": "site_nats"})])
         found = frontier_of(out, "site_nats")
         assert ("MIXED_PROTOCOLS" in found.flags) == (count == 2)
+
+
+def test_a_slope_rests_on_models_that_were_asked_alike_and_is_refused_to_two(tmp_path: Path) -> None:
+    out, rng = tmp_path / "rows.jsonl", np.random.default_rng(2)
+    loss = np.array([2.5, 2.6, 2.6, 2.8, 3.0])
+    value = 0.9 - 0.2 * loss + 0.01 * rng.standard_normal(5)
+    asked = [row(info(f"m{k}", 1e15, float(x)), float(y)) for k, (x, y) in enumerate(zip(loss, value, strict=True))]
+    append_rows(out, asked[:3])
+    few = frontier_of(out, "proteingym.subs")
+    assert few.slopes_of_loss == {}
+    assert few.refused == {"mlm": "2 models of different losses; 3 are needed"}
+    other = [one.model_copy(update={"value": 0.0, "limit": 9}) for one in asked[:4]]
+    append_rows(out, [*asked[3:], *other])
+    found = frontier_of(out, "proteingym.subs")
+    line = scipy.stats.linregress(loss, value)
+    half = line.stderr * scipy.stats.t.ppf(0.975, 3)
+    slope = found.slopes_of_loss["mlm"]
+    assert (slope.value, slope.low, slope.high) == pytest.approx((line.slope, line.slope - half, line.slope + half))
+    assert "MIXED_SAMPLES" in found.flags
+    assert [one.task for one in loss_frontiers(read_rows(out))] == ["proteingym.subs"]
