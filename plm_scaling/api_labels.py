@@ -27,6 +27,8 @@ def evaluate_labels(
     labels: Sequence[int] = (),
     seeds: int = 5,
     pooling: Literal["mean", "sites"] = "mean",
+    head: Literal["ridge", "logistic", "nearest"] | None = None,
+    rows: str | Path | None = None,
     control: bool = True,
     limit: int | None = None,
 ) -> LabelEfficiency:
@@ -35,13 +37,15 @@ def evaluate_labels(
     Parameters
     ----------
     table : a CSV, or the name of a supervised task (`evaluate_ls`), whose files lie under `data`.
-    models : see `evals.adapters.opening`.
+    models : see `evals.adapters.opening`; a folder of runs stands for all complete runs in it.
     out : file of the curves, JSON.
     sequence, target, split, wild_type, classes : of a CSV, as `evaluate_floors`.
     floors : some of them; all by default.
     labels : numbers of labels; 10 to all training rows, four per decade, by default.
     seeds : samples of labels, each nested.
     pooling : of activations: mean over residues, or of each varied site.
+    head : that learns from activations; ridge for values, for classes as they are many.
+    rows : file of results to which every model and control at every number of labels is appended (`evaluate_run`).
     control : also random weights of every model that has weights of ours.
     limit : at most so many rows of a task's table.
 
@@ -50,31 +54,36 @@ def evaluate_labels(
     ConfigError : a table, column, task or floor that cannot be used. RefusedError : too few rows, or a model that
         shows no activations. CheckpointError : weights that cannot be read.
     """
-    from plm_scaling.evals.adapters.opening import open_adapter
+    from plm_scaling.core.files import sha256_file
     from plm_scaling.evals.floors import EncodedTable
     from plm_scaling.evals.label_efficiency import label_efficiency
+    from plm_scaling.evals.label_tasks import label_answers, labels_of_task
+    from plm_scaling.evals.model_lists import model_openers
+    from plm_scaling.evals.run_tasks import keep_answers
     from plm_scaling.evals.splits import table_and_split
-    from plm_scaling.evals.supervised_tasks import task_table
     from plm_scaling.evals.task import Asked
 
-    if Path(table).is_file():
+    adapters = [opened() for opened in model_openers(models, control=False)]
+    controls, wanted, some = None if control else (), floors or None, labels or None
+    path = Path(table)
+    if path.is_file():
         read, chosen = table_and_split(
-            Path(table), sequence=sequence, target=target, split=split, wild_type=wild_type, classes=classes
+            path, sequence=sequence, target=target, split=split, wild_type=wild_type, classes=classes
         )
-        encoded = EncodedTable(read)
+        found = label_efficiency(
+            EncodedTable(read), chosen, adapters, controls=controls, floors=wanted, labels=some, seeds=seeds,
+            pooling=pooling, head=head,
+        )  # fmt: skip
+        named = {"task": f"{path.name.split('.')[0]}.{chosen.name}", "data_sha256": sha256_file(path)}
+        found = found.model_copy(update=named)
     else:
         asked = Asked(data=None if data is None else Path(data), limit=limit)
-        encoded, chosen = task_table(str(table), asked)
-    found = label_efficiency(
-        encoded,
-        chosen,
-        [open_adapter(str(model)) for model in models],
-        controls=None if control else (),
-        floors=floors or None,
-        labels=labels or None,
-        seeds=seeds,
-        pooling=pooling,
-    )
+        found = labels_of_task(
+            str(table), asked, adapters, controls=controls, floors=wanted, labels=some, seeds=seeds, pooling=pooling,
+            head=head,
+        )  # fmt: skip
     if out is not None:
         found.write(Path(out))
+    if rows is not None:
+        keep_answers(Path(rows), label_answers(found))
     return found

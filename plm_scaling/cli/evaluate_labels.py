@@ -29,6 +29,8 @@ _FOLDER = click.Path(path_type=Path, exists=True, file_okay=False)
 @click.option("--labels", type=click.IntRange(3), multiple=True, help="This number of labels; may be repeated.")
 @click.option("--seeds", type=click.IntRange(1), default=5, show_default=True, help="Samples of labels.")
 @click.option("--pooling", type=click.Choice(["mean", "sites"]), default="mean", show_default=True)
+@click.option("--head", type=click.Choice(["ridge", "logistic", "nearest"]), help="That learns from activations.")
+@click.option("--rows", type=_PATH, help="Also add all points to this file of results.")
 @click.option("--control/--no-control", default=True, show_default=True, help="Also random weights of each model.")
 @click.option("--limit", type=click.IntRange(50), help="At most so many rows of a task's table.")
 @OutputFormat

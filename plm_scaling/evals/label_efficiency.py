@@ -6,28 +6,41 @@ m: numbers of labels, s: seeds, n: rows.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from typing import Final, Literal
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Final, Literal
 
 import numpy as np
 import numpy.typing as npt
 
 from plm_scaling.core.errors import ConfigError, RefusedError
 from plm_scaling.core.records import Record
-from plm_scaling.evals.adapters.base import Adapter, Float32Array
+from plm_scaling.evals.adapters.base import Adapter, Float32Array, ModelInfo
 from plm_scaling.evals.floors import EncodedTable, floor_names, floor_scores, metric_of
 from plm_scaling.evals.metrics import MetricName, measure
 from plm_scaling.evals.splits import Split
-from plm_scaling.evals.supervised import Head, Pooling, default_head, embed_table, head_scores, random_weights_of
+from plm_scaling.evals.supervised import (
+    POOLED,
+    Head,
+    Pooling,
+    default_head,
+    embed_table,
+    head_scores,
+    random_weights_of,
+)
 
 __all__ = [
     "Crossing",
     "LabelCurve",
     "LabelEfficiency",
+    "Method",
     "find_crossing",
     "label_counts",
+    "label_curves",
     "label_efficiency",
     "nested_rows",
+    "with_controls",
 ]
 
 FloatArray = npt.NDArray[np.float64]
@@ -47,6 +60,8 @@ class LabelCurve(Record):
     labels: tuple[int, ...]
     values: tuple[tuple[float | None, ...], ...]
     """By seed, then by number of labels, [s][m]; None where the metric is not defined."""
+    model: ModelInfo | None = None
+    """Of a model or control."""
 
     @property
     def means(self) -> tuple[float | None, ...]:
@@ -89,6 +104,18 @@ class LabelEfficiency(Record):
     seeds: int
     curves: tuple[LabelCurve, ...]
     crossings: tuple[Crossing, ...]
+    unit: Literal["rows", "sequences"] = "rows"
+    """What one label is: a row's value or class, or the classes of all residues of a sequence."""
+    protocol: str = ""
+    """How models are asked: activations and head."""
+    head: str = ""
+    """Where the user named it."""
+    task: str = ""
+    task_version: int = 1
+    data_sha256: str = ""
+    """Of the files of the table."""
+    limit: int | None = None
+    """Where a seeded sample of at most so many of its rows was taken."""
 
     def curve(self, name: str) -> LabelCurve:
         """The curve of a model or floor.
@@ -151,65 +178,94 @@ def label_efficiency(
     ------
     RefusedError : fewer than 10 training rows, or a model that shows no activations.
     """
-    counts = tuple(labels) if labels is not None else label_counts(len(split.train))
-    if max(counts) > len(split.train) or min(counts) < 3 or seeds < 1:
-        raise ConfigError(
-            f"{min(counts)} to {max(counts)} labels and {seeds} seeds of {len(split.train)} training rows",
-            hint="numbers from 3 to all of them, and at least one seed",
-        )
     test = np.sort(np.random.default_rng(17).permutation(split.test)[:most_test])
-    samples = [nested_rows(split.train, counts, seed) for seed in range(seeds)]
-    head = head or default_head(data)
-    curves = []
-    for one, role in _models(adapters, controls):
-        features = embed_table(one, data, split, pooling=pooling)
-        curves.append(_curve(one.info.name, role, counts, _head_values(features, data, samples, test, head)))
-    for name in floor_names(data.table) if floors is None else floors:
-        curves.append(_curve(name, "floor", counts, _floor_values(name, data, samples, test)))
-    return LabelEfficiency(
+    chosen = head or default_head(data)
+
+    def methods() -> Iterator[Method]:
+        for one, role in with_controls(adapters, controls):
+            features = embed_table(one, data, split, pooling=pooling)
+            yield Method(one.info.name, role, partial(_head_value, features, data, test, chosen), one.info)
+        for name in floor_names(data.table) if floors is None else floors:
+            yield Method(name, "floor", partial(_floor_value, name, data, test))
+
+    return label_curves(
+        methods(),
+        split.train,
+        labels=labels,
+        seeds=seeds,
         table=data.table.name,
         split=split.name,
         metric=metric_of(data.table),
         n_test=len(test),
-        labels=counts,
-        seeds=seeds,
-        curves=tuple(curves),
-        crossings=_crossings(curves),
+        protocol=f"{POOLED[pooling]} + {chosen}",
+        head=head or "",
     )
 
 
-def _models(adapters: Sequence[Adapter], controls: Sequence[Adapter] | None) -> list[tuple[Adapter, Role]]:
+@dataclass(frozen=True)
+class Method:
+    """What learns from labels.
+
+    Attributes
+    ----------
+    value : of the metric on the test rows, from labelled units and the seed of their sample.
+    """
+
+    name: str
+    role: Role
+    value: Callable[[IntArray, int], float | None]
+    model: ModelInfo | None = None
+
+
+def label_curves(
+    methods: Iterable[Method], train: IntArray, *, labels: Sequence[int] | None, seeds: int, **about: Any
+) -> LabelEfficiency:
+    """Curves of methods on the same nested samples of `train`; numbers of labels and errors as `label_efficiency`.
+
+    Parameters
+    ----------
+    about : other fields of `LabelEfficiency`.
+    """
+    counts = tuple(sorted(set(labels))) if labels is not None else label_counts(len(train))
+    if max(counts) > len(train) or min(counts) < 3 or seeds < 1:
+        raise ConfigError(
+            f"{min(counts)} to {max(counts)} labels and {seeds} seeds of {len(train)} training rows",
+            hint="numbers from 3 to all of them, and at least one seed",
+        )
+    samples = [nested_rows(train, counts, seed) for seed in range(seeds)]
+    curves = [
+        LabelCurve(
+            name=method.name,
+            role=method.role,
+            labels=counts,
+            values=tuple(tuple(method.value(rows, seed) for rows in nested) for seed, nested in enumerate(samples)),
+            model=method.model,
+        )
+        for method in methods
+    ]
+    return LabelEfficiency(labels=counts, seeds=seeds, curves=tuple(curves), crossings=_crossings(curves), **about)
+
+
+def with_controls(adapters: Sequence[Adapter], controls: Sequence[Adapter] | None) -> list[tuple[Adapter, Role]]:
+    """Models, then controls: random weights of each that is ours to draw, or those given."""
     drawn = [random_weights_of(adapter) for adapter in adapters] if controls is None else list(controls)
     pairs: list[tuple[Adapter, Role]] = [(adapter, "model") for adapter in adapters]
     return pairs + [(control, "control") for control in drawn if control is not None]
 
 
-def _curve(name: str, role: Role, labels: tuple[int, ...], values: list[list[float | None]]) -> LabelCurve:
-    return LabelCurve(name=name, role=role, labels=labels, values=tuple(tuple(row) for row in values))
+def _head_value(
+    features: Float32Array, data: EncodedTable, test: IntArray, head: Head, train: IntArray, seed: int
+) -> float | None:
+    if data.table.kind == "classes" and len(np.unique(data.table.targets[train])) < 2:
+        return _measured(data, test, np.full(len(test), data.table.targets[train[0]]))
+    return _measured(data, test, head_scores(features, data, Split("labels", train, test), head=head, seed=seed))
 
 
-def _head_values(
-    features: Float32Array, data: EncodedTable, samples: Sequence[Sequence[IntArray]], test: IntArray, head: Head
-) -> list[list[float | None]]:
-    def value(train: IntArray, seed: int) -> float | None:
-        if data.table.kind == "classes" and len(np.unique(data.table.targets[train])) < 2:
-            return _measured(data, test, np.full(len(test), data.table.targets[train[0]]))
-        split = Split("labels", train, test)
-        return _measured(data, test, head_scores(features, data, split, head=head, seed=seed))
-
-    return [[value(train, seed) for train in nested] for seed, nested in enumerate(samples)]
-
-
-def _floor_values(
-    name: str, data: EncodedTable, samples: Sequence[Sequence[IntArray]], test: IntArray
-) -> list[list[float | None]]:
-    def value(train: IntArray, seed: int) -> float | None:
-        try:
-            return _measured(data, test, floor_scores(data, name, train, test, seed=seed))
-        except RefusedError:
-            return None
-
-    return [[value(train, seed) for train in nested] for seed, nested in enumerate(samples)]
+def _floor_value(name: str, data: EncodedTable, test: IntArray, train: IntArray, seed: int) -> float | None:
+    try:
+        return _measured(data, test, floor_scores(data, name, train, test, seed=seed))
+    except RefusedError:
+        return None
 
 
 def _measured(data: EncodedTable, test: IntArray, scores: FloatArray) -> float | None:

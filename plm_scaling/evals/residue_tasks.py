@@ -26,7 +26,7 @@ from plm_scaling.evals.supervised import random_weights_of
 from plm_scaling.evals.tables import Part, ResidueTable, read_residue_table
 from plm_scaling.evals.task import Answer, Asked, Scored, Task, answer_of
 
-__all__ = ["TASKS", "ResidueRows", "residue_floors", "residue_head", "residue_rows"]
+__all__ = ["TASKS", "ResidueRows", "residue_features", "residue_floors", "residue_head", "residue_rows", "task_rows"]
 
 FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]
@@ -109,8 +109,8 @@ def residue_floors(rows: ResidueRows, *, seed: int = 0) -> dict[str, IntArray]:
     }
 
 
-def residue_head(adapter: Adapter, rows: ResidueRows, *, layer: int = -1, seed: int = 0) -> IntArray:
-    """Classes of the test residues by ridge on the activations of each, int64[test].
+def residue_features(adapter: Adapter, rows: ResidueRows, *, layer: int = -1) -> npt.NDArray[np.float32]:
+    """Activations of every residue, float32[R, p].
 
     Raises
     ------
@@ -125,6 +125,16 @@ def residue_head(adapter: Adapter, rows: ResidueRows, *, layer: int = -1, seed: 
         for row in which:
             features[row] = shown[rows.owner[row] - begin][rows.place[row]]
     assert features is not None
+    return features
+
+
+def residue_head(features: npt.NDArray[np.float32], rows: ResidueRows, *, seed: int = 0) -> IntArray:
+    """Classes of the test residues by ridge on the activations of each, int64[test].
+
+    Parameters
+    ----------
+    features : float32[R, p], `residue_features`.
+    """
     train = rows.of("train")
     mean, scale = features[train].mean(axis=0), features[train].std(axis=0)
     scaled = (features - mean) / np.where(scale > 0.0, scale, 1.0)
@@ -154,6 +164,16 @@ def _windows(rows: ResidueRows) -> npt.NDArray[np.int8]:
     return found
 
 
+def task_rows(task: Task, asked: Asked) -> ResidueRows:
+    """The residues of a task.
+
+    Raises
+    ------
+    ConfigError : its files are not there, or cannot be read.
+    """
+    return residue_rows(read_residue_table(task.paths(asked), name=task.name), limit=asked.limit, seed=asked.seed)
+
+
 @lru_cache(maxsize=1)
 def _prepared(
     paths: tuple[Path, ...], name: str, limit: int | None, draws: int, seed: int
@@ -177,11 +197,11 @@ def _measure(task: Task, adapter: Adapter, asked: Asked) -> list[Answer]:
     rows, floors = _prepared(task.paths(asked), task.name, asked.limit, asked.resamples, asked.seed)
     control = random_weights_of(adapter, asked.seed)
     if control is not None:
-        found = residue_head(control, rows, seed=asked.seed)
+        found = residue_head(residue_features(control, rows), rows, seed=asked.seed)
         floors = (*floors, _floor(rows, "random weights", found, asked.resamples, asked.seed))
     scored = Scored(
         truth=rows.label[rows.of("test")].astype(np.float64),
-        scores=residue_head(adapter, rows, seed=asked.seed).astype(np.float64),
+        scores=residue_head(residue_features(adapter, rows), rows, seed=asked.seed).astype(np.float64),
         protocol="residue embedding + ridge",
         clusters=tuple(_names(rows)),
         cluster_kind="sequence",

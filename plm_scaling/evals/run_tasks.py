@@ -15,7 +15,7 @@ from plm_scaling.evals.adapters.base import Adapter
 from plm_scaling.evals.results import ResultRow, append_rows, read_rows
 from plm_scaling.evals.task import Answer, Asked, NoDataError, Task, answer_hash
 
-__all__ = ["Step", "has_scores", "load_scores", "run_tasks"]
+__all__ = ["Step", "has_scores", "keep_answers", "load_scores", "run_tasks"]
 
 FloatArray = npt.NDArray[np.float64]
 
@@ -75,9 +75,7 @@ def _step(task: Task, adapter: Adapter, asked: Asked, out: Path, known: Sequence
         return Step(info.name, task.name, "no data", why=str(error))
     except PlmScalingError as error:
         return Step(info.name, task.name, "failed", why=str(error))
-    for answer in answers:
-        _save_scores(out, answer)
-    append_rows(out, [answer.row for answer in answers])
+    keep_answers(out, answers)
     return Step(info.name, task.name, "done", tuple(answer.row for answer in answers))
 
 
@@ -92,6 +90,13 @@ def _already(task: Task, adapter: Adapter, asked: Asked, known: Sequence[ResultR
         and wanted == (row.task_version, row.data_sha256, row.limit, row.corpus_id, row.resamples, row.seed)
         and (row.model.name, row.model.sha256) == (info.name, info.sha256)
     )
+
+
+def keep_answers(out: Path, answers: Sequence[Answer]) -> None:
+    """Append the rows of answers to a file of results, after the scores behind them."""
+    for answer in answers:
+        _save_scores(out, answer)
+    append_rows(out, [answer.row for answer in answers])
 
 
 def _save_scores(out: Path, answer: Answer) -> None:

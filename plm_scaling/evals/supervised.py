@@ -25,6 +25,7 @@ from plm_scaling.evals.ridge import fit_ridge, held_out_rows
 from plm_scaling.evals.splits import Split
 
 __all__ = [
+    "POOLED",
     "Head",
     "Pooling",
     "ProbeRow",
@@ -42,6 +43,8 @@ IntArray = npt.NDArray[np.int64]
 Pooling = Literal["mean", "sites"]
 """mean: over all residues; sites: of each varied site, side by side, for sequences of one length."""
 Head = Literal["ridge", "logistic", "nearest"]
+POOLED: Final[dict[Pooling, str]] = {"mean": "mean embedding", "sites": "embeddings of the varied sites"}
+"""In words, for rows of results."""
 
 _CHUNK: Final = 1024
 _WIDEST: Final = 2048

@@ -16,6 +16,7 @@ from plm_scaling.evals.floors import EncodedTable, metric_of
 from plm_scaling.evals.results import FloorScore
 from plm_scaling.evals.splits import Split, find_split, own_split
 from plm_scaling.evals.supervised import (
+    POOLED,
     Pooling,
     ProbeRow,
     SupervisedTable,
@@ -34,7 +35,6 @@ _FLIP: Final = {
     "gb1": ("one_vs_rest", "two_vs_rest", "three_vs_rest", "low_vs_high", "sampled"),
     "aav": ("des_mut", "mut_des", "one_vs_many", "two_vs_many", "seven_vs_many", "low_vs_high", "sampled"),
 }
-_WORDS: Final[dict[Pooling, str]] = {"mean": "mean embedding", "sites": "embeddings of the varied sites"}
 
 Reader = Callable[[tuple[Path, ...]], LabelledTable]
 
@@ -132,7 +132,7 @@ def _answer(
     scored = Scored(
         truth=data.table.targets[split.test],
         scores=found.model.scores,
-        protocol=f"{_WORDS[pooling]} + {default_head(data)}",
+        protocol=f"{POOLED[pooling]} + {default_head(data)}",
         n_train=len(split.train),
         floors=tuple(
             FloorScore(name=name, value=row.value, low=row.low, high=row.high)
@@ -141,7 +141,7 @@ def _answer(
         ),
         tokens=float(sum(len(one) for one in data.table.sequences)),
         flags=flags,
-        warnings=tuple(f"{task.name}, {adapter.info.name}, {_WORDS[pooling]}: {said}" for said in warnings),
+        warnings=tuple(f"{task.name}, {adapter.info.name}, {POOLED[pooling]}: {said}" for said in warnings),
     )
     return answer_of(task, adapter, asked, scored, metric=metric_of(data.table), started=started)
 

@@ -33,6 +33,7 @@ __all__ = [
     "data_file",
     "data_files",
     "match_tasks",
+    "package_versions",
     "sample_rows",
     "task_row",
 ]
@@ -279,7 +280,7 @@ def task_row(
         seed=asked.seed,
         wall_s=seconds,
         tokens_per_s=tokens / seconds if seconds > 0 else 0.0,
-        versions=_versions(),
+        versions=package_versions(),
         **said,
     )
 
@@ -289,7 +290,8 @@ def answer_hash(row: ResultRow) -> str:
     return sha256_text(" ".join(row.key))[:32]
 
 
-def _versions() -> dict[str, str]:
+def package_versions() -> dict[str, str]:
+    """Of what computes a row."""
     return {name: version(name) for name in ("plm-scaling", "torch", "numpy", "scipy")}
 
 

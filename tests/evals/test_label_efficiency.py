@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from plm_scaling.core.errors import ConfigError, RefusedError
+from plm_scaling.core.files import sha256_file
 from plm_scaling.evals.adapters.base import Float32Array, ModelInfo, Pool
 from plm_scaling.evals.encodings import letter_matrix, one_hot
 from plm_scaling.evals.floors import EncodedTable
@@ -20,6 +21,8 @@ from plm_scaling.evals.label_efficiency import (
     label_efficiency,
     nested_rows,
 )
+from plm_scaling.evals.pairs import paired_rows
+from plm_scaling.evals.results import read_rows
 from plm_scaling.evals.splits import find_split
 from plm_scaling.evals.tables import LabelledTable
 
@@ -134,12 +137,24 @@ def test_the_question_of_a_team_with_few_assays_is_one_command(tmp_path: Path, c
     lines = [f"{name},{name.count('L') + rng.normal(0.0, 0.1)}" for name in names]
     (tmp_path / "assay.csv").write_text("sequence,score\n" + "\n".join(lines) + "\n")
     counts = ("--labels", 10, "--labels", 60)
-    words = ("evaluate", "labels", tmp_path / "assay.csv", "random:cheng-3m", "--seeds", 2, *counts)
-    shown = cli(*words, "-o", tmp_path / "curves.json", "--floors", "composition", "--floors", "random")
+    words = ("evaluate", "labels", tmp_path / "assay.csv", "random:cheng-3m#7", "--seeds", 2, *counts)
+    out = tmp_path / "rows.jsonl"
+    shown = cli(*words, "-o", tmp_path / "curves.json", "--floors", "composition", "--floors", "random", "--rows", out)
     assert shown.code == 0, shown.err
     assert "composition" in shown.out
     kept = LabelEfficiency.read(tmp_path / "curves.json")
     assert [one.role for one in kept.curves] == ["model", "control", "floor", "floor"]
     assert all(one.text in " ".join(shown.out.split()) for one in kept.crossings)
     assert kept.curve("composition").means[-1] == pytest.approx(0.9, abs=0.1)
+    rows = {(row.task, row.model.name): row for row in read_rows(out)}
+    named = [one.name for one in kept.curves[:2]]
+    assert set(rows) == {(f"labels.assay.sampled/{count}", name) for count in (10, 60) for name in named}
+    for place, count in enumerate((10, 60)):
+        model, control = (rows[f"labels.assay.sampled/{count}", name] for name in named)
+        assert (model.value, control.value) == tuple(one.means[place] for one in kept.curves[:2])
+        assert {one.name: one.value for one in model.floors} == {one.name: one.means[place] for one in kept.curves[1:]}
+        assert (model.n_train, model.n, model.data_sha256) == (count, kept.n_test, sha256_file(tmp_path / "assay.csv"))
+        assert model.model.sha256 != control.model.sha256
+        [pair] = paired_rows(out, named[1], tasks=[model.task])
+        assert pair.difference.value == pytest.approx(model.value - control.value)
     assert cli("evaluate", "labels", "aav28.samplet", "--data", tmp_path).code == 2
