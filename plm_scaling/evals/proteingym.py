@@ -7,43 +7,31 @@ from __future__ import annotations
 
 import csv
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import Field
 
 from plm_scaling.core.errors import ConfigError, CorpusError
-from plm_scaling.core.records import Record
 from plm_scaling.evals.assays import AssayScores
-from plm_scaling.evals.metrics import Measured, MetricName, measure
+from plm_scaling.evals.metrics import MetricName
 from plm_scaling.evals.variants import Variant, parse_variants
 
 __all__ = [
-    "DEPTHS",
     "PROTEINGYM_METRICS",
     "Assay",
     "AssayData",
-    "AssayResult",
-    "Scorer",
-    "assay_table",
     "read_assay",
     "read_reference",
     "read_score_table",
-    "score_assay",
 ]
 
 FloatArray = npt.NDArray[np.float64]
-Scorer = Callable[[str, Sequence[Variant]], npt.ArrayLike]
-"""Wild type and its variants to scores, float64[n], higher for what is expected to work better."""
 
 PROTEINGYM_METRICS: Final[tuple[MetricName, ...]] = ("spearman", "ndcg", "auc", "mcc", "top_recall")
-DEPTHS: Final = ("1", "2", "3", "4", "5+")
-"""Substitutions per variant, as ProteinGym groups them."""
-
 _REFERENCE: Final = ("DMS_id", "DMS_filename", "UniProt_ID", "taxon", "target_seq", "coarse_selection_type")
 _TABLE: Final = ("DMS ID", "Number of Mutants", "Selection Type", "UniProt ID", "MSA_Neff_L_category", "Taxon")
 _HINT: Final = "give the files as ProteinGym publishes them"
@@ -79,27 +67,6 @@ class AssayData:
     """float64[n], higher is fitter."""
     fit: npt.NDArray[np.bool_]
     """bool[n]: the file's own column where it has one, else at or above the cut-off."""
-
-    @property
-    def indels(self) -> bool:
-        """Whether any variant gained or lost residues."""
-        return any(variant.indel for variant in self.variants)
-
-
-class AssayResult(Record):
-    """How one model's scores agree with one assay."""
-
-    assay: str
-    n: int
-    metrics: tuple[Measured, ...]
-    by_depth: dict[str, tuple[Measured, ...]] = Field(default_factory=dict)
-    """The same among variants of 1, 2, 3, 4, and 5 or more substitutions; only what occurs; empty for indels."""
-
-    def value(self, metric: MetricName, depth: str = "") -> float:
-        """One of the numbers; nan where it is not defined or not there."""
-        among = self.by_depth.get(depth, ()) if depth else self.metrics
-        found = next((one.value for one in among if one.metric == metric), None)
-        return math.nan if found is None else found
 
 
 def read_reference(path: Path) -> tuple[Assay, ...]:
@@ -163,67 +130,6 @@ def read_assay(path: Path, assay: Assay) -> AssayData:
     return AssayData(assay=assay, variants=variants, measured=measured, fit=fit)
 
 
-def score_assay(data: AssayData, scorer: Scorer) -> AssayResult:
-    """ProteinGym's five metrics of a model's scores, over all variants and by how many residues they change.
-
-    Raises
-    ------
-    ConfigError : the scorer gives another number of scores than there are variants.
-
-    **Source:** Notin et al. 2023 and its script: a metric among variants of one depth is cut and ranked among these,
-    but classes of scores are cut at the median over all.
-    """
-    scores = np.asarray(scorer(data.assay.target, data.variants), dtype=np.float64)
-    if scores.shape != data.measured.shape:
-        raise ConfigError(
-            f"{scores.shape} scores for {len(data.variants)} variants",
-            where=data.assay.name,
-            why="a scorer gives one score per variant, in their order",
-        )
-    by_depth, middle = {}, float(np.median(scores))
-    if not data.indels:
-        depth_n = np.array([min(len(variant.substitutions), 5) for variant in data.variants])
-        for number, name in enumerate(DEPTHS, start=1):
-            if (inside := depth_n == number).any():
-                by_depth[name] = _metrics(data.measured[inside], data.fit[inside], scores[inside], middle)
-    return AssayResult(
-        assay=data.assay.name,
-        n=len(scores),
-        metrics=_metrics(data.measured, data.fit, scores, middle),
-        by_depth=by_depth,
-    )
-
-
-def assay_table(
-    assays: Sequence[Assay],
-    results: dict[str, Iterable[AssayResult]],
-    metric: MetricName = "spearman",
-    depth: str = "",
-) -> AssayScores:
-    """Results of models as the table that means over assays are taken of; nan where a model has no number.
-
-    Parameters
-    ----------
-    results : by model.
-    depth : one of `DEPTHS`, or all variants.
-    """
-    values = np.full((len(results), len(assays)), np.nan)
-    for m, rows in enumerate(results.values()):
-        by_name = {row.assay: row for row in rows}
-        for a, assay in enumerate(assays):
-            if assay.name in by_name:
-                values[m, a] = by_name[assay.name].value(metric, depth)
-    return AssayScores(
-        assays=tuple(assay.name for assay in assays),
-        proteins=tuple(assay.protein for assay in assays),
-        functions=tuple(assay.function for assay in assays),
-        depths=tuple(assay.depth for assay in assays),
-        taxa=tuple(assay.taxon for assay in assays),
-        models=tuple(results),
-        scores_MA=values,
-    )
-
-
 def read_score_table(path: Path) -> AssayScores:
     """Published scores of models by assay (`DMS_substitutions_Spearman_DMS_level.csv`); nan where one is missing.
 
@@ -248,17 +154,6 @@ def read_score_table(path: Path) -> AssayScores:
         taxa=column("Taxon"),
         models=tuple(models),
         scores_MA=np.array([[value(line, row[model], model) for line, row in rows] for model in models]),
-    )
-
-
-def _metrics(
-    measured: FloatArray, fit: npt.NDArray[np.bool_], scores: FloatArray, middle: float
-) -> tuple[Measured, ...]:
-    return tuple(
-        measure("mcc", fit, scores, cut=middle)
-        if metric == "mcc"
-        else measure(metric, fit if metric == "auc" else measured, scores)
-        for metric in PROTEINGYM_METRICS
     )
 
 

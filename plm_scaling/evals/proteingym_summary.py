@@ -6,19 +6,16 @@ A: assays, M: models, G: groups of assays, B: draws.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import Field
 
 from plm_scaling.core.errors import RefusedError
 from plm_scaling.core.records import Record
-from plm_scaling.evals.assays import AssayScores, group_weights, resampled_weights
-from plm_scaling.evals.bootstrap import Bootstrapped, bootstrapped_draws
+from plm_scaling.evals.assays import AssayScores, group_weights
 
-__all__ = ["AssaySummary", "compare_on_assays", "summarise_assays"]
+__all__ = ["AssaySummary", "summarise_assays"]
 
 FloatArray = npt.NDArray[np.float64]
 
@@ -36,8 +33,6 @@ class AssaySummary(Record):
     depths: dict[str, float]
     """By depth of the protein's alignment."""
     taxa: dict[str, float]
-    mutation_depths: dict[str, float] = Field(default_factory=dict)
-    """By substitutions per variant, where scores were given by them."""
     assays: int
     """How many have a score."""
     flags: tuple[Literal["missing_assays"], ...] = ()
@@ -47,7 +42,6 @@ def summarise_assays(
     table: AssayScores,
     *,
     against: str | None = None,
-    by_mutation_depth: Mapping[str, AssayScores] | None = None,
     draws: int = 2000,
     seed: int = 0,
 ) -> tuple[AssaySummary, ...]:
@@ -56,7 +50,6 @@ def summarise_assays(
     Parameters
     ----------
     against : the model that standard errors are of the difference to; the best by default.
-    by_mutation_depth : the same table among variants of a number of substitutions.
 
     Raises
     ------
@@ -75,30 +68,7 @@ def summarise_assays(
     top = against or ranked[0]
     table.of([top])
     errors = dict(zip(table.models, _se_of_difference(table, top, draws, seed).tolist(), strict=True))
-    return tuple(_summary(table, model, averages[model], errors[model], top, by_mutation_depth) for model in ranked)
-
-
-def compare_on_assays(
-    table: AssayScores, model: str, against: str, *, draws: int = 2000, level: float = 0.95, seed: int = 0
-) -> Bootstrapped:
-    """Difference of two models' averages with its interval, proteins drawn, over the assays that both have.
-
-    Raises
-    ------
-    ConfigError : a model that is not in the table.
-    RefusedError : fewer than two proteins in common.
-    """
-    ours, theirs = table.of([model, against])
-    both = np.isfinite(ours) & np.isfinite(theirs)
-    difference = np.where(both, ours - theirs, 0.0)
-    proteins = len({name for name, use in zip(table.proteins, both, strict=True) if use})
-    if proteins < 2:
-        raise RefusedError(
-            f"{model} and {against} have scores of {proteins} protein in common", why="two are the least"
-        )
-    value = float(difference @ group_weights(table, both, by_function=True))
-    weights = resampled_weights(table, both, by_function=True, draws=draws, seed=seed)
-    return bootstrapped_draws(value, weights @ difference, units=proteins, level=level, difference=True)
+    return tuple(_summary(table, model, averages[model], errors[model], top) for model in ranked)
 
 
 def _summary(
@@ -107,7 +77,6 @@ def _summary(
     average: float,
     error: float,
     top: str,
-    by_mutation_depth: Mapping[str, AssayScores] | None,
 ) -> AssaySummary:
     values = table.of([model])[0]
 
@@ -119,7 +88,6 @@ def _summary(
         return {kind: mean for kind, mean in found.items() if not math.isnan(mean)}
 
     missing = int((~np.isfinite(values)).sum())
-    by_depth = {name: _pair_mean(part, model) for name, part in (by_mutation_depth or {}).items()}
     return AssaySummary(
         model=model,
         average=average,
@@ -128,7 +96,6 @@ def _summary(
         functions=means(table.functions),
         depths=means(table.depths),
         taxa=means(table.taxa),
-        mutation_depths={name: mean for name, mean in by_depth.items() if not math.isnan(mean)},
         assays=len(values) - missing,
         flags=("missing_assays",) if missing else (),
     )
@@ -140,12 +107,6 @@ def _mean(table: AssayScores, values: FloatArray, chosen: npt.NDArray[np.bool_],
     if not there.any():
         return math.nan
     return float(np.where(there, values, 0.0) @ group_weights(table, there, by_function=by_function))
-
-
-def _pair_mean(table: AssayScores, model: str) -> float:
-    """Mean over pairs of protein and function, each the mean of its assays; nan where there are none."""
-    group_MG = _group_means(table, table.of([model]))[0]
-    return float(np.nanmean(group_MG)) if np.isfinite(group_MG).any() else math.nan
 
 
 def _group_means(table: AssayScores, values_MA: FloatArray) -> tuple[FloatArray, tuple[str, ...]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,23 +13,17 @@ from plm_scaling.core.alphabet import STANDARD
 from plm_scaling.core.errors import ConfigError, CorpusError, PlmScalingError, RefusedError
 from plm_scaling.evals import proteingym_tasks
 from plm_scaling.evals.adapters.doubles import PlantedProfile, UniformModel
-from plm_scaling.evals.metrics import mcc, spearman
 from plm_scaling.evals.pairs import paired_rows
 from plm_scaling.evals.proteingym import (
-    DEPTHS,
     PROTEINGYM_METRICS,
-    AssayResult,
-    assay_table,
     read_assay,
     read_reference,
     read_score_table,
-    score_assay,
 )
-from plm_scaling.evals.proteingym_summary import compare_on_assays, summarise_assays
+from plm_scaling.evals.proteingym_summary import summarise_assays
 from plm_scaling.evals.results import read_rows
 from plm_scaling.evals.run_tasks import run_tasks
 from plm_scaling.evals.task import Asked
-from plm_scaling.evals.variants import Variant
 
 PROTEINGYM = Path("evals") / "proteingym"
 WILD = "MKTAYIAKQRQISFVKSHFSRQ"
@@ -59,41 +53,18 @@ def test_the_leaderboard_of_all_models(test_data: Path) -> None:
     assert [m for m, line in ours.items() if line.flags] == ["Protriever"]
 
 
-def test_two_models_over_assays(test_data: Path) -> None:
-    table = read_score_table(test_data / PROTEINGYM / "DMS_substitutions_Spearman_DMS_level.csv")
-    apart = compare_on_assays(table, "ESM2 (650M)", "ESM2 (8M)", draws=300)
-    assert apart.value == pytest.approx(0.414 - 0.226, abs=1e-3)
-    assert apart.low > 0.1
-    assert apart.units == len(set(table.proteins))
-    same = compare_on_assays(table, "ESM2 (650M)", "ESM2 (650M)", draws=50)
-    assert (same.value, same.low, same.high, same.p_value) == (0.0, 0.0, 0.0, 1.0)
-    with pytest.raises(ConfigError, match="ESM2"):
-        compare_on_assays(table, "ESM2 (650m)", "ESM2 (8M)")
-
-
-def test_a_model_without_assays_is_not_ranked(test_data: Path) -> None:
+def test_models_without_scores_are_not_ranked(test_data: Path) -> None:
     assays = read_reference(test_data / PROTEINGYM / "DMS_substitutions.csv")
     assert len(assays) == 217
     assert {assay.depth for assay in assays} == {"Low", "Medium", "High"}
+    table = read_score_table(test_data / PROTEINGYM / "DMS_substitutions_Spearman_DMS_level.csv")
     with pytest.raises(RefusedError, match="no model has a score"):
-        summarise_assays(assay_table(assays, {"none": []}))
+        summarise_assays(replace(table, scores_MA=np.full_like(table.scores_MA, np.nan)))
 
 
 # ---- made-up assays ------------------------------------------------------------------------------------------------
 
 _PROFILE = np.random.default_rng(0).normal(size=(len(WILD), len(STANDARD)))
-
-
-def planted(wild: str, variants: Sequence[Variant]) -> list[float]:
-    """What the measurements below are made of, so that its correlation with them is 1."""
-    return [
-        sum(
-            _PROFILE[change.position, STANDARD.index(change.new)]
-            - _PROFILE[change.position, STANDARD.index(change.old)]
-            for change in variant.substitutions
-        )
-        for variant in variants
-    ]
 
 
 def made(folder: Path, *, break_row: dict[str, str] | None = None, drop: str = "") -> Path:
@@ -130,28 +101,13 @@ def made(folder: Path, *, break_row: dict[str, str] | None = None, drop: str = "
     return folder / "reference.csv"
 
 
-def test_assays_are_read_and_scored(tmp_path: Path) -> None:
-    assays = read_reference(made(tmp_path))
-    data = [read_assay(tmp_path / assay.filename, assay) for assay in assays]
-    assert [one.indels for one in data] == [False, True]
-    assert data[1].fit.sum() == 8  # no classes in the file: at or above the median
-    results = [score_assay(data[0], planted), score_assay(data[1], lambda _, v: [len(x.sequence) for x in v])]
-    for result in results:
-        for metric in ("spearman", "ndcg", "top_recall"):
-            assert result.value(metric) == pytest.approx(1.0)
-        assert result.value("auc") == 1.0
-    assert set(results[0].by_depth) == {"1", "2", "3"}
-    scores = np.array(planted(WILD, data[0].variants))
-    two = np.array([len(variant.substitutions) == 2 for variant in data[0].variants])
-    assert results[0].value("mcc", "2") == pytest.approx(mcc(data[0].fit[two], scores[two], cut=np.median(scores)))
-    assert results[0].value("spearman", "2") == pytest.approx(spearman(data[0].measured[two], scores[two]))
-    assert AssayResult.model_validate_json(results[0].model_dump_json()) == results[0]
-    table = assay_table(assays, {"planted": results})
-    depths = {name: assay_table(assays, {"planted": results}, depth=name) for name in DEPTHS}
-    (line,) = summarise_assays(table, by_mutation_depth=depths)
-    assert line.average == pytest.approx(1.0)
-    assert (set(line.functions), set(line.depths)) == ({"Activity", "Stability"}, {"Low"})
-    assert set(line.mutation_depths) == {"1", "2", "3"}
+def test_assays_are_read(tmp_path: Path) -> None:
+    substitutions, indels = (read_assay(tmp_path / one.filename, one) for one in read_reference(made(tmp_path)))
+    assert (len(substitutions.variants), len(indels.variants)) == (90, 15)
+    assert {len(variant.substitutions) for variant in substitutions.variants} == {1, 2, 3}
+    assert {variant.indel for variant in indels.variants} == {True}
+    assert np.array_equal(substitutions.fit, substitutions.measured > np.exp(-1))  # the file's own classes
+    assert indels.fit.sum() == 8  # no classes in the file: at or above the median
 
 
 @pytest.mark.parametrize(
@@ -171,16 +127,10 @@ def test_misfits_are_named_with_their_line(
         read_assay(tmp_path / "A.csv", assay)
 
 
-def test_missing_columns_and_scores(tmp_path: Path) -> None:
+def test_a_missing_column_is_named(tmp_path: Path) -> None:
     assay = read_reference(made(tmp_path, drop="DMS_score"))[0]
     with pytest.raises(CorpusError, match="no column DMS_score"):
         read_assay(tmp_path / "A.csv", assay)
-    data = read_assay(tmp_path / "A.csv", read_reference(made(tmp_path))[0])
-    with pytest.raises(ConfigError, match="one score per variant"):
-        score_assay(data, lambda _, variants: np.zeros(len(variants) - 1))
-    unscored = score_assay(data, lambda _, variants: np.full(len(variants), np.nan))
-    assert unscored.metrics[0].flags == ("not_finite",)
-    assert np.isnan(unscored.value("spearman"))
 
 
 # ---- as a task -----------------------------------------------------------------------------------------------------
