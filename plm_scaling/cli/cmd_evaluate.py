@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import shlex
+import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from plm_scaling.cli import evaluate_curves, evaluate_labels, evaluate_memory, evaluate_score
+from plm_scaling.cli.evaluate_labels import SPLIT_HELP
 from plm_scaling.cli.main import EXIT_INCOMPLETE
 from plm_scaling.cli.render import OutputFormat, emit, next_command, say, warn
 from plm_scaling.core.units import format_count
@@ -24,6 +26,7 @@ __all__ = ["command"]
 _PATH = click.Path(path_type=Path)
 _FOLDER = click.Path(path_type=Path, exists=True, file_okay=False)
 _FILE = click.Path(path_type=Path, exists=True, dir_okay=False)
+_WIDEST = 100
 
 
 @click.group(
@@ -36,9 +39,20 @@ def command() -> None:
 @command.command("ls")
 @OutputFormat
 def ls(output: str) -> None:
-    """The tasks, with what each needs."""
+    """The tasks, by kind: their metric, what a model needs for them, and the published files they read.
+
+    `flip.gb1.*` is a pattern that `--tasks` takes. --format csv and json have a row for each task.
+    """
     from plm_scaling import api
 
+    tasks = api.evaluate_ls()
+    if output == "human":
+        from plm_scaling.cli.tasks_screen import task_lines
+
+        width = min(shutil.get_terminal_size((_WIDEST, 24)).columns, _WIDEST)
+        click.echo("\n".join(task_lines(tasks, width)))
+        next_command("plm-scaling evaluate run MODEL --tasks NAME --data FOLDER -o rows.jsonl")
+        return
     rows = [
         {
             "task": task.name,
@@ -48,7 +62,7 @@ def ls(output: str) -> None:
             "files": ", ".join(task.files),
             "about": task.about,
         }
-        for task in api.evaluate_ls()
+        for task in tasks
     ]
     emit(output, rows=rows)
 
@@ -105,7 +119,8 @@ def _whole(row: Record) -> dict[str, Any]:
 
 
 def _shown(row: ResultRow) -> dict[str, Any]:
-    floors = sorted(row.floors, key=lambda floor: -floor.value if row.higher_is_better else floor.value)
+    others = [floor for floor in row.floors if floor.name != row.model.name]
+    floors = sorted(others, key=lambda floor: -floor.value if row.higher_is_better else floor.value)
     best = f"{floors[0].name} {floors[0].value:.3f}" if floors else ""
     interval = "" if row.low is None else f"{row.low:.3f} to {row.high:.3f}"
     return {
@@ -147,7 +162,7 @@ def compare(results: Path, against: str, tasks: tuple[str, ...], seed: int, outp
     ]
     emit(output, rows=[_whole(row) for row in found] if output == "json" else rows)
     for row in found:
-        if row.protocol != row.protocol_against:
+        if row.protocol != row.protocol_against and not row.comparable:
             warn(f"{row.task}: {row.model} was scored by {row.protocol}, {against} by {row.protocol_against}.")
 
 
@@ -171,7 +186,8 @@ def frontier(
         say(f"drew {picture}")
     if table is not None:
         better = "" if found.higher_is_better else " --lower-is-better"
-        next_command(f'plm-scaling spend --objective any --for "{found.task}" --metrics {table}{better} ...')
+        words = f"--objective any --for {shlex.quote(found.task)} --metrics {shlex.quote(str(table))}{better}"
+        next_command(f"plm-scaling spend --usd DOLLARS {words}")
     rows = [
         {
             "model": point.model,
@@ -206,12 +222,7 @@ def frontier(
 @click.argument("csv", type=_FILE)
 @click.option("--sequence", help="Column of sequences, if not a usual name.")
 @click.option("--target", help="Column of measurements or classes.")
-@click.option(
-    "--split",
-    default="sampled",
-    show_default=True,
-    help="A column (train, test, ...), or sampled, low_vs_high, two_vs_many, ...",
-)
+@click.option("--split", default="sampled", show_default=True, help=SPLIT_HELP)
 @click.option("--wild-type", help="Sequence that variants are compared with.")
 @click.option("--classes", is_flag=True, help="Targets are classes: accuracy instead of rank correlation.")
 @click.option("--validation", help="Column that marks training rows which choose the penalty.")
@@ -236,6 +247,9 @@ def floors(csv: Path, output: str, **asked: Any) -> None:
         for row in found
     ]
     emit(output, rows=[_whole(row) for row in found] if output == "json" else rows)
+    if merged := found[0].merged:
+        how = "dropped" if asked["classes"] else "merged: each sequence counts once, with the mean of its values"
+        say(f"{merged:,} rows that repeat a sequence were {how}")
 
 
 @command.command("validate")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 
 import click
@@ -45,5 +46,6 @@ def command(
         warn(f"{refusal.quantity}: {refusal.reason}.")
     if out is not None:
         say(f"wrote {out}")
-        next_command(f"plm-scaling spend --sources {out} ...")
+        asked = f"--objective {objective} --unique-tokens TOKENS --sources {shlex.quote(str(out))}"
+        next_command(f"plm-scaling spend --usd DOLLARS {asked}")
     return 0

@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-import shlex
 from pathlib import Path
 from typing import Any, Final
 
 import click
 
-from plm_scaling.cli.quantities import quantity
+from plm_scaling.cli.quantities import BUDGET, budget_words, quantity
 from plm_scaling.cli.render import OutputFormat, emit, next_command, say, warn
 from plm_scaling.core.units import format_count
 
 __all__ = ["command"]
 
 _FILE: Final = click.Path(path_type=Path, dir_okay=False)
-_LAWS: Final = frozenset({"objective", "gpu", "unique_tokens", "mfu", "laws", "force"})
-_BUDGET: Final = _LAWS | {"gpu_hours", "usd", "flops", "usd_per_gpu_hour"}
+_BUDGET: Final = frozenset(BUDGET)
+_LAWS: Final = _BUDGET - {"gpu_hours", "usd", "flops", "usd_per_gpu_hour"}
 _MODES: Final[dict[str, frozenset[str]]] = {
     "check": frozenset({"check", "page"}),
     "page": _BUDGET | {"page", "out", "n_gpus"},
@@ -128,7 +127,7 @@ def _answer(taken: dict[str, Any], output: str) -> int:
         click.echo("\n".join(recommendation_lines(answer)))
         for warning in answer.warnings:
             warn(warning)
-        next_command(f"plm-scaling spend {_asked(taken)}   # the same budget beside every other way to spend it")
+        next_command(f"plm-scaling spend {budget_words(taken)}   # the same budget beside every other way to spend it")
         return 0
     rows = [
         {"law": a.law_id, "status": a.status, "N": a.N, "D": a.D, "loss": a.loss, "decades": a.extrapolation_decades}
@@ -138,17 +137,6 @@ def _answer(taken: dict[str, Any], output: str) -> int:
     if output == "csv":
         say(f"recommended: N {format_count(answer.N)}, D {format_count(answer.D)}")
     return 0
-
-
-def _asked(taken: dict[str, Any]) -> str:
-    """The question as `spend` takes it."""
-    words: list[str] = []
-    for name in sorted(_BUDGET):
-        for value in taken[name] if isinstance(taken[name], tuple) else (taken[name],):
-            if value:
-                said = f"{value:g}" if isinstance(value, float) else str(value)
-                words += [f"--{name.replace('_', '-')}", *([] if value is True else [said])]
-    return shlex.join(words)
 
 
 def _page(ctx: click.Context, taken: dict[str, Any]) -> int:
@@ -171,7 +159,7 @@ def _uses(taken: dict[str, Any], output: str) -> int:
         click.echo("\n".join(use_lines(plan)))
         for warning in plan.warnings:
             warn(warning)
-        next_command("plm-scaling size ...   # the cheapest to train, with shape, recipe and bill")
+        next_command(f"plm-scaling size {budget_words(taken)}   # the cheapest to train, with shape, recipe and bill")
         return 0
     lifetime = plan.lifetime
     pairs = (
@@ -195,9 +183,13 @@ def _allocation(taken: dict[str, Any], output: str) -> int:
             warn(warning)
         sweep = plan.allocation.gpus_per_node * plan.chosen.hours_of("sweep")
         if sweep:
-            next_command(f"plm-scaling plan ... --gpu-hours {sweep:.0f}   # the sweep, cut to its share of the hours")
+            cut = f"--hardware {taken['gpu']} --gpu-hours {sweep:.0f}"
+            next_command(
+                f"plm-scaling plan SPEC.toml --corpus CORPUS {cut}   # the sweep, cut to its share of the hours"
+            )
         else:
-            next_command("plm-scaling spend ...   # the hours beside every other way to spend them")
+            asked = budget_words(taken | {"gpu_hours": plan.allocation.gpus_per_node * taken["hours"]})
+            next_command(f"plm-scaling spend {asked}   # the hours beside every other way to spend them")
     else:
         emit(output, rows=allocation_rows(plan), value=plan)
     return 0
@@ -207,6 +199,7 @@ def _spending(taken: dict[str, Any], output: str) -> int:
     from plm_scaling import api
     from plm_scaling.cli.spending_screen import show_spending
 
+    asked = budget_words(taken)
     objective = taken.pop("objective")
-    show_spending(api.spend(objectives=(objective,), **taken), output)
+    show_spending(api.spend(objectives=(objective,), **taken), output, asked=asked)
     return 0

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from plm_scaling.cli.quantities import quantity
+from plm_scaling.cli.quantities import budget_words, quantity
 from plm_scaling.cli.render import OutputFormat
 
 __all__ = ["command"]
@@ -126,5 +126,20 @@ def command(
         pilots=not no_pilots,
         force=force,
     )
-    show_spending(view, output)
+    found = next((one.objective for one in view.actions.actions if one.objective), "mlm")
+    asked = budget_words(
+        {
+            "gpu_hours": gpu_hours,
+            "usd": usd,
+            "flops": flops,
+            "gpu": gpu,
+            "unique_tokens": unique_tokens,
+            "mfu": mfu,
+            "usd_per_gpu_hour": usd_per_gpu_hour,
+            "objective": found if objective == "any" else objective,
+            "laws": () if objective == "any" else laws,  # a law answers for its own objective only
+            "force": force,
+        }
+    )
+    show_spending(view, output, asked=asked)
     return 0

@@ -9,10 +9,16 @@ import click
 
 from plm_scaling.cli.render import OutputFormat, emit
 
-__all__ = ["COMMANDS"]
+__all__ = ["COMMANDS", "SPLIT_HELP"]
 
 _PATH = click.Path(path_type=Path)
 _FOLDER = click.Path(path_type=Path, exists=True, file_okay=False)
+SPLIT_HELP = (
+    "A column of the table (train, valid, test, or empty for neither); sampled: 80 % train, by hash of the sequence; "
+    "low_vs_high: train up to the wild type's value (needs --wild-type and a row of it); K_vs_many (one, two, 3, ...): "
+    "train on at most K mutations (needs --wild-type)."
+)
+"""Of `--split`, wherever a user's table is read."""
 
 
 @click.command("labels")
@@ -22,7 +28,7 @@ _FOLDER = click.Path(path_type=Path, exists=True, file_okay=False)
 @click.option("--data", type=_FOLDER, help="Folder of evaluation sets, where TABLE is a task.")
 @click.option("--sequence", help="Column of sequences, if not a usual name.")
 @click.option("--target", help="Column of measurements or classes.")
-@click.option("--split", default="sampled", show_default=True, help="A column, or sampled, low_vs_high, two_vs_many.")
+@click.option("--split", default="sampled", show_default=True, help=SPLIT_HELP)
 @click.option("--wild-type", help="Sequence that variants are compared with.")
 @click.option("--classes", is_flag=True, help="Targets are classes: accuracy instead of rank correlation.")
 @click.option("--floors", multiple=True, help="Only this floor; may be repeated.")

@@ -16,6 +16,11 @@ if TYPE_CHECKING:
 __all__ = ["COMMANDS"]
 
 _PATH = click.Path(path_type=Path)
+_AGREE = (
+    "No family contradicts itself. SIGN_FLIP would have been raised by a correlation above 0 at one size and below 0 "
+    "at another, FALLS_WITH_SIZE by three sizes or more of which each larger one scores lower; both only beyond their "
+    "intervals. A family with a single size cannot raise either, and scores may be wrong at all sizes alike."
+)
 _FOLDER = click.Path(path_type=Path, exists=True, file_okay=False)
 _FILE = click.Path(path_type=Path, exists=True, dir_okay=False)
 
@@ -53,6 +58,8 @@ def memorisation(model: str, seen: Path, unseen: Path, output: str, **asked: Any
         gap, told = report.exposure_gap, report.membership_gain or report.membership
         click.echo(f"exposure: {gap.value:+.2f} bits ({gap.low:+.2f} to {gap.high:+.2f})")
         click.echo(f"membership: told in {told.value:.0%} of pairs ({told.low:.0%} to {told.high:.0%}; chance 50%)")
+        if not report.alarms:
+            click.echo(report.verdict)
     for alarm in report.alarms:
         warn(alarm.sentence)
     next_command(f"plm-scaling export {model} -o FOLDER --memorisation {asked['out']}")
@@ -107,6 +114,9 @@ def sizes(results: Path, output: str) -> None:
 
     found = api.evaluate_sizes(results)
     rows = [{"alarm": one.code, "where": one.where, "value": one.value, "sentence": one.sentence} for one in found]
+    if output == "human" and not found:
+        click.echo(_AGREE)
+        return
     emit(output, rows=[json.loads(one.model_dump_json()) for one in found] if output == "json" else rows)
 
 

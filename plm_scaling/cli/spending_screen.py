@@ -21,13 +21,18 @@ _MOST_SWINGS = 6
 _OWN = ("adapt", "own_scratch", "add_own")
 
 
-def show_spending(view: SpendingView, output: str) -> None:
-    """Print a view as `--format` asks for."""
+def show_spending(view: SpendingView, output: str, *, asked: str) -> None:
+    """Print a view as `--format` asks for.
+
+    Parameters
+    ----------
+    asked : the question as `size` takes it.
+    """
     if output == "human":
         click.echo("\n".join(spending_lines(view)))
         for refusal in view.refusals:
             warn(f"{refusal.quantity}: {refusal.reason}.")
-        next_command("plm-scaling size ...   # shape, recipe and bill of the run")
+        next_command(f"plm-scaling size {asked}   # shape, recipe and bill of the run")
     else:
         emit(output, rows=action_rows(view.actions), value=view)
 

@@ -12,7 +12,7 @@ from typing import Final
 
 import numpy as np
 import numpy.typing as npt
-from scipy import sparse
+import scipy  # its parts load when they are used
 
 from plm_scaling.core.alphabet import FIRST_RESIDUE, STANDARD, TO_ID
 from plm_scaling.core.errors import ConfigError
@@ -62,13 +62,13 @@ def varied_sites(letters_nS: LetterArray) -> IntArray:
     return np.flatnonzero((letters_nS != letters_nS[:1]).any(axis=0))
 
 
-def one_hot(letters_nS: LetterArray) -> sparse.csr_array:
+def one_hot(letters_nS: LetterArray) -> scipy.sparse.csr_array:
     """1 where site s holds amino acid a, float64[n, S A] in column s A + a; nothing where it holds neither."""
     column = np.arange(letters_nS.shape[1], dtype=np.int32) * _A + letters_nS.astype(np.int32)
     return _ones(column, letters_nS >= 0, letters_nS.shape[1] * _A)
 
 
-def pairwise_one_hot(letters_nS: LetterArray) -> sparse.csr_array:
+def pairwise_one_hot(letters_nS: LetterArray) -> scipy.sparse.csr_array:
     """`one_hot`, and after it 1 where sites s < t hold a and b, float64[n, S A + S (S - 1) / 2 A A].
 
     Raises
@@ -87,7 +87,7 @@ def pairwise_one_hot(letters_nS: LetterArray) -> sparse.csr_array:
     first, second = letters_nS[:, pairs[:, 0]], letters_nS[:, pairs[:, 1]]
     column = np.arange(len(pairs), dtype=np.int32) * (_A * _A) + first.astype(np.int32) * _A + second.astype(np.int32)
     both = _ones(column, (first >= 0) & (second >= 0), len(pairs) * _A * _A)
-    return sparse.csr_array(sparse.hstack([one_hot(letters_nS), both], format="csr"))
+    return scipy.sparse.csr_array(scipy.sparse.hstack([one_hot(letters_nS), both], format="csr"))
 
 
 def letter_counts(letters_nS: LetterArray) -> FloatArray:
@@ -101,11 +101,11 @@ def composition(letters_nS: LetterArray) -> FloatArray:
     return np.asarray(counts / np.maximum(counts.sum(axis=1, keepdims=True), 1))
 
 
-def kmer_counts(letters_nS: LetterArray, k: int = 3) -> sparse.csr_array:
+def kmer_counts(letters_nS: LetterArray, k: int = 3) -> scipy.sparse.csr_array:
     """How often each word of k amino acids occurs, float64[n, A^k]; words with unusual letters are left out."""
     windows = letters_nS.shape[1] - k + 1
     if windows < 1:
-        return sparse.csr_array((len(letters_nS), _A**k))
+        return scipy.sparse.csr_array((len(letters_nS), _A**k))
     parts = [letters_nS[:, i : i + windows] for i in range(k)]
     column = np.zeros(parts[0].shape, dtype=np.int32)
     for part in parts:
@@ -115,14 +115,16 @@ def kmer_counts(letters_nS: LetterArray, k: int = 3) -> sparse.csr_array:
     return words
 
 
-def tf_idf(train: sparse.csr_array, other: sparse.csr_array) -> tuple[sparse.csr_array, sparse.csr_array]:
+def tf_idf(
+    train: scipy.sparse.csr_array, other: scipy.sparse.csr_array
+) -> tuple[scipy.sparse.csr_array, scipy.sparse.csr_array]:
     """Counts with rare columns weighted up, by how many rows of `train` hold each.
 
     **Source:** Sparck Jones 1972; smoothed as ln((1 + n) / (1 + n_with)) + 1.
     """
     holding = np.bincount(train.indices, minlength=train.shape[1])
-    weight = sparse.diags_array(np.log((1.0 + train.shape[0]) / (1.0 + holding)) + 1.0)
-    return sparse.csr_array(train @ weight), sparse.csr_array(other @ weight)
+    weight = scipy.sparse.diags_array(np.log((1.0 + train.shape[0]) / (1.0 + holding)) + 1.0)
+    return scipy.sparse.csr_array(train @ weight), scipy.sparse.csr_array(other @ weight)
 
 
 def mutation_counts(letters_nS: LetterArray, wild_type: str) -> IntArray:
@@ -171,10 +173,10 @@ def _wild_letters(letters_nS: LetterArray, wild_type: str) -> LetterArray:
     return np.asarray(letter_matrix([wild_type])[0])
 
 
-def _ones(column: npt.NDArray[np.int32], there: npt.NDArray[np.bool_], columns: int) -> sparse.csr_array:
+def _ones(column: npt.NDArray[np.int32], there: npt.NDArray[np.bool_], columns: int) -> scipy.sparse.csr_array:
     ends = np.concatenate([[0], np.cumsum(there.sum(axis=1))])
     total = int(ends[-1])
     index = np.int32 if max(total, columns) < 2**31 else np.int64
-    return sparse.csr_array(
+    return scipy.sparse.csr_array(
         (np.ones(total), column[there].astype(index), ends.astype(index)), shape=(len(there), columns)
     )

@@ -7,8 +7,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple, TextIO
 
-from Bio.SeqIO.FastaIO import SimpleFastaParser
-
 from plm_scaling.core.errors import CorpusError
 from plm_scaling.evals.adapters.asking import residue_ids
 
@@ -23,6 +21,8 @@ class Protein(NamedTuple):
 
 
 def _records(handle: TextIO) -> Iterator[tuple[str, str]]:
+    from Bio.SeqIO.FastaIO import SimpleFastaParser  # here: the import takes longer than listing all tasks
+
     yield from SimpleFastaParser(handle)  # type: ignore[no-untyped-call]
 
 

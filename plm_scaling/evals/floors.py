@@ -10,11 +10,10 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 import numpy.typing as npt
-from scipy import sparse
 
 from plm_scaling.core.errors import ConfigError, RefusedError, did_you_mean
 from plm_scaling.core.records import Record
@@ -25,6 +24,9 @@ from plm_scaling.evals.metrics import MetricName
 from plm_scaling.evals.ridge import fit_ridge
 from plm_scaling.evals.splits import Split, table_and_split
 from plm_scaling.evals.tables import LabelledTable
+
+if TYPE_CHECKING:
+    from scipy import sparse
 
 __all__ = ["EncodedTable", "FloorRow", "floor_names", "floor_scores", "floors", "floors_of_table", "metric_of"]
 
@@ -121,6 +123,8 @@ class FloorRow(Record):
     n_train: int
     n_test: int
     why: str = ""
+    merged: int = 0
+    """Rows of the file that repeated a sequence: one row with the mean of their values, or dropped (classes)."""
 
 
 def metric_of(table: LabelledTable) -> MetricName:
@@ -220,6 +224,7 @@ def _measured(data: EncodedTable, split: Split, name: str, draws: int, seed: int
         "metric": metric,
         "n_train": len(split.train),
         "n_test": len(split.test),
+        "merged": data.table.merged,
     }
     try:
         scores = floor_scores(data, name, split.train, split.test, validation=split.validation, seed=seed)

@@ -11,7 +11,7 @@ from typing import Any, Final, Literal
 
 import numpy as np
 import numpy.typing as npt
-from scipy import optimize, sparse, special
+import scipy  # its parts load when they are used
 
 from plm_scaling.core.errors import ConfigError
 from plm_scaling.evals.ridge import Features
@@ -57,9 +57,9 @@ class Logistic:
         """Of every class, float64[rows, K]."""
         odds = self.log_odds(features)
         if odds.shape[1] == 1:
-            second = special.expit(odds[:, 0])
+            second = scipy.special.expit(odds[:, 0])
             return np.stack([1.0 - second, second], axis=1)
-        return np.asarray(special.softmax(odds, axis=1))
+        return np.asarray(scipy.special.softmax(odds, axis=1))
 
 
 def l1_logistic(features: npt.NDArray[Any], labels: npt.ArrayLike, penalty: float) -> Logistic:
@@ -86,14 +86,14 @@ def l1_logistic(features: npt.NDArray[Any], labels: npt.ArrayLike, penalty: floa
 
     def cost(theta: FloatArray) -> tuple[float, FloatArray]:
         odds = np.asarray(X @ (theta[:p] - theta[p : 2 * p]).astype(X.dtype), dtype=np.float64) + theta[-1]
-        wrong = special.expit(odds) - truth
+        wrong = scipy.special.expit(odds) - truth
         slope = np.asarray(X.T @ wrong.astype(X.dtype), dtype=np.float64)
         gradient = np.concatenate([slope + penalty, penalty - slope, [wrong.sum()]])
         loss = float((np.logaddexp(0.0, odds) - truth * odds).sum() + penalty * theta[: 2 * p].sum())
         return loss / n, gradient / n
 
     start = np.zeros(2 * p + 1)
-    start[-1] = special.logit(truth.mean())
+    start[-1] = scipy.special.logit(truth.mean())
     bounds = [(0.0, None)] * (2 * p) + [(None, None)]
     found = _lowest(cost, start, {**_FINE, "gtol": 1e-9}, bounds)
     weights = (found.x[:p] - found.x[p : 2 * p])[:, None]
@@ -126,9 +126,9 @@ def l2_logistic(
         weights, offset = theta[: p * K].reshape(p, K), theta[p * K :]
         odds = np.asarray(X @ weights, dtype=np.float64) + offset
         if K == 1:
-            total, chance = np.logaddexp(0.0, odds[:, 0]).sum(), special.expit(odds)
+            total, chance = np.logaddexp(0.0, odds[:, 0]).sum(), scipy.special.expit(odds)
         else:
-            log_sum = special.logsumexp(odds, axis=1)
+            log_sum = scipy.special.logsumexp(odds, axis=1)
             total, chance = log_sum.sum(), np.exp(odds - log_sum[:, None])
         wrong = chance - truth
         slope = np.asarray(X.T @ wrong, dtype=np.float64) + penalty * weights
@@ -199,14 +199,14 @@ def nearest_labels(
 
 def _lowest(
     cost: Callable[[FloatArray], tuple[float, FloatArray]], start: FloatArray, options: Any, bounds: Any = None
-) -> optimize.OptimizeResult:
-    return optimize.minimize(cost, start, jac=True, method="L-BFGS-B", bounds=bounds, options=options)
+) -> scipy.optimize.OptimizeResult:
+    return scipy.optimize.minimize(cost, start, jac=True, method="L-BFGS-B", bounds=bounds, options=options)
 
 
 def _unit(features: Features) -> Any:
-    if isinstance(features, sparse.csr_array):
+    if isinstance(features, scipy.sparse.csr_array):
         length = np.sqrt(np.asarray(features.multiply(features).sum(axis=1)).ravel())
-        return sparse.csr_array(sparse.diags_array(1.0 / np.where(length > 0.0, length, 1.0)) @ features)
+        return scipy.sparse.csr_array(scipy.sparse.diags_array(1.0 / np.where(length > 0.0, length, 1.0)) @ features)
     X = np.asarray(features, dtype=np.float64)
     length = np.linalg.norm(X, axis=1)
     return X / np.where(length > 0.0, length, 1.0)[:, None]
@@ -225,5 +225,5 @@ def _checked(features: Features, labels: npt.ArrayLike, penalty: float) -> tuple
     classes, place = np.unique(names, return_inverse=True)
     if len(classes) < 2:
         raise ConfigError("labels of fewer than two classes", why="there is nothing to tell apart")
-    X = features if isinstance(features, sparse.csr_array) else np.asarray(features)
+    X = features if isinstance(features, scipy.sparse.csr_array) else np.asarray(features)
     return X, classes, place

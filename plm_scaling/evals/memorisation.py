@@ -80,6 +80,18 @@ class MemorisationReport(Record):
     """The same by the gain in likelihood over the model before it saw them, where that was given."""
     alarms: tuple[Alarm, ...] = ()
 
+    @property
+    def verdict(self) -> str:
+        """What was found, or what was looked for, what would have raised an alarm, and what its absence leaves open."""
+        if self.alarms:
+            return " ".join(alarm.sentence for alarm in self.alarms)
+        return (
+            f"No memorisation found in {self.seen.n} seen and {self.unseen.n} unseen sequences. MEMORISED would have "
+            f"been raised by more regenerations at {self.near_identity:.0%} identity among the seen ones, by an "
+            "exposure gap whose interval lies above 0, or by a membership whose interval lies above 50 %. That proves "
+            "no absence: other prompts, other sequences or more of them may still show some."
+        )
+
 
 @dataclass(frozen=True)
 class _Asked:

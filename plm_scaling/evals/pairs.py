@@ -37,6 +37,11 @@ class PairedRow(Record):
     protocol: str = ""
     protocol_against: str = ""
 
+    @property
+    def comparable(self) -> bool:
+        """Whether one scale was made for both ways of asking: of a residue given all others, however it is reached."""
+        return self.protocol == self.protocol_against or self.metric == "site_nats"
+
 
 def paired_rows(out: Path, against: str, *, tasks: Sequence[str] = ("*",), seed: int = 0) -> list[PairedRow]:
     """Every model against one of them, by tasks and data that both answered; errors see `api.evaluate_compare`."""

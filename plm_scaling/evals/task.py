@@ -6,14 +6,14 @@ import fnmatch
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from importlib.metadata import version
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Final, Literal
 
 import numpy as np
 import numpy.typing as npt
 
-from plm_scaling.core.errors import ConfigError, RefusedError
+from plm_scaling.core.errors import ConfigError, RefusedError, did_you_mean
 from plm_scaling.core.files import sha256_file, sha256_text
 from plm_scaling.corpus.reader import Corpus
 from plm_scaling.evals.adapters.base import Ability, Adapter
@@ -292,6 +292,8 @@ def answer_hash(row: ResultRow) -> str:
 
 def package_versions() -> dict[str, str]:
     """Of what computes a row."""
+    from importlib.metadata import version
+
     return {name: version(name) for name in ("plm-scaling", "torch", "numpy", "scipy")}
 
 
@@ -314,7 +316,10 @@ def match_tasks(patterns: Sequence[str], tasks: Sequence[Task]) -> tuple[Task, .
     names = [task.name for task in tasks]
     for pattern in patterns:
         if not fnmatch.filter(names, pattern):
+            near = f"{did_you_mean(pattern, names)} " if get_close_matches(pattern, names, n=1) else ""
             raise RefusedError(
-                f"no task is called {pattern!r}", why=f"there are {', '.join(names)}", hint="plm-scaling evaluate ls"
+                f"no task is called {pattern!r}",
+                why="neither a task nor a pattern that matches one, such as 'aav28.*' in quotes",
+                hint=f"{near}plm-scaling evaluate ls lists all {len(names)}",
             )
     return tuple(task for task in tasks if any(fnmatch.fnmatch(task.name, pattern) for pattern in patterns))

@@ -75,7 +75,7 @@ def test_a_sweep_gives_curves_and_the_table_that_spend_maps_losses_with(
     words = ("evaluate", "frontier", str(tmp_path / "rows.jsonl"), "--task", "site_nats")
     done = cli(*words, "--table", str(tmp_path / "metrics.csv"))
     assert done.code == 0, done.err
-    assert '--for "site_nats" --metrics' in done.err
+    assert "--for site_nats --metrics" in done.err
     assert "--lower-is-better" in done.err
     assert (tmp_path / "metrics.csv").read_text().splitlines()[::5] == ["loss,metric,objective", "2.5,2.4,clm"]
     curves = cli("evaluate", "curves", words[2], "--format", "json")
