@@ -47,6 +47,7 @@ def evaluate_run(
     again: bool = False,
     cache: str | Path | None = None,
     told: Callable[[Step], None] = lambda _: None,
+    tell: Callable[[str], None] = lambda _: None,
 ) -> list[Step]:
     """Put tasks to models; every answer is a line of `out`, written as soon as it is there.
 
@@ -59,6 +60,7 @@ def evaluate_run(
     again : also what `out` answers already.
     cache : folder in which embeddings are kept, for later calls and other processes.
     told : called after each task of each model.
+    tell : called with a line before what takes long: a search of a large corpus.
 
     Raises
     ------
@@ -78,6 +80,7 @@ def evaluate_run(
         limit=limit,
         resamples=resamples,
         seed=seed,
+        tell=tell,
     )
     kept = None if cache is None else Path(cache)
     openers = model_openers(models, control=control, seed=seed, cache=kept)

@@ -91,7 +91,7 @@ def run(models: tuple[str, ...], output: str, picture: Path | None, **asked: Any
     """
     from plm_scaling import api
 
-    steps = api.evaluate_run(models, told=_told, **asked)
+    steps = api.evaluate_run(models, told=_told, tell=say, **asked)
     rows = [row for step in steps for row in step.rows]
     if missing := dict.fromkeys(step.task for step in steps if step.outcome == "no data"):
         why = next(step.why for step in steps if step.outcome == "no data")

@@ -62,8 +62,12 @@ SECOND_SEARCH_ARGS: Final = ("--spaced-kmer-mode", "0")
 """Contiguous instead of spaced k-mers: a search that fails on other pairs than the default does."""
 
 _NO_KMER: Final = "No k-mer could be extracted"
-_COLUMNS: Final = ("query", "target", "fident", "qcov", "tcov", "evalue")
-_CSV_TYPES: Final = ("int64", "int64", "float64", "float64", "float64", "float64")
+_COLUMNS: Final = {
+    **dict.fromkeys(("query", "target"), "int64"),
+    **dict.fromkeys(("fident", "evalue"), "float64"),
+    **dict.fromkeys(("qstart", "qend", "qlen", "tstart", "tend", "tlen"), "int64"),
+}
+"""Coverages are computed from ends and lengths as MMseqs2 does: its own columns round to three digits."""
 _DIGITS: Final = 20
 _SMALL_BYTES: Final = 1 << 22
 """Up to so many bytes of FASTA, k-mers of 5 find more and their table is filled in no time; beyond, MMseqs2 decides."""
@@ -289,8 +293,10 @@ class MmseqsWork:
         self._run("convertalis", queries, targets, result, table, "--format-output", ",".join(_COLUMNS), threads=True)
         hits = no_hits()
         if table.stat().st_size:
-            read = _csv(table, dict(zip(_COLUMNS, _CSV_TYPES, strict=True))).read_all()
-            hits = sorted_hits([read[name].to_numpy() for name in _COLUMNS])
+            read = _csv(table, _COLUMNS).read_all()
+            column = {name: read[name].to_numpy() for name in _COLUMNS}
+            covered = [(abs(column[f"{x}end"] - column[f"{x}start"]) + 1) / column[f"{x}len"] for x in "qt"]
+            hits = sorted_hits([*(column[name] for name in ("query", "target", "fident")), *covered, column["evalue"]])
         self._forget(result, table)
         return hits
 

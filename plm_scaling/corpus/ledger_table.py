@@ -11,8 +11,6 @@ or length share a table. Safe to delete at any time.
 from __future__ import annotations
 
 import fcntl
-import os
-import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -26,6 +24,7 @@ import numpy.typing as npt
 from plm_scaling.core.errors import RecordError
 from plm_scaling.core.files import writing_atomic
 from plm_scaling.core.records import Record
+from plm_scaling.corpus.homes import made_homes
 from plm_scaling.corpus.ledger_count import StepCounter
 
 __all__ = ["StepTable", "TableCard", "cached_table", "locked_table", "write_table"]
@@ -110,14 +109,9 @@ class StepTable:
         return [number for number, name in enumerate(self.card.columns) if name in _TOKEN_COLUMNS]
 
 
-def _homes(corpus_path: Path) -> tuple[Path, Path]:
-    """In the corpus; where that is read-only, in a private temporary folder."""
-    return corpus_path / "windows", Path(tempfile.gettempdir()) / f"plm-scaling-windows-{os.getuid()}"
-
-
 def cached_table(corpus_path: Path, key: str, steps: int) -> StepTable | None:
     """The shortest table of at least so many steps; None if there is none that can be read."""
-    for home in _homes(corpus_path):
+    for home in made_homes(corpus_path):
         folder = home / f"ledger-{key}"
         for found in sorted(n for n in _lengths(folder) if n >= steps):
             try:
@@ -134,7 +128,7 @@ def _lengths(folder: Path) -> list[int]:
 @contextmanager
 def locked_table(corpus_path: Path, key: str) -> Iterator[Path]:
     """A writable folder for the tables of a run, locked against other processes."""
-    for number, home in enumerate(homes := _homes(corpus_path)):
+    for number, home in enumerate(homes := made_homes(corpus_path)):
         folder = home / f"ledger-{key}"
         try:
             home.mkdir(mode=0o700 if number else 0o777, exist_ok=True)

@@ -2,53 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 import numpy.typing as npt
-from xxhash import xxh3_128_digest
 
-from plm_scaling.core.alphabet import DROPPED, EOS, RENAMED, encode
+from plm_scaling.core.alphabet import DROPPED, RENAMED, encode
 from plm_scaling.core.errors import CorpusError
 from plm_scaling.core.records import Record
 from plm_scaling.corpus.format import TRAIN
-from plm_scaling.corpus.hits import identity_bins, no_hits
-from plm_scaling.corpus.homology import Alike, Batch, Mmseqs, find_mmseqs, mmseqs_work, write_numbered
+from plm_scaling.corpus.hits import identity_bins
+from plm_scaling.corpus.nearest import Nearest, find_nearest
 from plm_scaling.corpus.reader import Corpus
 
-__all__ = ["Nearest", "OverlapReport", "QueryOverlap", "check_overlap", "find_nearest"]
+__all__ = ["OverlapReport", "QueryOverlap", "check_overlap"]
 
-Int = npt.NDArray[np.int64]
 Tokens = npt.NDArray[np.uint8]
 
-_EVALUE: Final = 0.01
-_SENSITIVITY: Final = 7.5
-_ROWS: Final = 1 << 14
 _CLEANED: Final = str.maketrans({**RENAMED, **dict.fromkeys(DROPPED, "")})
-
-
-@dataclass(frozen=True)
-class Nearest:
-    """The most identical record of each of n sequences.
-
-    Attributes
-    ----------
-    row : int64[n], record of the corpus; -1 where there is none.
-    identity : float64[n], share of identical residues among the columns of the alignment; 0 where none was found.
-    coverage : float64[n], of the shorter-covered of the two by that alignment; of the sequence where it may lie within
-        a record.
-    is_copy : bool[n].
-    tool : program and version, empty if only copies were looked for.
-    """
-
-    row: Int
-    identity: npt.NDArray[np.float64]
-    coverage: npt.NDArray[np.float64]
-    is_copy: npt.NDArray[np.bool_]
-    tool: str
 
 
 class QueryOverlap(Record):
@@ -143,59 +115,6 @@ def check_overlap(
     )
 
 
-def find_nearest(
-    corpus: Corpus,
-    rows: Int,
-    sequences: Sequence[Tokens],
-    *,
-    coverage: float = 0.8,
-    contained: bool = False,
-    threads: int | None = None,
-    scratch: Path | None = None,
-) -> Nearest:
-    """The most identical of some records of a corpus to each of a few sequences; a copy is a copy at any length.
-
-    Parameters
-    ----------
-    rows : int64[n], the records to look among.
-    sequences : token ids, uint8[L] each, without `<eos>`.
-    coverage, threads, scratch : as in `check_overlap`.
-    contained : also count what lies within a longer record: then only the sequence itself must be covered.
-
-    Raises
-    ------
-    CorpusError : MMseqs2 failed. Where it is not installed only copies are found, and `tool` is empty.
-    """
-    rows = np.sort(rows)
-    copies = _copies(corpus, rows, sequences)
-    program = _program()
-    best = no_hits()
-    if program is not None and len(sequences) and len(rows):
-        alike = Alike(identity=0.0, coverage=0.0 if contained else coverage, evalue=_EVALUE)
-        with mmseqs_work(program, threads=threads, parent=scratch) as work:
-            targets, queries = work.folder / "targets.fasta", work.folder / "queries.fasta"
-            write_numbered(targets, _corpus_batches(corpus, rows))
-            write_numbered(queries, _query_batches(sequences))
-            hits = work.search(work.database(queries), work.database(targets), alike, sensitivity=_SENSITIVITY)
-        best = (hits.where(hits.query_coverage >= np.float32(coverage)) if contained else hits).best()
-    row = np.full(len(sequences), -1, dtype=np.int64)
-    identity, covered = np.zeros((2, len(sequences)))
-    row[best.query], identity[best.query] = best.target, best.identity
-    both = np.minimum(best.query_coverage, best.target_coverage)
-    covered[best.query] = best.query_coverage if contained else both
-    # A copy is a copy, also where it is too short or too simple to be aligned.
-    is_copy = copies >= 0
-    row[is_copy], identity[is_copy], covered[is_copy] = copies[is_copy], 1.0, 1.0
-    return Nearest(row, identity, covered, is_copy, str(program or ""))
-
-
-def _program() -> Mmseqs | None:
-    try:
-        return find_mmseqs()
-    except CorpusError:
-        return None
-
-
 def _judged(corpus: Corpus, names: list[str], sequences: list[Tokens], nearest: Nearest) -> tuple[QueryOverlap, ...]:
     accession = iter(corpus.accessions(nearest.row[nearest.row >= 0]))
     found = [next(accession) if row >= 0 else None for row in nearest.row.tolist()]
@@ -210,15 +129,6 @@ def _judged(corpus: Corpus, names: list[str], sequences: list[Tokens], nearest: 
         )
         for i in range(len(names))
     )
-
-
-def _copies(corpus: Corpus, rows: Int, sequences: Sequence[Tokens]) -> Int:
-    """int64[n]: row of an exact copy of each sequence, -1 where there is none."""
-    digests = [xxh3_128_digest(tokens.tobytes()) for tokens in sequences]
-    words = np.frombuffer(b"".join(digests), dtype=">u8").reshape(-1, 2).astype(np.uint64)
-    near = rows[np.isin(corpus.hash[rows, 0], words[:, 0])]
-    place = {(int(high), int(low)): int(row) for row, (high, low) in zip(near, corpus.hash[near], strict=True)}
-    return np.array([place.get((int(high), int(low)), -1) for high, low in words], dtype=np.int64)
 
 
 def _read(path: Path) -> tuple[list[str], list[Tokens], int]:
@@ -254,17 +164,3 @@ def _read(path: Path) -> tuple[list[str], list[Tokens], int]:
 def _is_gzip(path: Path) -> bool:
     with path.open("rb") as handle:
         return handle.read(2) == b"\x1f\x8b"
-
-
-def _corpus_batches(corpus: Corpus, rows: Int) -> Iterator[Batch]:
-    for start in range(0, len(rows), _ROWS):
-        part = rows[start : start + _ROWS]
-        sizes = corpus.length[part] + 1
-        yield part, corpus.gather(corpus.offset[part], sizes), sizes
-
-
-def _query_batches(sequences: Sequence[Tokens]) -> Iterator[Batch]:
-    for start in range(0, len(sequences), _ROWS):
-        part: list[Any] = list(sequences[start : start + _ROWS])
-        tokens = np.concatenate([np.append(one, np.uint8(EOS)) for one in part])
-        yield np.arange(start, start + len(part)), tokens, np.array([len(one) + 1 for one in part], dtype=np.int64)

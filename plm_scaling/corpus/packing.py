@@ -17,7 +17,6 @@ from __future__ import annotations
 import fcntl
 import os
 import shutil
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -31,6 +30,7 @@ from plm_scaling.core.errors import CorpusError, PlanError
 from plm_scaling.core.files import canonical_json, sha256_text, writing_atomic
 from plm_scaling.core.run import Stream
 from plm_scaling.corpus.format import TRAIN
+from plm_scaling.corpus.homes import made_homes
 from plm_scaling.corpus.placement import place
 from plm_scaling.corpus.reader import Corpus, stream_identity
 from plm_scaling.corpus.shuffling import gather_shuffled
@@ -81,7 +81,7 @@ def open_windows(corpus: Corpus, rows: Int | Stream, context: int, split: str = 
     key = _key(corpus, rows, context, split)
     changing = isinstance(rows, Stream) and rows.sampling == "cluster50"
     name = f"{key}-{epoch:06d}" if changing else key
-    for home in _homes(corpus):
+    for home in made_homes(corpus.path):
         if windows := _load(home / name, note=changing):
             return windows
     chosen = _resolve(corpus, rows, context, split, epoch)
@@ -140,7 +140,7 @@ def window_stats(corpus: Corpus, rows: Int | Stream, context: int, split: str = 
     if isinstance(rows, Stream) and rows.sampling == "cluster50":
         return pass_stats(corpus, rows, context, 1, split)[0]
     key = _key(corpus, rows, context, split)
-    for home in _homes(corpus):
+    for home in made_homes(corpus.path):
         for path in (home / key / "stats.json", home / f"{key}.json"):
             if path.is_file():
                 return WindowStats.read(path)
@@ -160,7 +160,7 @@ def pass_stats(
     PlanError, CorpusError : as `open_windows`.
     """
     key = _key(corpus, stream, context, split)
-    found = max((_read_passes(home, key) for home in _homes(corpus)), key=len)
+    found = max((_read_passes(home, key) for home in made_homes(corpus.path)), key=len)
     have = len(found)
     if have < epochs:
         rows = (_resolve(corpus, stream, context, split, epoch) for epoch in range(have, epochs))
@@ -204,15 +204,10 @@ def _resolve(corpus: Corpus, rows: Int | Stream, context: int, split: str, epoch
     return chosen
 
 
-def _homes(corpus: Corpus) -> tuple[Path, Path]:
-    """Where windows may be: in the corpus; where that is read-only, in a private temporary folder."""
-    return corpus.path / "windows", Path(tempfile.gettempdir()) / f"plm-scaling-windows-{os.getuid()}"
-
-
 @contextmanager
 def _locked_home(corpus: Corpus) -> Iterator[Path]:
     """A writable home for windows, locked against other processes; what a killed packer left is removed."""
-    for number, home in enumerate(homes := _homes(corpus)):
+    for number, home in enumerate(homes := made_homes(corpus.path)):
         try:
             home.mkdir(mode=0o700 if number else 0o777, exist_ok=True)
             lock = (home / ".lock").open("a")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -13,8 +13,8 @@ from plm_scaling.core.errors import CorpusError
 from plm_scaling.core.records import Record
 from plm_scaling.corpus.format import TRAIN
 from plm_scaling.corpus.homology import SHORTEST
-from plm_scaling.corpus.overlap import find_nearest
 from plm_scaling.corpus.reader import Corpus
+from plm_scaling.corpus.relatives import find_relatives
 from plm_scaling.evals.alarms import Alarm, AlarmCode
 
 __all__ = ["Contamination", "check_contamination", "contamination_alarms"]
@@ -60,6 +60,7 @@ def check_contamination(
     split: str = TRAIN,
     threads: int | None = None,
     scratch: Path | None = None,
+    tell: Callable[[str], None] = lambda _: None,
 ) -> Contamination:
     """Look for every distinct sequence of a test set in a corpus.
 
@@ -70,7 +71,7 @@ def check_contamination(
     ----------
     sequences : residue letters. For variants of one protein its wild type is the question, and enough.
     coverage : least share of a test sequence that an alignment covers, in [0, 1].
-    split, threads, scratch : as in `corpus.overlap.check_overlap`.
+    split, threads, scratch, tell : as in `corpus.relatives.find_relatives`, which keeps what it finds.
 
     Raises
     ------
@@ -86,9 +87,8 @@ def check_contamination(
     tokens = [one for one in tokens if len(one)]
     if not tokens:
         raise CorpusError("no sequence to look for", where=task)
-    found = find_nearest(
-        corpus, corpus.rows(split), tokens, coverage=coverage, contained=True, threads=threads, scratch=scratch
-    )
+    relatives = find_relatives(corpus, tokens, split=split, threads=threads, scratch=scratch, tell=tell)
+    found = relatives.nearest(corpus.rows(split), coverage=coverage, contained=True)
     # Identities are of 32-bit numbers: an edge must round as they do.
     near = [int((found.identity >= np.float32(edge)).sum()) if found.tool else None for edge in (0.9, 0.5)]
     closest = np.argsort(-found.identity, kind="stable")[:_SHOWN]

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import lru_cache
-from pathlib import Path
 
 from plm_scaling.corpus.reader import Corpus
 from plm_scaling.evals.adapters.base import Adapter
@@ -19,13 +17,9 @@ _SHOWN = 20
 
 def contamination_of(asked: Asked, task: str, sequences: Sequence[str]) -> tuple[Alarm, ...]:
     """Alarms about test sequences that the corpus holds; none where no corpus was given."""
-    return () if asked.corpus is None else _checked(asked.corpus, task, tuple(dict.fromkeys(sequences)))
-
-
-@lru_cache(maxsize=16)
-def _checked(path: Path, task: str, sequences: tuple[str, ...]) -> tuple[Alarm, ...]:
-    """The same for every model that answers."""
-    return check_contamination(Corpus.open(path), sequences, task=task).alarms
+    if asked.corpus is None:
+        return ()
+    return check_contamination(Corpus.open(asked.corpus), sequences, task=task, tell=asked.tell).alarms
 
 
 def model_alarms(adapter: Adapter, sequences: Sequence[str]) -> tuple[Alarm, ...]:

@@ -6,14 +6,14 @@ import shutil
 import time
 from dataclasses import replace
 from functools import lru_cache, partial
-from pathlib import Path
 from typing import Final
 
 import numpy as np
 
 from plm_scaling.corpus.homology import cluster_sequences
 from plm_scaling.corpus.reader import Corpus
-from plm_scaling.evals.adapters.base import Ability, Adapter, FloatArray
+from plm_scaling.corpus.relatives import MOST_HITS
+from plm_scaling.evals.adapters.base import Ability, Adapter
 from plm_scaling.evals.composition import corpus_composition
 from plm_scaling.evals.data_alarms import contamination_of, model_alarms
 from plm_scaling.evals.fasta import read_fasta
@@ -28,6 +28,10 @@ __all__ = ["TASKS"]
 
 _SITES: Final = 8
 _WHOLE_SPLIT: Final = "Nobody here knows what the model was trained on: identities are to the corpus' training split."
+_CROWDED: Final = (
+    "{} of {} held-out proteins have {} relatives or more in the training split: one nearer still may not have been "
+    "aligned, and the bin may be too low."
+)
 _ONE_FAMILY: Final = "sequence of one family"
 _RELATIVES: Final = (
     "All held-out proteins are relatives at 50 % identity: intervals are over members of this one family."
@@ -77,13 +81,18 @@ def _perplexity(protocol: LossProtocol, task: Task, adapter: Adapter, asked: Ask
     """Mean loss of all held-out proteins, and, with a corpus, by identity to what the model was trained on."""
     started, sequences = time.perf_counter(), _sequences(task, asked)
     losses = held_out_losses(adapter, sequences, protocol)
-    (clusters, kind), identity, known = _clusters(tuple(sequences)), None, True
+    (clusters, kind), identity, known, crowded = _clusters(tuple(sequences)), None, True, 0
     if asked.corpus is not None:
-        rows, known = training_rows(Corpus.open(asked.corpus), adapter)
-        identity = _identity(asked.corpus, rows.tobytes(), tuple(sequences))
+        corpus = Corpus.open(asked.corpus)
+        rows, known = training_rows(corpus, adapter)
+        near = nearest_training(corpus, rows, sequences, tell=asked.tell)
+        identity, crowded = near.identity, int((near.crowded & ~near.is_copy).sum())
     alarms = (*model_alarms(adapter, sequences), *contamination_of(asked, task.name, sequences))
-    flags = (*(alarm.code for alarm in alarms), *(() if known else ("TRAINING_SET_ASSUMED",)))
-    warnings = (*_of_one_family(kind), *(alarm.sentence for alarm in alarms), *(() if known else (_WHOLE_SPLIT,)))
+    doubts = {} if known else {"TRAINING_SET_ASSUMED": _WHOLE_SPLIT}
+    if crowded:
+        doubts["IDENTITY_LOWER_BOUND"] = _CROWDED.format(crowded, len(sequences), MOST_HITS)
+    flags = (*(alarm.code for alarm in alarms), *doubts)
+    warnings = (*_of_one_family(kind), *(alarm.sentence for alarm in alarms), *doubts.values())
     table = perplexity_by_identity(losses, identity, clusters=clusters, draws=asked.resamples)
     answers = []
     for one in table.bins:
@@ -120,13 +129,6 @@ def _clusters(sequences: tuple[str, ...]) -> tuple[list[int] | None, str]:
         return None, "sequence"
     clusters = cluster_sequences(sequences).tolist()
     return (None, _ONE_FAMILY) if len(set(clusters)) < 2 else (clusters, "cluster at 50 % identity")
-
-
-@lru_cache(maxsize=4)
-def _identity(path: Path, rows: bytes, sequences: tuple[str, ...]) -> FloatArray:
-    """To the training records of a corpus; the same for every model and protocol that was trained on them."""
-    found = nearest_training(Corpus.open(path), np.frombuffer(rows, dtype=np.int64), sequences)
-    return np.asarray(found.identity, dtype=np.float64)
 
 
 TASKS: Final = (

@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from plm_scaling.core.alphabet import FIRST_RESIDUE, STANDARD, decode, encode
 from plm_scaling.corpus.format import TRAIN
-from plm_scaling.corpus.overlap import find_nearest
+from plm_scaling.corpus.nearest import find_nearest
 from plm_scaling.corpus.reader import Corpus
 from plm_scaling.evals.edits import edit_identity
 

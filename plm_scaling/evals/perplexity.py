@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -15,8 +15,9 @@ from plm_scaling.core.records import Record
 from plm_scaling.core.run_folder import RunFolder
 from plm_scaling.corpus.format import IDENTITY_EDGES, TRAIN, VAL_IID
 from plm_scaling.corpus.ledger import Phase
-from plm_scaling.corpus.overlap import Nearest, find_nearest
+from plm_scaling.corpus.nearest import Nearest
 from plm_scaling.corpus.reader import Corpus
+from plm_scaling.corpus.relatives import find_relatives
 from plm_scaling.corpus.trained import phases_of_run, trained_rows
 from plm_scaling.corpus.val_losses import read_val
 from plm_scaling.evals.adapters.asking import residue_ids
@@ -130,14 +131,22 @@ def _bin(
 
 
 def nearest_training(
-    corpus: Corpus, phases: Sequence[Phase] | Int, sequences: Sequence[str], *, threads: int | None = None
+    corpus: Corpus,
+    phases: Sequence[Phase] | Int,
+    sequences: Sequence[str],
+    *,
+    threads: int | None = None,
+    tell: Callable[[str], None] = lambda _: None,
 ) -> Nearest:
     """The most identical training sequence to each held-out one, by MMseqs2 at coverage .8.
+
+    The whole training split is searched, once for all runs (`corpus.relatives`): a run takes from it what it has seen.
 
     Parameters
     ----------
     phases : (config, step) of the run and those it descends from, oldest first: only what their batches held counts,
-        which is less than the split for a run of less than an epoch. Or int64[m], the records that count.
+        which is less than the split for a run of less than an epoch. Or int64[m], records of the training split.
+    tell : called before a search, which takes minutes on a large corpus.
 
     Raises
     ------
@@ -145,7 +154,7 @@ def nearest_training(
     """
     rows = phases if isinstance(phases, np.ndarray) else trained_rows(corpus, phases)
     tokens = [residue_ids(sequence).astype(np.uint8) for sequence in sequences]
-    found = find_nearest(corpus, rows, tokens, threads=threads)
+    found = find_relatives(corpus, tokens, threads=threads, tell=tell).nearest(rows)
     if not found.tool:
         raise CorpusError(
             "no identities without MMseqs2",

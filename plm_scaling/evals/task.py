@@ -58,6 +58,7 @@ class Asked:
     corpus : the prepared corpus the models were trained on, for audits and bins of identity.
     limit : at most so many examples, a seeded sample of them; None for all.
     resamples : draws of every interval.
+    tell : called with a line before what takes long.
     """
 
     data: Path | None = None
@@ -66,6 +67,7 @@ class Asked:
     limit: int | None = None
     resamples: int = 1000
     seed: int = 0
+    tell: Callable[[str], None] = field(default=lambda _: None, repr=False, compare=False)
 
     @property
     def corpus_id(self) -> str:
