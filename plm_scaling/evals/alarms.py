@@ -20,6 +20,7 @@ __all__ = [
     "AlarmCode",
     "SizeScore",
     "dead_row_alarms",
+    "piece_alarms",
     "score_alarms",
     "size_alarms",
     "task_token_alarms",
@@ -42,6 +43,7 @@ AlarmCode = Literal[
     "CONTAMINATED_50",
     "CONTAMINATION_UNSEARCHED",
     "MEMORISED",
+    "CANONICAL_TOKENS",
 ]
 
 _TOO_ALIKE: Final = 0.9
@@ -199,6 +201,17 @@ def task_token_alarms(vocabulary: Sequence[str], shown: Sequence[str], *, model:
         f"{' '.join(shown) or 'nothing'} ahead of a sequence: its likelihoods may be those of another task."
     )
     return (Alarm(code="TASK_TOKEN_MISSING", sentence=sentence, where=model),)
+
+
+def piece_alarms(info: ModelInfo) -> tuple[Alarm, ...]:
+    """Whether a model's likelihoods are those of one cut of a sequence into tokens of several residues."""
+    if "total" not in info.abilities:
+        return ()
+    sentence = (
+        f"{info.name} reads tokens of several residues: its likelihood of a protein is that of the cut its tokenizer "
+        "makes, a lower bound of the protein's own, and a substitution may change the cut."
+    )
+    return (Alarm(code="CANONICAL_TOKENS", sentence=sentence, where=info.name),)
 
 
 def dead_row_alarms(info: ModelInfo) -> tuple[Alarm, ...]:

@@ -68,6 +68,8 @@ def held_out_losses(
 ) -> HeldOutLosses:
     """The loss of every sequence; X, B, U, Z and O are shown and not scored, but by `raw` letters of clm.
 
+    Of a model over tokens of several residues it is the loss of its own tokens, counted by residue.
+
     Parameters
     ----------
     protocol : auto: clm of a causal model, mlm15 of a masked one.
@@ -89,8 +91,10 @@ def held_out_losses(
         raise ConfigError("no sequence to score")
     if chosen == "clm":
         totals = clm_totals(adapter, sequences, directions=directions, letters=letters)
-        count = [len(s) + 1 if letters == "raw" else int((amino_ids(s) >= 0).sum()) for s in sequences]
-        key = "/".join(["clm", *totals.directions, f"letters {letters}", f"window {totals.windows}"])
+        whole = letters == "raw" or totals.pieces  # tokens of several residues are counted with all they hold
+        end = int(letters == "raw")
+        count = [len(s) + end if whole else int((amino_ids(s) >= 0).sum()) for s in sequences]
+        key = "/".join(["clm", *totals.protocol, f"letters {letters}", f"window {totals.windows}"])
         found = HeldOutLosses(info, key, -totals.values, np.array(count), totals.cost)
     elif chosen == "mlm1":
         found = _one_at_a_time(adapter, sequences, letters, per_sequence)
@@ -106,8 +110,8 @@ def held_out_losses(
 
 
 def _usual(info: ModelInfo) -> LossProtocol:
-    causal = "causal" in info.abilities and (info.objective == "clm" or "masked" not in info.abilities)
-    return "clm" if causal else "mlm15"
+    causal = {"causal", "total"} & set(info.abilities)
+    return "clm" if causal and (info.objective == "clm" or "masked" not in info.abilities) else "mlm15"
 
 
 def _one_at_a_time(

@@ -36,10 +36,10 @@ _ONE_FAMILY: Final = "sequence of one family"
 _RELATIVES: Final = (
     "All held-out proteins are relatives at 50 % identity: intervals are over members of this one family."
 )
-_PROTOCOLS: Final[tuple[tuple[LossProtocol, Ability, str], ...]] = (
-    ("clm", "causal", "held-out nats per residue, each given those before it"),
-    ("mlm15", "masked", "held-out nats per masked residue, 15 % masked as in training"),
-    ("mlm1", "masked", "held-out nats per residue, masked one at a time"),
+_PROTOCOLS: Final[tuple[tuple[LossProtocol, tuple[Ability, ...], str], ...]] = (
+    ("clm", ("causal", "total"), "held-out nats per residue, each given those before it"),
+    ("mlm15", ("masked",), "held-out nats per masked residue, 15 % masked as in training"),
+    ("mlm1", ("masked",), "held-out nats per residue, masked one at a time"),
 )
 
 
@@ -137,7 +137,7 @@ TASKS: Final = (
         "site_nats", False, ("masked", "causal", "profile"), _site_nats,
     ),
     *(
-        Task(f"perplexity.{protocol}", "likelihood", about, "nats", False, (ability,), partial(_perplexity, protocol))
-        for protocol, ability, about in _PROTOCOLS
+        Task(f"perplexity.{protocol}", "likelihood", about, "nats", False, abilities, partial(_perplexity, protocol))
+        for protocol, abilities, about in _PROTOCOLS
     ),
 )  # fmt: skip

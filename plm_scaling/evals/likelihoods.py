@@ -16,15 +16,26 @@ import numpy as np
 
 from plm_scaling.core.errors import RefusedError
 from plm_scaling.evals.adapters.asking import need
-from plm_scaling.evals.adapters.base import Adapter, Direction, FloatArray, Letters, Query
+from plm_scaling.evals.adapters.base import Adapter, Direction, FloatArray, GivesTotals, Letters, Query
 from plm_scaling.evals.cost import Cost, causal_cost
 from plm_scaling.evals.letters import amino_ids, letter_columns, scored_sites
 from plm_scaling.evals.windows import Cut, WindowKind, covering_windows, edge_weights, optimal_window, room
 
-__all__ = ["Directions", "Totals", "check_ends", "clm_totals", "directions_of", "pseudo_totals", "window_query"]
+__all__ = [
+    "CANONICAL",
+    "Directions",
+    "Totals",
+    "check_ends",
+    "clm_totals",
+    "directions_of",
+    "pseudo_totals",
+    "window_query",
+]
 
 Directions = Literal["auto", "forward", "both"]
 """auto: both where the model was trained so."""
+CANONICAL: Final = "canonical tokens"
+"""In a protocol: the total of one cut of a sequence into tokens of several residues, a lower bound of its ln p."""
 _AT_ONCE: Final = 2048
 """Sequences or queries that a model is given at once: their log-probabilities are held in memory."""
 _T = TypeVar("_T")
@@ -38,6 +49,13 @@ class Totals:
     cost: Cost
     windows: WindowKind
     directions: tuple[Direction, ...] = ()
+    pieces: bool = False
+    """Through tokens of several residues, as the model's tokenizer cuts sequences: a lower bound."""
+
+    @property
+    def protocol(self) -> tuple[str, ...]:
+        """What of it changes the numbers of one model, beside letters and windows."""
+        return (*self.directions, *((CANONICAL,) if self.pieces else ()))
 
 
 def directions_of(adapter: Adapter, wanted: Directions) -> tuple[Direction, ...]:
@@ -47,7 +65,7 @@ def directions_of(adapter: Adapter, wanted: Directions) -> tuple[Direction, ...]
     ------
     RefusedError : both are asked for, and it was trained in one.
     """
-    need(adapter.info, "causal")
+    need(adapter.info, "causal", "total")
     if wanted == "both":
         need(adapter.info, "reverse")
     both = wanted == "both" or (wanted == "auto" and "reverse" in adapter.info.abilities)
@@ -76,6 +94,7 @@ def clm_totals(
 
     With `raw` letters the end of the sequence counts, and residues beside the 20; without they are left out. A sequence
     longer than the context is read in overlapping windows, and what several say of a residue is averaged by weights.
+    A model over tokens of several residues is asked for the total of the tokens its tokenizer makes (`GivesTotals`).
 
     Raises
     ------
@@ -83,6 +102,11 @@ def clm_totals(
     CorpusError : an empty sequence, or a character that is no residue letter.
     """
     found = directions_of(adapter, directions)
+    if "causal" not in adapter.info.abilities and isinstance(adapter, GivesTotals):
+        values, tokens = adapter.total_logprobs(sequences, letters=letters)
+        return Totals(
+            values, Cost(sum(map(len, sequences)), len(sequences), tokens, tokens), "whole", found, pieces=True
+        )
     width = room(adapter.info.context, max(map(len, sequences), default=1))
     owners: dict[str, list[_Owner]] = {}
     for number, sequence in enumerate(sequences):

@@ -181,7 +181,9 @@ def _task(name: str, about: str, reference: str) -> Task:
     def beside(asked: Asked) -> tuple[Path, ...]:
         return tuple(_files(asked, read_reference(bare.paths(asked)[0])).values())
 
-    bare = Task(name, "zero-shot", about, _MAIN, True, ("masked", "causal", "profile"), _assays, files=(reference,))
+    bare = Task(
+        name, "zero-shot", about, _MAIN, True, ("masked", "causal", "total", "profile"), _assays, files=(reference,)
+    )
     return replace(bare, beside=beside)
 
 

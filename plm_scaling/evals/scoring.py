@@ -25,7 +25,15 @@ from plm_scaling.core.errors import ConfigError, PlmScalingError, RefusedError, 
 from plm_scaling.evals.adapters.asking import need
 from plm_scaling.evals.adapters.base import Adapter, Direction, FloatArray, Letters
 from plm_scaling.evals.cost import Cost
-from plm_scaling.evals.likelihoods import Directions, Totals, check_ends, clm_totals, directions_of, pseudo_totals
+from plm_scaling.evals.likelihoods import (
+    CANONICAL,
+    Directions,
+    Totals,
+    check_ends,
+    clm_totals,
+    directions_of,
+    pseudo_totals,
+)
 from plm_scaling.evals.marginals import SiteLogprobs, joint_logprobs, masked_logprobs, shown_logprobs
 from plm_scaling.evals.variants import Variant
 from plm_scaling.evals.windows import WindowKind, optimal_window, room
@@ -45,6 +53,7 @@ class Scores:
     ----------
     values : float64[n], nats; differences to the wild type.
     model, method : whose, and how; with `joint`, `letters`, `directions` and `windows` the protocol.
+    pieces : totals through tokens of several residues (`likelihoods.CANONICAL`).
     wild_type : the wild type's own total in nats, where totals are compared over the whole protein.
     """
 
@@ -57,11 +66,13 @@ class Scores:
     joint: bool = False
     directions: tuple[Direction, ...] = ()
     wild_type: float | None = None
+    pieces: bool = False
 
     @property
     def protocol(self) -> str:
         """Everything that changes the numbers of one model; only scores of one protocol may be mixed in a table."""
         parts: list[str] = [self.method, *(["joint"] if self.joint else []), *self.directions]
+        parts += [CANONICAL] if self.pieces else []
         return "/".join([*parts, f"letters {self.letters}", f"window {self.windows}"])
 
 
@@ -73,7 +84,7 @@ def choose_method(adapter: Adapter, variants: Sequence[Variant]) -> Method:
     RefusedError : the model gives no likelihood of any kind, or none of variants with indels.
     """
     info = adapter.info
-    if "causal" in info.abilities and (info.objective == "clm" or "masked" not in info.abilities):
+    if {"causal", "total"} & set(info.abilities) and (info.objective == "clm" or "masked" not in info.abilities):
         return "clm"
     indel = any(variant.indel for variant in variants)
     if "profile" in info.abilities and not indel:
@@ -186,7 +197,8 @@ def _clm(
     adapter: Adapter, wild_type: str, variants: Sequence[Variant], directions: Directions, letters: Letters
 ) -> Scores:
     directions_of(adapter, directions)
-    windows, kind = _windows(adapter, wild_type, variants)
+    causal = "causal" in adapter.info.abilities
+    windows, kind = _windows(adapter, wild_type, variants) if causal else ([], "whole")
     if kind in ("whole", "overlapping"):
         sequences = [wild_type, *(variant.sequence for variant in variants)]
         totals = clm_totals(adapter, sequences, directions=directions, letters=letters)
@@ -227,6 +239,7 @@ def _against_wild_type(adapter: Adapter, totals: Totals, method: Method, letters
         totals.cost,
         directions=totals.directions,
         wild_type=float(totals.values[0]),
+        pieces=totals.pieces,
     )
 
 

@@ -14,7 +14,7 @@ import numpy as np
 
 from plm_scaling.core.errors import CorpusError
 from plm_scaling.evals.adapters.base import Adapter, FloatArray
-from plm_scaling.evals.alarms import score_alarms
+from plm_scaling.evals.alarms import piece_alarms, score_alarms
 from plm_scaling.evals.bootstrap import bootstrap_metric, measured_twice, noise_ceiling
 from plm_scaling.evals.data_alarms import contamination_of
 from plm_scaling.evals.encodings import blosum62_scores, letter_matrix, mutation_counts
@@ -80,7 +80,7 @@ def scored_variants(
         mutations=[len(variant.substitutions) for variant in variants],
         where=where,
     )
-    alarms += contamination_of(asked, where, [target])
+    alarms += piece_alarms(adapter.info) + contamination_of(asked, where, [target])
     return Scored(
         truth=measured,
         scores=found.values,
@@ -126,10 +126,10 @@ def _csv_rows(path: Path, needed: Sequence[str]) -> list[dict[str, str]]:
 TASKS: Final = (
     Task(
         "aav28.zero_shot", "zero-shot", "AAV2 capsid library, 28 varied residues", "spearman", True,
-        ("masked", "causal", "profile"), _capsid, files=(_AAV, REFERENCE),
+        ("masked", "causal", "total", "profile"), _capsid, files=(_AAV, REFERENCE),
     ),
     Task(
         "blat.zero_shot", "zero-shot", "beta-lactamase TEM-1, single substitutions", "spearman", True,
-        ("masked", "causal", "profile"), _blat, files=(_BLAT, REFERENCE),
+        ("masked", "causal", "total", "profile"), _blat, files=(_BLAT, REFERENCE),
     ),
 )  # fmt: skip

@@ -143,11 +143,7 @@ def test_a_beginning_that_many_share_is_computed_once(gpt2: Path, letters: str) 
     assert ours.tokens_processed == 26 + 20 * 9, "begin, 25 residues; of each the rest"
 
 
-def test_what_is_no_character_level_language_model_is_refused(bert: Path, tmp_path: Path) -> None:
-    pieces = causal(tmp_path / "pieces", ["<unk>", "<end>", *STANDARD, "LA"], [("L", "A")], eos_token="<end>")
-    with pytest.raises(ConfigError, match="one token to one residue") as refusal:
-        open_adapter(f"hf:{pieces}")
-    assert "become 19 tokens" in refusal.value.why
+def test_what_is_no_language_model_is_refused(tmp_path: Path) -> None:
     endless = causal(tmp_path / "endless", ["<unk>", *STANDARD], [])
     with pytest.raises(ConfigError, match="no token to begin with"):
         open_adapter(f"hf:{endless}")

@@ -17,6 +17,7 @@ _WORDS: Final[dict[Ability, str]] = {
     "masked": "fill masked sites",
     "causal": "give a sequence a likelihood from the left",
     "reverse": "give a sequence a likelihood from the right",
+    "total": "give a whole sequence a likelihood",
     "embed": "show activations",
     "attend": "show attention maps",
     "profile": "score sites without looking at the others",

@@ -23,6 +23,7 @@ __all__ = [
     "Direction",
     "Float32Array",
     "FloatArray",
+    "GivesTotals",
     "Letters",
     "ModelInfo",
     "Pool",
@@ -31,9 +32,10 @@ __all__ = [
 
 FloatArray = npt.NDArray[np.float64]
 Float32Array = npt.NDArray[np.float32]
-Ability = Literal["masked", "causal", "reverse", "embed", "attend", "profile"]
-"""masked: fills masked sites; causal: gives sequences a likelihood, from the left; reverse: from the right too;
-embed, attend: shows activations and attention maps; profile: scores every site without looking at the others."""
+Ability = Literal["masked", "causal", "reverse", "total", "embed", "attend", "profile"]
+"""masked: fills masked sites; causal: gives sequences a likelihood, from the left, residue by residue; reverse: from
+the right too; total: as a whole only, through tokens of several residues (`GivesTotals`); embed, attend: shows
+activations and attention maps; profile: scores every site without looking at the others."""
 Direction = Literal["forward", "reverse"]
 Letters = Literal["20", "raw"]
 """20: log-probabilities renormalised over the amino acids, terminals left out; raw: over the model's own alphabet,
@@ -127,5 +129,18 @@ class Continues(Protocol):
         """Ln p of each of the 20 amino acids, and last of the end, after each prefix, float64[n, 21], rows normalised.
 
         After nothing the end is impossible.
+        """
+        ...
+
+
+@runtime_checkable
+class GivesTotals(Protocol):
+    """A causal model over tokens of several residues, which gives whole sequences a likelihood and no residue."""
+
+    def total_logprobs(self, sequences: Sequence[str], *, letters: Letters = "20") -> tuple[FloatArray, int]:
+        """Ln p of each sequence as the model's tokenizer cuts it, float64[n], and how many tokens that are.
+
+        A lower bound of ln p of the sequence, which other cuts spell too. `20`: over the tokens of residues alone;
+        `raw`: over all, the end included. Needs `total`.
         """
         ...

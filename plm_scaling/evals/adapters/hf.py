@@ -6,9 +6,9 @@ model keeps keys and values. Shapes as in `base`; T positions, V vocabulary.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -16,18 +16,15 @@ import torch
 from torch import Tensor
 
 from plm_scaling.core.alphabet import STANDARD, decode
-from plm_scaling.core.errors import ConfigError, CorpusError, RefusedError
+from plm_scaling.core.errors import CorpusError, RefusedError
 from plm_scaling.evals.adapters.asking import direction_ability, need, residue_ids
 from plm_scaling.evals.adapters.base import Direction, Float32Array, FloatArray, Letters, ModelInfo, Pool, Query
-from plm_scaling.evals.adapters.hf_prefix import beginning_of, logits_after, shared_groups
+from plm_scaling.evals.adapters.hf_runner import HfRunner
 from plm_scaling.evals.adapters.masking import MaskedDocuments
 
 __all__ = ["HfModel", "LetterIds"]
 
 Int = npt.NDArray[np.int64]
-_BATCH_POSITIONS: Final = 8192
-_KEPT_FOR_ONE: Final = 4
-"""Positions of a beginning that take the memory of a new one."""
 
 
 @dataclass(frozen=True)
@@ -65,38 +62,19 @@ class LetterIds:
         return [self.ids[letter] for letter in STANDARD]
 
 
-class HfModel:
-    """An `Adapter` for a model of `transformers`.
+class HfModel(HfRunner):
+    """An `Adapter` for a model of `transformers` that gives one token to one residue.
 
     Parameters
     ----------
-    model : a masked or a causal language model.
+    model : a masked or a causal language model, or an encoder that only shows activations.
     letters : how its tokenizer writes sequences.
-    info, device, batch_positions : see `OwnModel`; padding counts in a batch.
-
-    Attributes
-    ----------
-    tokens_processed : positions that have gone through the model so far, padding included.
+    info, more : see `HfRunner`.
     """
 
-    def __init__(
-        self,
-        model: Any,
-        letters: LetterIds,
-        info: ModelInfo,
-        *,
-        device: str | None = None,
-        batch_positions: int = _BATCH_POSITIONS,
-    ) -> None:
-        self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-        self.model = model.to(self.device).eval().requires_grad_(False)
-        self.letters, self._info, self.batch_positions = letters, info, batch_positions
-        self.tokens_processed = 0
-
-    @property
-    def info(self) -> ModelInfo:
-        """What it is and what it can do."""
-        return self._info
+    def __init__(self, model: Any, letters: LetterIds, info: ModelInfo, **more: Any) -> None:
+        super().__init__(model, info, pad=letters.pad or 0, **more)
+        self.letters = letters
 
     @torch.no_grad()
     def masked_logprobs(self, queries: Sequence[Query], *, letters: Letters = "20") -> list[FloatArray]:
@@ -106,7 +84,7 @@ class HfModel:
         before = len(self.letters.before)
         shown = MaskedDocuments.of(queries, self._document, mask=self.letters.mask, before=before)
         found: dict[int, FloatArray] = {}
-        for numbers, output in self._run(shown.documents):
+        for numbers, output in self.run(shown.documents):
             for row, number in enumerate(numbers):
                 found[number] = self._logprobs(output.logits[row, before + shown.sites[number]], letters)
         return shown.answers(queries, found)
@@ -124,7 +102,7 @@ class HfModel:
         unique = {sequence: number for number, sequence in enumerate(dict.fromkeys(sequences))}
         documents = [self._document(sequence)[: first + len(sequence)] for sequence in unique]
         found: dict[int, FloatArray] = {}
-        for number, logits_TV in self._causal_logits(documents):
+        for number, logits_TV in self.causal_logits(documents):
             target = documents[number][first:]
             logp_SA = self._logprobs(logits_TV[first - 1 :], letters)
             if letters == "raw":
@@ -142,20 +120,16 @@ class HfModel:
         before = len(self.letters.before)
         lengths = [len(sequence) for sequence in unique]
         found: dict[int, Float32Array] = {}
-        for numbers, output in self._run([self._document(x) for x in unique], output_hidden_states=True):
-            states = output.hidden_states
-            if not -1 <= layer < len(states):
-                raise ConfigError(f"there is no layer {layer}", why=f"{self.info.name} has {len(states) - 1} blocks")
-            for row, number in enumerate(numbers):
-                residues_LD = states[layer][row, before : before + lengths[number]].float()
-                found[number] = (residues_LD.mean(0) if pool == "mean" else residues_LD).cpu().numpy()
+        for number, states_TD in self.hidden([self._document(x) for x in unique], layer):
+            residues_LD = states_TD[before : before + lengths[number]]
+            found[number] = (residues_LD.mean(0) if pool == "mean" else residues_LD).cpu().numpy()
         return [found[unique[sequence]] for sequence in sequences]
 
     @torch.no_grad()
     def attentions(self, sequence: str) -> Float32Array:
         """Attention maps between residues, layers first, float32[H, L, L]. See `Adapter`."""
         need(self.info, "attend")
-        [(_, output)] = self._run([self._document(sequence)], output_attentions=True)
+        [(_, output)] = self.run([self._document(sequence)], output_attentions=True)
         residues = slice(len(self.letters.before), len(self.letters.before) + len(sequence))
         maps: Float32Array = torch.cat([a[0, :, residues, residues] for a in output.attentions]).float().cpu().numpy()
         return maps
@@ -169,52 +143,6 @@ class HfModel:
                 hint="score it in windows (the scores that take `windows`), or leave it out",
             )
         return document
-
-    def _causal_logits(self, documents: Sequence[Int]) -> Iterator[tuple[int, Tensor]]:
-        """Number of each document and its logits, [T, V], as they are ready."""
-        apart: list[int] = []
-        for group in shared_groups(documents):
-            shared = documents[group.numbers[0]][: group.length]
-            beginning = beginning_of(self.model, shared, self.device) if group.length else None
-            if beginning is None:
-                apart += group.numbers
-                continue
-            self.tokens_processed += group.length
-            rests = [documents[number][group.length :] for number in group.numbers]
-            for rows in self._batches(rests, kept=group.length):
-                pad, batch = self.letters.pad or 0, [rests[row] for row in rows]
-                self.tokens_processed += len(rows) * max(map(len, batch))
-                logits = logits_after(self.model, beginning, batch, pad=pad, device=self.device)
-                yield from zip((group.numbers[row] for row in rows), logits, strict=True)
-        for numbers, output in self._run([documents[number] for number in apart]):
-            for row, number in enumerate(numbers):
-                yield apart[number], output.logits[row, : len(documents[apart[number]])]
-
-    def _batches(self, documents: Sequence[Int], *, kept: int = 0) -> Iterator[list[int]]:
-        """Numbers of the documents of each batch, the shortest first; kept positions are cheaper than new ones."""
-        order = sorted(range(len(documents)), key=lambda number: len(documents[number]))
-        begin = 0
-        while begin < len(order):
-            end = begin + 1
-            while end < len(order) and (
-                (len(documents[order[end]]) + kept / _KEPT_FOR_ONE) * (end + 1 - begin) <= self.batch_positions
-            ):
-                end += 1
-            yield order[begin:end]
-            begin = end
-
-    def _run(self, documents: Sequence[Int], **wanted: bool) -> Iterator[tuple[list[int], Any]]:
-        """Numbers of the documents of a batch, and what the model says of them."""
-        for numbers in self._batches(documents):
-            T = len(documents[numbers[-1]])
-            tokens = np.full((len(numbers), T), self.letters.pad or 0)
-            for row, number in enumerate(numbers):
-                tokens[row, : len(documents[number])] = documents[number]
-            lengths = np.array([len(documents[number]) for number in numbers])
-            seen = torch.from_numpy((np.arange(T) < lengths[:, None]).astype(np.int64))
-            self.tokens_processed += tokens.size
-            shown = torch.from_numpy(tokens).to(self.device)
-            yield numbers, self.model(input_ids=shown, attention_mask=seen.to(self.device), **wanted)
 
     def _logprobs(self, logits_SV: Tensor, letters: Letters) -> FloatArray:
         if letters == "20":

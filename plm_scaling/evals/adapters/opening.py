@@ -21,13 +21,15 @@ __all__ = ["MODEL_SPECS", "open_adapter"]
 
 MODEL_SPECS: Final = (
     "PATH, run:PATH, esm2:PATH, progen2:PATH, hf:PATH (each also with @SHA256; esm2, progen2 and hf also with a hub id "
-    "ORG/NAME), random:SIZE or random:SPEC (also with #SEED), uniform, markov:FILE.npy"
+    "ORG/NAME; hf also with #lines60, for weights trained on FASTA lines of so many residues), random:SIZE or "
+    "random:SPEC (also with #SEED), uniform, markov:FILE.npy"
 )
 """What `open_adapter` reads."""
 _KINDS: Final = ("run", "esm2", "progen2", "hf", "random", "markov")
 _WEIGHT_FILES: Final = (".pt", ".pth", ".bin", ".ckpt", ".safetensors")
 _CHECKED: Final = re.compile(r"(?P<rest>.+)@(?P<sha256>[0-9a-fA-F]{64})")
 _SEEDED: Final = re.compile(r"(?P<rest>.+)#(?P<seed>\d+)")
+_LINED: Final = re.compile(r"(?P<rest>.+)#lines(?P<lines>[1-9]\d*)")
 _HUB_ID: Final = re.compile(r"[\w.-]+/[\w.-]+")
 
 
@@ -64,7 +66,7 @@ def open_adapter(
 
     Raises
     ------
-    ConfigError : no such kind of spec, no weights there, a tokenizer that is not one token for one residue.
+    ConfigError : no such kind of spec, no weights there, a tokenizer that cannot spell proteins.
     CheckpointError : weights that are damaged, of another kind than was said, of another checksum, or out of reach.
     """
     if spec == "uniform":
@@ -83,11 +85,12 @@ def open_adapter(
                 hint=f"{did_you_mean(kind, (*_KINDS, 'uniform'))}; known are {MODEL_SPECS}",
             )
         kind, rest = "", spec
-    place, sha256 = _without_checksum(rest)
+    lined = _LINED.fullmatch(rest) if kind == "hf" else None
+    place, sha256 = _without_checksum(lined["rest"] if lined else rest)
     path = Path(place) if kind in ("", "run") else _local(place)
     if path != Path(place) and name is None:
         options = replace(options, name=published_as or Path(place).name)  # the hub's folder is called by its revision
-    opened = _hf(path, options) if kind == "hf" else _own(path, kind, options)
+    opened = _hf(path, options, int(lined["lines"]) if lined else 0) if kind == "hf" else _own(path, kind, options)
     if sha256 and opened.info.sha256 != sha256:
         raise CheckpointError(
             "weights of another checksum than was asked for",
@@ -98,7 +101,7 @@ def open_adapter(
     return opened
 
 
-def _hf(path: Path, options: _Options) -> Adapter:
+def _hf(path: Path, options: _Options, lines: int) -> Adapter:
     from plm_scaling.evals.adapters.hf_files import open_hf
 
     return open_hf(
@@ -108,6 +111,7 @@ def _hf(path: Path, options: _Options) -> Adapter:
         context=options.context,
         dtype=options.dtype,
         device=options.device,
+        lines=lines,
     )
 
 
