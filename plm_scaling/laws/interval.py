@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from plm_scaling.core.records import Record
 
-__all__ = ["Interval", "interval_of", "percentile_interval", "quantiles"]
+__all__ = ["Interval", "interval_of", "normal_strata", "percentile_interval", "quantiles", "weighted_quantiles"]
 
 FloatArray = npt.NDArray[np.float64]
 
@@ -26,6 +26,20 @@ class Interval(Record):
 def quantiles(values: FloatArray, at: npt.ArrayLike) -> FloatArray:
     """Quantiles of values [n], straight between order statistics: `np.quantile` without the imports it makes."""
     return np.asarray(np.interp(np.asarray(at) * (len(values) - 1), np.arange(len(values)), np.sort(values)))
+
+
+def weighted_quantiles(values: FloatArray, weights: FloatArray, at: npt.ArrayLike) -> FloatArray:
+    """Quantiles of values [n] with weights [n] that sum to 1: the middle of each value's share, straight between."""
+    order = np.argsort(values, kind="stable")
+    share = np.cumsum(weights[order]) - 0.5 * weights[order]
+    return np.asarray(np.interp(np.asarray(at), share, values[order]))
+
+
+def normal_strata(count: int) -> FloatArray:
+    """Middles of equally likely parts of a standard normal, float64[count], ascending."""
+    from statistics import NormalDist
+
+    return np.array([NormalDist().inv_cdf((k + 0.5) / count) for k in range(count)])
 
 
 def percentile_interval(value: float, draws: FloatArray, level: float = 0.95) -> Interval:

@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from plm_scaling.core.run import Objective
 from plm_scaling.core.units import format_count
-from plm_scaling.laws.interval import Interval
+from plm_scaling.laws.interval import Interval, normal_strata
 from plm_scaling.laws.zoo import find_law
 from plm_scaling.sizing.action import Action, ActionKey, Coefficient, group_name
 from plm_scaling.sizing.law_ensemble import TokenDecay
@@ -23,7 +23,6 @@ from plm_scaling.sizing.spending import (
     Spending,
     best_allocation,
     loss_interval,
-    normal_strata,
     run_interval,
 )
 from plm_scaling.sizing.token_source import TokenSource

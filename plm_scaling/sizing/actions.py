@@ -12,6 +12,7 @@ import numpy.typing as npt
 from plm_scaling.core.errors import ConfigError, FitError, RefusedError, did_you_mean
 from plm_scaling.core.run import Objective
 from plm_scaling.core.units import format_usd
+from plm_scaling.laws.interval import normal_strata
 from plm_scaling.sizing.action import Action, ActionTable, PublicScore
 from plm_scaling.sizing.action_parts import Candidate, Situation, group_of, own_actions
 from plm_scaling.sizing.adaptation_actions import adaptation_actions
@@ -19,7 +20,7 @@ from plm_scaling.sizing.metric_map import MetricMap, MetricPoint, fit_metric_map
 from plm_scaling.sizing.null_actions import alignment_action
 from plm_scaling.sizing.own_sequences import own_group
 from plm_scaling.sizing.public_actions import best_scored, public_actions
-from plm_scaling.sizing.spending import normal_strata, quantile_interval
+from plm_scaling.sizing.spending import quantile_interval
 
 __all__ = ["compare_actions"]
 

@@ -14,7 +14,7 @@ from plm_scaling.core.errors import RefusedError
 from plm_scaling.core.model_sizes import MODEL_SIZES
 from plm_scaling.core.objective import Objective
 from plm_scaling.core.units import format_count, format_usd
-from plm_scaling.laws.interval import Interval
+from plm_scaling.laws.interval import Interval, normal_strata
 from plm_scaling.sizing.action import Action
 from plm_scaling.sizing.action_parts import Candidate, Situation, law_coefficients
 from plm_scaling.sizing.adaptation import (
@@ -30,7 +30,7 @@ from plm_scaling.sizing.answers import VALLEY_NATS
 from plm_scaling.sizing.chosen_laws import ensemble_sizing_law
 from plm_scaling.sizing.null_actions import public_model, training_tokens
 from plm_scaling.sizing.own_sequences import AdaptationMethod, AdaptedRun, OwnSequences, own_group
-from plm_scaling.sizing.spending import normal_strata, quantile_interval, run_interval
+from plm_scaling.sizing.spending import quantile_interval, run_interval
 from plm_scaling.sizing.trained_models import TrainedModel
 from plm_scaling.sizing.unique_data import MAX_EPOCHS, effective_tokens_of
 

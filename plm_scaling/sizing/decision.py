@@ -8,14 +8,13 @@ repeated tokens is known, sizes and their regrets are those of unlimited data, l
 from __future__ import annotations
 
 import math
-from statistics import NormalDist
 from typing import Final
 
 import numpy as np
 
 from plm_scaling.core.errors import ConfigError, RefusedError
 from plm_scaling.core.units import format_count
-from plm_scaling.laws.interval import quantiles
+from plm_scaling.laws.interval import normal_strata, quantiles, weighted_quantiles
 from plm_scaling.laws.repeat_fit import RepeatFit
 from plm_scaling.sizing.answers import FLAG_DECADES, REFUSE_DECADES, VALLEY_NATS, decades_outside
 from plm_scaling.sizing.decision_record import Decision, FormSize, LossSplit, Regret, Valley
@@ -145,7 +144,7 @@ def _assembled(search: Search, plan: _Plan, level: float) -> Decision:
         D=plan.D,
         unique_tokens=unique,
         epochs=None if unique is None else plan.D / unique,
-        N_quantiles=_three(np.exp(_quantiles(own_x, weights, _QUANTILES))),
+        N_quantiles=_three(np.exp(weighted_quantiles(own_x, weights, _QUANTILES))),
         N_minimax=float(plan.others_N[-1]),
         N_band=_within(search.x, mean, float(mean.min()) + VALLEY_NATS, plan.x),
         N_low_regret=_low_regret(search, mean - float(weights @ lowest), plan.x),
@@ -174,13 +173,6 @@ def _three(values: FloatArray) -> tuple[float, float, float]:
     return low, middle, high
 
 
-def _quantiles(values: FloatArray, weights: FloatArray, at: tuple[float, ...]) -> FloatArray:
-    """Weighted quantiles: the middle of each value's share of the weight, straight lines between."""
-    order = np.argsort(values)
-    share = np.cumsum(weights[order]) - 0.5 * weights[order]
-    return np.interp(at, share, values[order])
-
-
 def _split(ensemble: LawEnsemble, losses: FloatArray, decades: float) -> LossSplit:
     """Variances of ln L: within forms, between forms, of a run, and of what the ensemble was seen to be off by."""
     logs, members, shares = np.log(losses), ensemble.draw_members, ensemble.member_weights
@@ -195,11 +187,9 @@ def _split(ensemble: LawEnsemble, losses: FloatArray, decades: float) -> LossSpl
 
 def _interval(losses: FloatArray, weights: FloatArray, split: LossSplit, level: float) -> tuple[float, float]:
     """Central interval of a new run's loss: every draw blurred by noise and extrapolation, by quantiles of both."""
-    at = (np.arange(400) + 0.5) / 400
-    centres = _quantiles(np.log(losses), weights, tuple(at))
-    normal = np.array([NormalDist().inv_cdf((k + 0.5) / 64) for k in range(64)])
-    normal /= normal.std()
-    blurred = centres[:, None] + math.sqrt(split.noise + split.extrapolation) * normal
+    centres = weighted_quantiles(np.log(losses), weights, (np.arange(400) + 0.5) / 400)
+    normal = normal_strata(64)
+    blurred = centres[:, None] + math.sqrt(split.noise + split.extrapolation) * normal / normal.std()
     low, high = np.exp(quantiles(blurred.ravel(), [(1.0 - level) / 2.0, (1.0 + level) / 2.0]))
     # The mean of a few draws far above all others lies beyond the quantiles; an interval holds what is expected.
     mean = float(weights @ losses)
@@ -263,7 +253,7 @@ def _valley(search: Search, plan: _Plan, lowest: float) -> Valley:
         some = search.ensemble.thinned(_VALLEY_DRAWS // len(search.ensemble.members))
         losses, shares = some.losses(N, D, plan.unique_tokens), some.draw_weights
     shares = shares / shares.sum()
-    ends = np.array([_quantiles(column, shares, (0.1, 0.9)) for column in losses.T])
+    ends = np.array([weighted_quantiles(column, shares, (0.1, 0.9)) for column in losses.T])
     return Valley(
         N=tuple(N.tolist()),
         D=tuple(D.tolist()),

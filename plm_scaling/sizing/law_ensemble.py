@@ -6,7 +6,6 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from statistics import NormalDist
 from typing import Final, Literal
 
 import numpy as np
@@ -14,6 +13,7 @@ import numpy.typing as npt
 
 from plm_scaling.core.errors import RefusedError
 from plm_scaling.laws.forms import Form, Rows, find_form, log_loss, paired_log_loss
+from plm_scaling.laws.interval import normal_strata
 from plm_scaling.laws.jets import FloatArray
 from plm_scaling.laws.law_fit import LawFit, SurfaceFit
 from plm_scaling.laws.predict import extrapolation_sd
@@ -203,7 +203,7 @@ def _decayed(
 def normal_quantiles() -> FloatArray:
     """Middle of each of the strata of a standard normal, in an order that any few draws spread over."""
     order = np.argsort(np.modf(np.arange(_DECAY_STRATA) * (math.sqrt(5.0) - 1.0) / 2.0)[0])
-    return np.array([NormalDist().inv_cdf((k + 0.5) / _DECAY_STRATA) for k in order])
+    return normal_strata(_DECAY_STRATA)[order]
 
 
 def _rows_of(effect: FloatArray, member: LawMember) -> FloatArray:

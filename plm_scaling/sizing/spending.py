@@ -9,14 +9,13 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, replace
 from functools import cached_property
-from statistics import NormalDist
 from typing import Final
 
 import numpy as np
 import numpy.typing as npt
 
 from plm_scaling.core.errors import ConfigError, RefusedError
-from plm_scaling.laws.interval import Interval
+from plm_scaling.laws.interval import Interval, normal_strata, weighted_quantiles
 from plm_scaling.laws.repeat_fit import RepeatFit
 from plm_scaling.sizing.answers import decades_outside
 from plm_scaling.sizing.descent import descend
@@ -32,7 +31,6 @@ __all__ = [
     "best_allocation",
     "can_turn",
     "loss_interval",
-    "normal_strata",
     "quantile_interval",
     "run_interval",
     "search_ensemble",
@@ -429,10 +427,7 @@ def quantile_interval(
     spread = np.broadcast_to(values.T, (*values.shape[1:], len(weights))).reshape(-1, len(weights))
     w = np.tile(weights, len(spread)) / len(spread)
     flat = spread.ravel()
-    order = np.argsort(flat, kind="stable")
-    # Midpoints of the cumulated weights: a single draw is its own interval.
-    share = np.cumsum(w[order]) - 0.5 * w[order]
-    low, high = np.interp([0.5 - 0.5 * level, 0.5 + 0.5 * level], share, flat[order])
+    low, high = weighted_quantiles(flat, w, [0.5 - 0.5 * level, 0.5 + 0.5 * level])
     centre = float(w @ flat) if value is None else value
     return Interval(value=centre, low=min(float(low), centre), high=max(float(high), centre), level=level)
 
@@ -451,8 +446,3 @@ def run_interval(laws: LawEnsemble, losses: FloatArray, value: float, C: float, 
     sd = math.hypot(laws.noise_sd, laws.drift_sd * math.sqrt(decades))
     spread = losses[:, :, None] * np.exp(sd * normal_strata(_NOISE_STRATA))
     return quantile_interval(spread.reshape(len(losses), -1), laws.draw_weights, value, level)
-
-
-def normal_strata(count: int) -> FloatArray:
-    """Middles of equally likely parts of a standard normal, float64[count]."""
-    return np.array([NormalDist().inv_cdf((k + 0.5) / count) for k in range(count)])

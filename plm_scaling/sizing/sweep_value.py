@@ -5,11 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from statistics import NormalDist
 from typing import Final
 
 import numpy as np
 
+from plm_scaling.laws.interval import normal_strata
 from plm_scaling.laws.jets import FloatArray
 from plm_scaling.sizing.decision_search import Search, search_sizes
 from plm_scaling.sizing.information_value import Beliefs, ObservationError
@@ -88,8 +88,8 @@ def doubted(ensemble: LawEnsemble, log_N_sd: float) -> LawEnsemble:
     """
     if log_N_sd == 0:
         return ensemble
-    shifts = [log_N_sd * NormalDist().inv_cdf((k + 0.5) / _STRATA) for k in range(_STRATA)]
-    shifts = [shift / math.sqrt(np.var(shifts)) * log_N_sd for shift in shifts]
+    strata = normal_strata(_STRATA)
+    shifts = (log_N_sd * strata / strata.std()).tolist()
 
     def moved(member: LawMember) -> list[LawMember]:
         draws = member.theta[1:]

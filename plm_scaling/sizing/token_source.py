@@ -11,7 +11,7 @@ import numpy.typing as npt
 from pydantic import Field, model_validator
 
 from plm_scaling.core.records import Record
-from plm_scaling.laws.interval import Interval
+from plm_scaling.laws.interval import Interval, normal_strata
 
 __all__ = ["SourceStatus", "TokenSource", "rho_strata"]
 
@@ -74,5 +74,5 @@ def rho_strata(sources: tuple[TokenSource, ...], strata: int = 8) -> FloatArray:
     steps = phi ** -(np.arange(len(sources)) + 1.0)
     # Every column is made a permutation of the same strata: each rate alone is then sampled without bias.
     order = np.modf(0.5 + np.outer(np.arange(strata), steps))[0].argsort(axis=0).argsort(axis=0)
-    z = np.array([NormalDist().inv_cdf((k + 0.5) / strata) for k in range(strata)])
+    z = normal_strata(strata)
     return np.asarray(np.where(sure, 0.0, z[order]))

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from plm_scaling.core.errors import ConfigError
-from plm_scaling.laws.interval import Interval
+from plm_scaling.laws.interval import Interval, normal_strata
 from plm_scaling.laws.zoo import find_law
 from plm_scaling.laws.zoo_forms import two_powers
 from plm_scaling.sizing.action import ActionTable, PublicScore
@@ -19,7 +19,7 @@ from plm_scaling.sizing.distilled import distil
 from plm_scaling.sizing.law_ensemble import LawEnsemble
 from plm_scaling.sizing.metric_map import MetricPoint
 from plm_scaling.sizing.public_actions import distilled_worth
-from plm_scaling.sizing.spending import Spending, normal_strata, search_ensemble
+from plm_scaling.sizing.spending import Spending, search_ensemble
 from plm_scaling.sizing.token_source import TokenSource
 from plm_scaling.sizing.training_price import price_per_flop
 from plm_scaling.transfers.transfer_fit import SourceShare, TransferFit
