@@ -43,6 +43,7 @@ def evaluate_run(
     limit: int | None = None,
     resamples: int = 1000,
     seed: int = 0,
+    head: str | None = None,
     control: bool = True,
     again: bool = False,
     cache: str | Path | None = None,
@@ -55,7 +56,7 @@ def evaluate_run(
     ----------
     models : see `evals.adapters.opening`; a folder of runs stands for all complete runs in it.
     tasks : names or shell patterns (`aav28.*`).
-    data, sequences, corpus, limit, resamples, seed : see `evals.task.Asked`.
+    data, sequences, corpus, limit, resamples, seed, head : see `evals.task.Asked`.
     control : also the same shape with random weights, for every model that has weights.
     again : also what `out` answers already.
     cache : folder in which embeddings are kept, for later calls and other processes.
@@ -80,6 +81,7 @@ def evaluate_run(
         limit=limit,
         resamples=resamples,
         seed=seed,
+        head=head,
         tell=tell,
     )
     kept = None if cache is None else Path(cache)

@@ -26,6 +26,7 @@ __all__ = ["command"]
 _PATH = click.Path(path_type=Path)
 _FOLDER = click.Path(path_type=Path, exists=True, file_okay=False)
 _FILE = click.Path(path_type=Path, exists=True, dir_okay=False)
+_HEADS = ("ridge", "logistic", "nearest", "cnn", "lora", "full")
 _WIDEST = 100
 
 
@@ -77,6 +78,7 @@ def ls(output: str) -> None:
 @click.option("--limit", type=click.IntRange(1), help="A seeded sample of so many examples of each task.")
 @click.option("--resamples", type=click.IntRange(10), default=1000, show_default=True, help="For the intervals.")
 @click.option("--seed", type=int, default=0, show_default=True)
+@click.option("--head", type=click.Choice(_HEADS), help="Of supervised tasks; lora and full train the model itself.")
 @click.option("--control/--no-control", default=True, show_default=True, help="Random weights of the same shapes.")
 @click.option("--again", is_flag=True, help="Also what the file answers already.")
 @click.option("--cache", type=_PATH, help="Folder in which embeddings are kept for later calls.")

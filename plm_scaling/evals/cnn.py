@@ -1,6 +1,6 @@
-"""A small convolutional network on one-hot sequences: the floor that knows pairs of sites, and no pre-training.
+"""A small convolutional network: on one-hot sequences a floor that knows pairs of sites, on activations a head.
 
-n: rows, L: longest sequence, A: the 20 amino acids.
+n: rows, L: longest sequence or varied sites, A: the 20 amino acids, d: channels of activations.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ __all__ = ["Cnn", "CnnFit", "fit_cnn"]
 FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]
 LetterArray = npt.NDArray[np.int8]
+Float32Array = npt.NDArray[np.float32]
 
 _A: Final = len(STANDARD)
 _CHANNELS: Final = 128
@@ -35,16 +36,17 @@ _TEST_BATCH: Final = 2048
 class Cnn(nn.Module):
     """One convolution over the sites, and one hidden layer over all of its channels at all sites."""
 
-    def __init__(self, sites: int) -> None:
+    def __init__(self, sites: int, channels: int = _A) -> None:
         super().__init__()
-        self.convolution = nn.Conv1d(_A, _CHANNELS, _WIDTH, padding=_WIDTH // 2)
+        self.convolution = nn.Conv1d(channels, _CHANNELS, _WIDTH, padding=_WIDTH // 2)
         self.hidden = nn.Linear(_CHANNELS * sites, _HIDDEN)
         self.head = nn.Linear(_HIDDEN, 1)
 
-    def forward(self, letters_nL: Tensor) -> Tensor:
-        """Standardised values, float32[n], of letters int64[n, L] (-1: none)."""
-        one_hot = nn.functional.one_hot(letters_nL + 1, _A + 1)[:, :, 1:].to(self.head.weight.dtype)
-        seen = torch.relu(self.convolution(one_hot.transpose(1, 2)))
+    def forward(self, rows: Tensor) -> Tensor:
+        """Standardised values, float32[n], of letters int64[n, L] (-1: none) or activations float32[n, L, d]."""
+        if not rows.is_floating_point():
+            rows = nn.functional.one_hot(rows + 1, _A + 1)[:, :, 1:].to(self.head.weight.dtype)
+        seen = torch.relu(self.convolution(rows.transpose(1, 2)))
         values: Tensor = self.head(torch.relu(self.hidden(seen.flatten(1))))[:, 0]
         return values
 
@@ -65,13 +67,13 @@ class CnnFit:
     epoch: int
     held_out: tuple[float | None, ...]
 
-    def predict(self, letters_nL: LetterArray) -> FloatArray:
+    def predict(self, rows: LetterArray | Float32Array) -> FloatArray:
         """Values in the units of the targets, float64[n]."""
-        return _predicted(self.network, letters_nL) * self.scale + self.mean
+        return _predicted(self.network, rows) * self.scale + self.mean
 
 
 def fit_cnn(
-    letters_nL: LetterArray,
+    rows: LetterArray | Float32Array,
     targets: FloatArray,
     *,
     validation: IntArray | None = None,
@@ -82,7 +84,7 @@ def fit_cnn(
 
     Parameters
     ----------
-    letters_nL : `encodings.letter_matrix`.
+    rows : int8[n, L] (`encodings.letter_matrix`), or activations of the sites, float32[n, L, d].
     targets : float64[n].
     validation : rows that choose the epoch and are not trained on; a seeded tenth by default.
     epochs : passes over the others.
@@ -101,19 +103,19 @@ def fit_cnn(
     mean, scale = float(targets[fitted].mean()), float(targets[fitted].std()) or 1.0
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        network = Cnn(letters_nL.shape[1])
-    letters = torch.from_numpy(letters_nL[fitted].astype(np.int64))
+        network = Cnn(*rows.shape[1:])
+    shown = _shown(rows[fitted])
     truth = torch.from_numpy(((targets[fitted] - mean) / scale).astype(np.float32))
     optimiser = torch.optim.AdamW(network.parameters(), lr=1e-3)
     generator = torch.Generator().manual_seed(seed)
     history: list[float | None] = []
     best: tuple[float, int, dict[str, Tensor]] = (-np.inf, 0, {})
     for epoch in range(1, epochs + 1):
-        for rows in torch.randperm(len(truth), generator=generator).split(_BATCH):  # type: ignore[no-untyped-call]
+        for some in torch.randperm(len(truth), generator=generator).split(_BATCH):  # type: ignore[no-untyped-call]
             optimiser.zero_grad(set_to_none=True)
-            nn.functional.mse_loss(network(letters[rows]), truth[rows]).backward()  # type: ignore[no-untyped-call]
+            nn.functional.mse_loss(network(shown[some]), truth[some]).backward()  # type: ignore[no-untyped-call]
             optimiser.step()
-        history.append(measure("spearman", targets[held], _predicted(network, letters_nL[held])).value)
+        history.append(measure("spearman", targets[held], _predicted(network, rows[held])).value)
         score = -1.0 if history[-1] is None else history[-1]
         if score > best[0]:
             best = (score, epoch, {name: value.clone() for name, value in network.state_dict().items()})
@@ -121,8 +123,11 @@ def fit_cnn(
     return CnnFit(network, mean, scale, best[1], tuple(history))
 
 
+def _shown(rows: LetterArray | Float32Array) -> Tensor:
+    return torch.from_numpy(rows.astype(np.int64) if rows.ndim == 2 else rows)
+
+
 @torch.no_grad()
-def _predicted(network: Cnn, letters_nL: LetterArray) -> FloatArray:
-    letters = torch.from_numpy(letters_nL.astype(np.int64))
-    parts = letters.split(_TEST_BATCH)  # type: ignore[no-untyped-call]
+def _predicted(network: Cnn, rows: LetterArray | Float32Array) -> FloatArray:
+    parts = _shown(rows).split(_TEST_BATCH)  # type: ignore[no-untyped-call]
     return torch.cat([network(part) for part in parts]).double().numpy()

@@ -67,6 +67,12 @@ class TuningChoice:
         """Peak learning rate of the blocks."""
         return self.learning_rate or (1e-3 if self.method == "lora" else 3e-4)
 
+    @property
+    def protocol(self) -> str:
+        """In words, for a row of results."""
+        words = f"low-rank additions of rank {self.rank}" if self.method == "lora" else "all weights trained"
+        return f"{words} + linear head, {self.epochs} epochs"
+
 
 @dataclass(frozen=True)
 class Tuned:
@@ -159,8 +165,7 @@ def tune(
             best = -math.inf if value.value is None else value.value
             kept, epoch_kept = targets.read(_outputs(network, rows, split.test)), epoch
     trained = sum(parameter.numel() for parameter in network.parameters() if parameter.requires_grad)
-    words = f"low-rank additions of rank {choice.rank}" if choice.method == "lora" else "all weights trained"
-    return Tuned(kept, epoch_kept, tuple(history), trained, f"{words} + linear head, {choice.epochs} epochs")
+    return Tuned(kept, epoch_kept, tuple(history), trained, choice.protocol)
 
 
 class _Targets:

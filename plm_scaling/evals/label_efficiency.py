@@ -22,7 +22,7 @@ from plm_scaling.evals.metrics import MetricName, measure
 from plm_scaling.evals.splits import Split
 from plm_scaling.evals.supervised import (
     POOLED,
-    Head,
+    FeatureHead,
     Pooling,
     default_head,
     embed_table,
@@ -159,7 +159,7 @@ def label_efficiency(
     labels: Sequence[int] | None = None,
     seeds: int = 5,
     pooling: Pooling = "mean",
-    head: Head | None = None,
+    head: FeatureHead | None = None,
     most_test: int = 5000,
 ) -> LabelEfficiency:
     """Every method on the same nested samples of labels, tested on the same rows.
@@ -254,7 +254,7 @@ def with_controls(adapters: Sequence[Adapter], controls: Sequence[Adapter] | Non
 
 
 def _head_value(
-    features: Float32Array, data: EncodedTable, test: IntArray, head: Head, train: IntArray, seed: int
+    features: Float32Array, data: EncodedTable, test: IntArray, head: FeatureHead, train: IntArray, seed: int
 ) -> float | None:
     if data.table.kind == "classes" and len(np.unique(data.table.targets[train])) < 2:
         return _measured(data, test, np.full(len(test), data.table.targets[train[0]]))

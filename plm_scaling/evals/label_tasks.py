@@ -26,7 +26,7 @@ from plm_scaling.evals.label_efficiency import (
 )
 from plm_scaling.evals.residue_tasks import ResidueRows, residue_features, residue_floors, residue_head
 from plm_scaling.evals.results import FloorScore, ResultRow
-from plm_scaling.evals.supervised import Head, Pooling
+from plm_scaling.evals.supervised import FeatureHead, Pooling
 from plm_scaling.evals.supervised_tasks import task_table
 from plm_scaling.evals.task import Answer, Asked, package_versions
 
@@ -47,7 +47,7 @@ def labels_of_task(
     labels: Sequence[int] | None = None,
     seeds: int = 5,
     pooling: Pooling = "mean",
-    head: Head | None = None,
+    head: FeatureHead | None = None,
 ) -> LabelEfficiency:
     """Any supervised task as a curve, with the hash of its data; of classes by residue, labels are whole sequences.
 

@@ -52,7 +52,7 @@ def paired_rows(out: Path, against: str, *, tasks: Sequence[str] = ("*",), seed:
     found = []
     for row in rows:
         if row.model.name == against:
-            others = [one for one in rows if one.model.name != against and _same_question(one, row)]
+            others = _asked_alike([one for one in rows if one.model.name != against and _same_question(one, row)], row)
             if any(has_scores(out, one) for one in (row, *others)):  # none has for what is not paired: perplexities
                 found += _against(out, row, others, seed)
     if not found:
@@ -67,8 +67,14 @@ def paired_rows(out: Path, against: str, *, tasks: Sequence[str] = ("*",), seed:
 def _same_question(one: ResultRow, other: ResultRow) -> bool:
     return all(
         getattr(one, name) == getattr(other, name)
-        for name in ("task", "task_version", "data_sha256", "metric", "limit", "seed")
+        for name in ("task", "task_version", "data_sha256", "metric", "limit", "seed", "head")
     )
+
+
+def _asked_alike(others: Sequence[ResultRow], row: ResultRow) -> list[ResultRow]:
+    """One row of each model: that of the same protocol where there is one."""
+    found = {one.model.name: one for one in others}
+    return list((found | {one.model.name: one for one in others if one.protocol == row.protocol}).values())
 
 
 def _against(out: Path, row: ResultRow, others: Sequence[ResultRow], seed: int) -> list[PairedRow]:

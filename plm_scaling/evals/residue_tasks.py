@@ -222,6 +222,7 @@ TASKS: Final[tuple[Task, ...]] = (
         higher_is_better=True,
         needs=("embed",),
         measure=_measure,
+        heads=("ridge",),
         files=tuple(f"secondary_structure.{part}.csv" for part in ("train", "valid", "test")),
     ),
 )

@@ -80,14 +80,15 @@ def _step(task: Task, adapter: Adapter, asked: Asked, out: Path, known: Sequence
 
 
 def _already(task: Task, adapter: Adapter, asked: Asked, known: Sequence[ResultRow]) -> tuple[ResultRow, ...]:
-    """Rows of the same task, version, data, sample, corpus, resamples, weights and seed."""
+    """Rows of the same task, version, data, sample, corpus, resamples, weights, seed and head."""
     info = adapter.info
-    wanted = (task.version, task.data_sha256(asked), asked.limit, asked.corpus_id, asked.resamples, asked.seed)
+    version, data = task.version, task.data_sha256(asked)
+    wanted = (version, data, asked.limit, asked.corpus_id, asked.resamples, asked.seed, task.head(asked))
     return tuple(
         row
         for row in known
         if (row.task == task.name or row.task.startswith(f"{task.name}/"))
-        and wanted == (row.task_version, row.data_sha256, row.limit, row.corpus_id, row.resamples, row.seed)
+        and wanted == (row.task_version, row.data_sha256, row.limit, row.corpus_id, row.resamples, row.seed, row.head)
         and (row.model.name, row.model.sha256) == (info.name, info.sha256)
     )
 

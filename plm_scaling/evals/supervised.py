@@ -26,6 +26,7 @@ from plm_scaling.evals.splits import Split
 
 __all__ = [
     "POOLED",
+    "FeatureHead",
     "Head",
     "Pooling",
     "ProbeRow",
@@ -42,7 +43,10 @@ FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]
 Pooling = Literal["mean", "sites"]
 """mean: over all residues; sites: of each varied site, side by side, for sequences of one length."""
-Head = Literal["ridge", "logistic", "nearest"]
+FeatureHead = Literal["ridge", "logistic", "nearest"]
+"""On activations that are computed once."""
+Head = Literal["ridge", "logistic", "nearest", "cnn", "lora", "full"]
+"""cnn: over the activations of the varied sites; lora, full: the model itself is trained (`finetuning.tune`)."""
 POOLED: Final[dict[Pooling, str]] = {"mean": "mean embedding", "sites": "embeddings of the varied sites"}
 """In words, for rows of results."""
 
@@ -128,7 +132,8 @@ def supervised_table(
     ----------
     control : random weights; by default drawn anew for models of ours, ESM-2 and ProGen2.
     pooling, layer : which activations; -1 is the last layer.
-    head : by default ridge for values, logistic for up to 50 classes and ridge on indicators of more.
+    head : by default ridge for values, logistic for up to 50 classes and ridge on indicators of more; the same for
+        the control.
     floors : of the same rows, where they are known already (`floor_rows`).
     draws : of every interval.
 
@@ -141,8 +146,7 @@ def supervised_table(
     rows: list[ProbeRow] = []
     for one, role in ((adapter, "model"), (control, "control")):
         if one is not None:
-            features = embed_table(one, data, split, pooling=pooling, layer=layer)
-            scores = head_scores(features, data, split, head=head, seed=seed)
+            scores = _scores(one, data, split, pooling, layer, head, seed)
             rows.append(_row(data, split, one.info.name, role, scores, draws, seed))
     found = floor_rows(data, split, draws=draws, seed=seed) if floors is None else floors
     alone = SupervisedTable(rows[0], rows[1] if len(rows) > 1 else None, found, None, None)
@@ -155,12 +159,57 @@ def supervised_table(
     )
 
 
+def _scores(
+    adapter: Adapter, data: EncodedTable, split: Split, pooling: Pooling, layer: int, head: Head, seed: int
+) -> FloatArray:
+    if head == "lora" or head == "full":
+        from plm_scaling.evals.finetuning import TuningChoice, tune
+
+        return tune(adapter, data, split, TuningChoice(head), seed=seed).scores
+    if head == "cnn":
+        features = embed_table(adapter, data, split, pooling="sites", layer=layer)
+        return cnn_scores(features, data, split, seed=seed)
+    features = embed_table(adapter, data, split, pooling=pooling, layer=layer)
+    return head_scores(features, data, split, head=head, seed=seed)
+
+
+def cnn_scores(features: Float32Array, data: EncodedTable, split: Split, *, seed: int = 0) -> FloatArray:
+    """Predictions of a small convolutional network over the varied sites, float64[test].
+
+    Parameters
+    ----------
+    features : float32[n, S d], `embed_table` by sites; standardised over the training rows.
+
+    Raises
+    ------
+    RefusedError : classes. ConfigError : fewer than 30 training rows.
+    """
+    if data.table.kind == "classes":
+        raise RefusedError("a convolutional head for classes", where=data.table.name, hint="logistic, lora or full")
+    from plm_scaling.evals.cnn import fit_cnn
+
+    train = split.train
+    held = None if split.validation is None else np.flatnonzero(np.isin(train, split.validation))
+    mean, scale = _standard(features, train)
+    standard = ((features - mean) / scale).astype(np.float32).reshape(len(features), len(data.sites), -1)
+    fit = fit_cnn(standard[train], data.table.targets[train], validation=held, seed=seed)
+    return fit.predict(standard[split.test])
+
+
+def _standard(features: Float32Array, train: IntArray) -> tuple[FloatArray, FloatArray]:
+    """Mean and standard deviation over the training rows, float64[p]; inf where nothing varies."""
+    mean = features[train].mean(axis=0, dtype=np.float64)
+    scale = features[train].std(axis=0, dtype=np.float64)
+    scale[scale < 1e-6 * max(float(scale.max(initial=0.0)), 1e-30)] = np.inf
+    return mean, scale
+
+
 def floor_rows(data: EncodedTable, split: Split, *, draws: int = 1000, seed: int = 0) -> tuple[ProbeRow, ...]:
     """Every floor of a table with its predictions, weakest first; one that does not exist here says why."""
     return tuple(_floor_row(data, split, name, draws, seed) for name in floor_names(data.table))
 
 
-def default_head(data: EncodedTable) -> Head:
+def default_head(data: EncodedTable) -> FeatureHead:
     """Ridge for values, logistic for classes, ridge on their indicators where they are more than 50."""
     few = len(np.unique(data.table.targets)) <= _MOST_CLASSES
     return "logistic" if data.table.kind == "classes" and few else "ridge"
@@ -213,7 +262,7 @@ def _basis(activations: Float32Array, data: EncodedTable) -> Float32Array:
 
 
 def head_scores(
-    features: Float32Array, data: EncodedTable, split: Split, *, head: Head = "ridge", seed: int = 0
+    features: Float32Array, data: EncodedTable, split: Split, *, head: FeatureHead = "ridge", seed: int = 0
 ) -> FloatArray:
     """Predictions of a head for the test rows, float64[test]: values, or classes.
 
@@ -230,9 +279,7 @@ def head_scores(
     if data.table.kind == "values" and head != "ridge":
         raise ConfigError(f"{head} of values", why="it names classes", hint="ridge")
     held = None if split.validation is None else np.flatnonzero(np.isin(train, split.validation))
-    mean = features[train].mean(axis=0, dtype=np.float64)
-    scale = features[train].std(axis=0, dtype=np.float64)
-    scale[scale < 1e-6 * max(float(scale.max(initial=0.0)), 1e-30)] = np.inf
+    mean, scale = _standard(features, train)
     X, X_test = (features[train] - mean) / scale, (features[split.test] - mean) / scale
     if data.table.kind == "values":
         return fit_ridge(X, targets[train], validation=held, seed=seed).predict(X_test)

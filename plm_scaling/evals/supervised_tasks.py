@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 from functools import lru_cache, partial
 from pathlib import Path
-from typing import Final
+from typing import Final, cast, get_args
 
 import numpy as np
 
@@ -17,6 +17,7 @@ from plm_scaling.evals.results import FloorScore
 from plm_scaling.evals.splits import Split, find_split, own_split
 from plm_scaling.evals.supervised import (
     POOLED,
+    Head,
     Pooling,
     ProbeRow,
     SupervisedTable,
@@ -99,18 +100,35 @@ def _sampled_rows(table: LabelledTable, limit: int, seed: int) -> np.ndarray:
 
 
 def _measure(task: Task, adapter: Adapter, asked: Asked, *, read: Reader, split: str) -> list[Answer]:
-    """A head on the pooled activations, and on those of each site where sequences are variants of one."""
+    """A head on the pooled activations, and on those of each site where sequences are variants of one.
+
+    A convolution needs sites; a model that is trained itself answers once.
+    """
+    head = cast("Head | None", task.head(asked) or None)
     data, chosen, floors = _prepared(task.paths(asked), read, split, asked.limit, asked.resamples, asked.seed)
     aligned = data.table.kind == "values" and len({len(one) for one in data.table.sequences}) == 1
     poolings: tuple[Pooling, ...] = ("mean", "sites") if aligned else ("mean",)
+    if head in ("lora", "full"):
+        poolings = ("mean",)
+    elif head == "cnn":
+        poolings = ("sites",)
     answers = []
     for pooling in poolings:
         started = time.perf_counter()
         found = supervised_table(
-            adapter, data, chosen, pooling=pooling, floors=floors, draws=asked.resamples, seed=asked.seed
+            adapter, data, chosen, pooling=pooling, head=head, floors=floors, draws=asked.resamples, seed=asked.seed
         )
-        answers.append(_answer(task, adapter, asked, found, data, chosen, pooling, started))
+        protocol = _protocol(head or default_head(data), pooling)
+        answers.append(_answer(task, adapter, asked, found, data, chosen, protocol, started))
     return answers
+
+
+def _protocol(head: Head, pooling: Pooling) -> str:
+    if head == "lora" or head == "full":
+        from plm_scaling.evals.finetuning import TuningChoice
+
+        return TuningChoice(head).protocol
+    return f"{POOLED[pooling]} + {head}"
 
 
 def _answer(
@@ -120,7 +138,7 @@ def _answer(
     found: SupervisedTable,
     data: EncodedTable,
     split: Split,
-    pooling: Pooling,
+    protocol: str,
     started: float,
 ) -> Answer:
     if found.model.value is None or found.model.scores is None:
@@ -132,7 +150,7 @@ def _answer(
     scored = Scored(
         truth=data.table.targets[split.test],
         scores=found.model.scores,
-        protocol=f"{POOLED[pooling]} + {default_head(data)}",
+        protocol=protocol,
         n_train=len(split.train),
         floors=tuple(
             FloorScore(name=name, value=row.value, low=row.low, high=row.high)
@@ -141,7 +159,7 @@ def _answer(
         ),
         tokens=float(sum(len(one) for one in data.table.sequences)),
         flags=flags,
-        warnings=tuple(f"{task.name}, {adapter.info.name}, {POOLED[pooling]}: {said}" for said in warnings),
+        warnings=tuple(f"{task.name}, {adapter.info.name}, {protocol}: {said}" for said in warnings),
     )
     return answer_of(task, adapter, asked, scored, metric=metric_of(data.table), started=started)
 
@@ -172,6 +190,7 @@ def _task(
         needs=("embed",),
         measure=partial(_measure, read=read, split=split),
         files=files,
+        heads=get_args(Head),
     )
 
 

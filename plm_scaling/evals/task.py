@@ -58,6 +58,7 @@ class Asked:
     corpus : the prepared corpus the models were trained on, for audits and bins of identity.
     limit : at most so many examples, a seeded sample of them; None for all.
     resamples : draws of every interval.
+    head : what learns from a model, of the heads a task has; None for the task's own. Other tasks pass it over.
     tell : called with a line before what takes long.
     """
 
@@ -67,6 +68,7 @@ class Asked:
     limit: int | None = None
     resamples: int = 1000
     seed: int = 0
+    head: str | None = None
     tell: Callable[[str], None] = field(default=lambda _: None, repr=False, compare=False)
 
     @property
@@ -97,6 +99,7 @@ class Task:
     files : names of the files of its data as they are published, or a pattern for all that match; a .gz will do.
     version : raised when data, splits or scoring change what the number means.
     measure : model and question to answers.
+    heads : that the user may choose from.
     beside : files that those of `files` name, as many as there are.
     """
 
@@ -109,11 +112,25 @@ class Task:
     measure: Callable[[Task, Adapter, Asked], list[Answer]] = field(repr=False)
     files: tuple[str, ...] = ()
     version: int = 1
+    heads: tuple[str, ...] = ()
     beside: Callable[[Asked], tuple[Path, ...]] | None = field(default=None, repr=False)
 
     def can(self, adapter: Adapter) -> bool:
         """Whether the model has what it takes."""
         return not self.needs or bool(set(self.needs) & set(adapter.info.abilities))
+
+    def head(self, asked: Asked) -> str:
+        """What the user named, where it has heads to choose from; empty for its own.
+
+        Raises
+        ------
+        RefusedError : it has others.
+        """
+        if not self.heads or asked.head is None:
+            return ""
+        if asked.head not in self.heads:
+            raise RefusedError(f"{self.name} has no head {asked.head!r}", hint=", ".join(self.heads))
+        return asked.head
 
     def paths(self, asked: Asked) -> tuple[Path, ...]:
         """Its files.
@@ -282,6 +299,7 @@ def task_row(
         seed=asked.seed,
         wall_s=seconds,
         tokens_per_s=tokens / seconds if seconds > 0 else 0.0,
+        head=task.head(asked),
         versions=package_versions(),
         **said,
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,16 +13,20 @@ import torch
 
 from plm_scaling.core.architecture import ModelShape
 from plm_scaling.core.errors import ConfigError, RefusedError
+from plm_scaling.evals import residue_tasks
 from plm_scaling.evals.adapters.base import Float32Array, ModelInfo, Pool
 from plm_scaling.evals.adapters.doubles import UniformModel
 from plm_scaling.evals.adapters.own_models import random_weights
 from plm_scaling.evals.encodings import letter_matrix
 from plm_scaling.evals.floors import EncodedTable
+from plm_scaling.evals.pairs import paired_rows
+from plm_scaling.evals.results import read_rows
+from plm_scaling.evals.run_tasks import load_scores, run_tasks
 from plm_scaling.evals.splits import Split, find_split
 from plm_scaling.evals.supervised import embed_table, head_scores, supervised_table
 from plm_scaling.evals.supervised_tasks import TASKS
 from plm_scaling.evals.tables import LabelledTable
-from plm_scaling.evals.task import Asked
+from plm_scaling.evals.task import Asked, match_tasks
 
 torch.set_num_threads(1)
 A = "LAGVSERTIDPKQNFYMHWC"
@@ -108,8 +113,8 @@ def test_sites_keep_their_place_and_only_what_varies() -> None:
         embed_table(Knowing(True), uneven, split, pooling="sites")
 
 
-def test_a_task_puts_random_weights_and_floors_beside_a_model(tmp_path: Path) -> None:
-    """A model of random weights is no better than another of them, and its row says so."""
+def write_capsids(folder: Path) -> None:
+    """Capsids with three substitutions whose effects add up."""
     rng = np.random.default_rng(2)
     wild = "DEEEIRTTNPVATEQYGSVSTNLQRGNR"
     names = {wild}
@@ -122,7 +127,12 @@ def test_a_task_puts_random_weights_and_floors_beside_a_model(tmp_path: Path) ->
     ordered = sorted(names)
     values = [weight[np.arange(28), row].sum() for row in letter_matrix(ordered)]
     text = "sequence,score\n" + "\n".join(f"{name},{value}" for name, value in zip(ordered, values, strict=True))
-    (tmp_path / "aav_capsid_28mer.csv.gz").write_bytes(gzip.compress(text.encode()))
+    (folder / "aav_capsid_28mer.csv.gz").write_bytes(gzip.compress(text.encode()))
+
+
+def test_a_task_puts_random_weights_and_floors_beside_a_model(tmp_path: Path) -> None:
+    """A model of random weights is no better than another of them, and its row says so."""
+    write_capsids(tmp_path)
     tasks = {task.name: task for task in TASKS}
     model = random_weights(ModelShape(n_layers=1, d_model=16), seed=5)
     asked = Asked(data=tmp_path, resamples=50, limit=250)
@@ -140,3 +150,44 @@ def test_a_task_puts_random_weights_and_floors_beside_a_model(tmp_path: Path) ->
     assert answers[0].row.flags[0] == "NOT_ABOVE_RANDOM_WEIGHTS"
     assert "no evidence that pre-training helps" in answers[0].row.warnings[0]
     assert len({task.name for task in TASKS}) == len(TASKS)
+
+
+def test_heads_are_named_and_train_the_model_where_asked(tmp_path: Path) -> None:
+    """A row of another head is another answer; the control learns under the same head, floors stay the same."""
+    write_capsids(tmp_path)
+    model = random_weights(ModelShape(architecture="esm2", n_layers=1, d_model=16, n_heads=2), seed=5)
+    out, asked = tmp_path / "rows.jsonl", Asked(data=tmp_path, resamples=20, limit=120)
+    tasks = match_tasks(["aav28.sampled"], TASKS)
+    words = {
+        None: "mean embedding + ridge",
+        "cnn": "embeddings of the varied sites + cnn",
+        "lora": "low-rank additions of rank 8 + linear head, 10 epochs",
+    }
+    for head, protocol in words.items():
+        [step] = run_tasks([lambda: model], tasks, replace(asked, head=head), out)
+        assert step.outcome == "done", step.why
+        row = step.rows[0]
+        assert (row.head, row.protocol, len(step.rows)) == (head or "", protocol, 2 if head is None else 1)
+        floors = {floor.name: floor.value for floor in row.floors}
+        assert floors["random weights"] != row.value
+        assert floors["one-hot"] == next(floor.value for floor in read_rows(out)[0].floors if floor.name == "one-hot")
+        assert [step.outcome for step in run_tasks([lambda: model], tasks, replace(asked, head=head), out)] == ["kept"]
+    assert len({tuple(load_scores(out, row)[1]) for row in read_rows(out)}) == 4
+    [step] = run_tasks([lambda: model], tasks, replace(asked, head="logistic"), out)
+    assert (step.outcome, "logistic of values" in step.why) == ("failed", True)
+    [step] = run_tasks([lambda: Knowing(True)], tasks, replace(asked, head="lora"), out)
+    assert (step.outcome, "knowing cannot be trained here" in step.why) == ("failed", True)
+    residues = replace(residue_tasks.TASKS[0], files=())
+    [step] = run_tasks([lambda: model], [residues], replace(asked, head="lora"), out)
+    assert (step.outcome, "has no head 'lora'" in step.why) == ("failed", True)
+
+
+def test_rows_of_one_head_and_protocol_are_compared(tmp_path: Path) -> None:
+    write_capsids(tmp_path)
+    out, asked = tmp_path / "rows.jsonl", Asked(data=tmp_path, resamples=20, limit=120)
+    models = [random_weights(ModelShape(n_layers=1, d_model=16), seed=seed, name=f"m{seed}") for seed in (5, 6)]
+    tasks = match_tasks(["aav28.sampled"], TASKS)
+    run_tasks([lambda: models[0], lambda: models[1]], tasks, asked, out)
+    run_tasks([lambda: models[0]], tasks, replace(asked, head="cnn"), out)
+    found = paired_rows(out, "m6")
+    assert [(one.model, one.protocol == one.protocol_against) for one in found] == [("m5", True)] * 2
