@@ -44,7 +44,6 @@ __all__ = [
     "cluster_sequences",
     "find_mmseqs",
     "mmseqs_work",
-    "search_sequences",
     "write_numbered",
 ]
 
@@ -359,27 +358,6 @@ class MmseqsWork:
         for stem in stems:
             for path in (stem, *self.folder.glob(f"{stem.name}.*")):
                 path.unlink(missing_ok=True)
-
-
-def search_sequences(
-    queries: Sequence[str],
-    targets: Sequence[str],
-    alike: Alike,
-    *,
-    sensitivity: float = 5.7,
-    threads: int | None = None,
-) -> Hits:
-    """Search a few sequences against a few others; hits are numbered by position.
-
-    Raises
-    ------
-    CorpusError : MMseqs2 is not installed, or it failed.
-    ValueError : a character is not a residue letter.
-    """
-    with mmseqs_work(threads=threads) as work:
-        if not queries or not targets:
-            return no_hits()
-        return work.search(_few(work, queries), _few(work, targets), alike, sensitivity=sensitivity)
 
 
 def cluster_sequences(
