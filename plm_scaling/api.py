@@ -566,14 +566,15 @@ def laws_choices(
     )
 
 
-def report(study: Path, out: Path | None = None, *, validation: str = "val_iid") -> Path:
+def report(study: Path, out: Path | None = None, *, validation: str = "val_iid", evals: Sequence[Path] = ()) -> Path:
     """Write the offline report of a study's folder; returns its path (default: `report.html` in the folder).
 
-    `validation` is the set whose losses the page shows; fits made on another set are marked as such.
+    `validation` is the set whose losses the page shows; fits made on another set are marked as such. `evals` are files
+    of results of `evaluate_run`, instead of all in evals/ of the folder.
     """
     from plm_scaling.reporting.page import write_report
 
-    return write_report(study, study / "report.html" if out is None else out, validation=validation)
+    return write_report(study, study / "report.html" if out is None else out, validation=validation, evals=evals)
 
 
 def export(

@@ -17,12 +17,18 @@ __all__ = ["command"]
 @click.option(
     "--validation", default="val_iid", show_default=True, help="Validation set of the page (heldout_NAME, SET@SOURCE)."
 )
+@click.option(
+    "--evals",
+    type=click.Path(path_type=Path, exists=True, dir_okay=False),
+    multiple=True,
+    help="Results of evaluate run, instead of STUDY/evals/*.jsonl; may be repeated.",
+)
 @DryRun
-def command(study: Path, out: Path | None, validation: str, dry_run: bool) -> None:
+def command(study: Path, out: Path | None, validation: str, evals: tuple[Path, ...], dry_run: bool) -> None:
     """Write the report of STUDY: the decision for the budget in size.json, the verdict, pictures, runs, provenance."""
     from plm_scaling import api
 
     if dry_run:
         say(f"would write {out or study / 'report.html'}")
         return
-    click.echo(api.report(study, out, validation=validation))
+    click.echo(api.report(study, out, validation=validation, evals=evals))

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Final, Literal
 
 import numpy as np
+import numpy.typing as npt
 from pydantic import Field
 
 from plm_scaling.core.errors import RefusedError, did_you_mean
@@ -22,6 +23,8 @@ __all__ = ["Frontier", "FrontierPoint", "frontier_of", "frontier_of_rows", "loss
 
 _LEAST: Final = 3
 """Models on a line: with two there is no scatter about it."""
+_FAR_SHARE: Final = 0.2
+"""Largest share of models that a gap cuts off from the others."""
 
 
 class FrontierPoint(Record):
@@ -62,6 +65,8 @@ class Frontier(Record):
     models computed here, 95 % from their scatter about the line."""
     slopes_of_loss: dict[str, Interval] = Field(default_factory=dict)
     """Change of the metric per nat of loss, likewise."""
+    far: tuple[str, ...] = ()
+    """Models so far from the others in loss that they alone would make a slope; on no line."""
     refused: dict[str, str] = Field(default_factory=dict)
     """Why there is no slope of the loss, by objective."""
     flags: tuple[str, ...] = ()
@@ -87,8 +92,17 @@ def frontier_of_rows(rows: Sequence[ResultRow], task: str, metric: str | None = 
     computed.sort(key=lambda point: (point.control, point.C or 0.0, point.model))
     trained = [row for row in chosen if not row.model.origin.startswith("random")]
     flags, warnings = _doubts(chosen, trained)
-    slopes, _ = _slopes(trained, "C")
-    slopes_of_loss, refused = _slopes(trained, "loss")
+    slopes, _, _ = _slopes(trained, "C")
+    slopes_of_loss, refused, far = _slopes(trained, "loss")
+    if far:
+        losses = ", ".join(f"{row.model.loss:.3f}" for row in far)
+        whose = ", ".join(row.model.name for row in far)
+        flags = (*flags, "FAR_IN_LOSS")
+        warnings = (
+            *warnings,
+            f"{whose}: so far from the other runs (loss {losses}) that alone they would make the slope, so they are on "
+            "no line.",
+        )
     return Frontier(
         task=task,
         metric=name,
@@ -97,6 +111,7 @@ def frontier_of_rows(rows: Sequence[ResultRow], task: str, metric: str | None = 
         floors=max((row.floors for row in chosen), key=len),
         slopes=slopes,
         slopes_of_loss=slopes_of_loss,
+        far=tuple(row.model.name for row in far),
         refused=refused,
         flags=flags,
         warnings=warnings,
@@ -158,8 +173,10 @@ def _published(key: str) -> list[FrontierPoint]:
     return sorted(found, key=lambda point: (point.C or math.inf, point.model))
 
 
-def _slopes(rows: list[ResultRow], axis: Literal["C", "loss"]) -> tuple[dict[str, Interval], dict[str, str]]:
-    """Slope of the metric on log10 C, or on the loss, of each family and objective; where refused, why.
+def _slopes(
+    rows: list[ResultRow], axis: Literal["C", "loss"]
+) -> tuple[dict[str, Interval], dict[str, str], list[ResultRow]]:
+    """Slope of the metric on log10 C, or on the loss, of each family and objective; where refused, why; who is far off.
 
     Only models that were asked alike lie on one line; of several ways that of the most models counts.
     """
@@ -170,19 +187,34 @@ def _slopes(rows: list[ResultRow], axis: Literal["C", "loss"]) -> tuple[dict[str
             name = row.model.objective if own else f"{row.model.objective} {row.model.family}"
             alike = (_scale(row), row.data_sha256, row.limit, row.seed)
             families.setdefault(name, {}).setdefault(alike, []).append(row)
-    found, refused = {}, {}
+    found, refused, far = {}, {}, []
     for name, ways in sorted(families.items()):
         mine = max(ways.values(), key=len)
         x = np.array([math.log10(row.model.C or 1.0) if axis == "C" else row.model.loss or 0.0 for row in mine])
+        near = _together(x)
+        far += [row for row, kept in zip(mine, near, strict=True) if not kept]
+        x, y = x[near], np.array([row.value for row in mine])[near]
         if len(np.unique(x)) < _LEAST:
             what = "losses" if axis == "loss" else "amounts of compute"
-            refused[name] = f"{len(np.unique(x))} models of different {what}; {_LEAST} are needed"
+            refused[name] = f"{len(np.unique(x))} different {what} among the models, {_LEAST} are needed"
             continue
-        value, (low, high) = fitted_line(x, np.array([row.value for row in mine]))
+        value, (low, high) = fitted_line(x, y)
         assert low is not None
         assert high is not None
         found[name] = Interval(value=value, low=low, high=high)
-    return found, refused
+    return found, refused, far
+
+
+def _together(x: npt.NDArray[np.float64]) -> npt.NDArray[np.bool_]:
+    """Which of n values are not cut off, a fifth of them or fewer, by a gap of more than half of the whole range."""
+    order = np.sort(x)
+    gaps = np.diff(order)
+    if not len(gaps) or gaps.max() <= 0.5 * (order[-1] - order[0]):
+        return np.ones(len(x), dtype=bool)
+    cut = int(gaps.argmax())
+    below = x <= order[cut]
+    few = below if below.mean() < 0.5 else ~below
+    return np.ones(len(x), dtype=bool) if few.mean() > _FAR_SHARE else ~few
 
 
 def _scale(row: ResultRow) -> str:

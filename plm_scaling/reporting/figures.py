@@ -41,6 +41,10 @@ class Section:
     panels: tuple[Markup, ...]
     tables: tuple[Table, ...] = ()
     absent: str = ""
+    points: tuple[str, ...] = ()
+    """Conclusions, ahead of the pictures."""
+    alarms: tuple[str, ...] = ()
+    """Reasons to doubt, after the tables."""
 
 
 def all_sections(study: Study) -> tuple[Section, ...]:

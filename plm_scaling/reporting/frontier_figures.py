@@ -42,7 +42,7 @@ def draw_frontier(found: Frontier, axis: str, name: str) -> Markup:
     def draw(axes: Axes) -> None:
         figure = axes.figure
         assert isinstance(figure, Figure)
-        figure.legend(handles=_handles(_shown([found], (axis,))), loc="outside lower center", ncols=3)
+        figure.legend(handles=_handles([found], (axis,)), loc="outside lower center", ncols=2)
         _panel(axes, found, axis)
         axes.set_ylabel(_metric_words(found))
         axes.set_title(found.task)
@@ -57,7 +57,7 @@ def write_frontier_figure(found: Frontier, path: Path) -> Path:
 
     def draw(figure: Figure) -> None:
         panels = figure.subplots(1, len(shown), squeeze=False, sharey=True)[0]
-        figure.legend(handles=_handles(_shown([found], shown)), loc="outside lower center", ncols=4)
+        figure.legend(handles=_handles([found], shown), loc="outside lower center", ncols=4)
         panels[0].set_ylabel(_metric_words(found))
         for axes, axis in zip(panels, shown, strict=True):
             _panel(axes, found, axis)
@@ -75,7 +75,7 @@ def write_curves_figure(found: Sequence[Frontier], path: Path) -> Path:
 
     def draw(figure: Figure) -> None:
         panels = figure.subplots(down, across, squeeze=False).ravel()
-        figure.legend(handles=_handles(_shown(found, ("loss",))), loc="outside lower center", ncols=4)
+        figure.legend(handles=_handles(found, ("loss",)), loc="outside lower center", ncols=4)
         for axes, one in zip(panels, found, strict=False):
             _panel(axes, one, "loss")
             axes.set_ylabel(_metric_words(one))
@@ -98,7 +98,9 @@ def _label(found: Frontier, shown: Sequence[str]) -> str:
 
 
 def _known(found: Frontier, axis: str) -> list[tuple[float, FrontierPoint]]:
-    return [(float(value), point) for point in found.points if (value := getattr(point, axis))]
+    """Points with their places on an axis; what is far off in loss would hide all else and is left out."""
+    drawn = [point for point in found.points if point.model not in found.far]
+    return [(float(value), point) for point in drawn if (value := getattr(point, axis))]
 
 
 def _style(point: FrontierPoint) -> tuple[str, str]:
@@ -196,7 +198,9 @@ def _shown(found: Sequence[Frontier], axes: Sequence[str]) -> list[FrontierPoint
     return [point for one in found for axis in axes for _, point in _known(one, axis)]
 
 
-def _handles(points: Sequence[FrontierPoint]) -> list[Line2D]:
+def _handles(found: Sequence[Frontier], axes: Sequence[str]) -> list[Line2D]:
+    points = _shown(found, axes)
+
     def mark(marker: str, color: str, label: str, **more: Any) -> Line2D:
         return Line2D([], [], marker=marker, ls="", color=color, label=label, **more)
 
@@ -212,4 +216,7 @@ def _handles(points: Sequence[FrontierPoint]) -> list[Line2D]:
         handles.append(mark("x", COLORS["muted"], "random weights"))
     if any(point.source == "published" for point in points):
         handles.append(mark("D", COLORS["muted"], "published", markerfacecolor="none"))
+    if far := {point.loss for one in found for point in one.points if point.model in one.far and point.loss}:
+        losses = ", ".join(f"{loss:.2f}" for loss in sorted(far)[:4])
+        handles.append(mark("", COLORS["muted"], f"not drawn: loss {losses}"))
     return handles

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Final, TypeVar
 
@@ -18,6 +18,7 @@ from plm_scaling.core.run_folder import RunFolder
 from plm_scaling.core.run_table import RunTable
 from plm_scaling.corpus.format import MANIFEST_NAME, VAL_IID, Manifest
 from plm_scaling.corpus.statistics import CorpusStatistics, corpus_statistics
+from plm_scaling.evals.results import ResultRow, latest_rows, read_rows
 from plm_scaling.laws.law_fit import LawFit
 from plm_scaling.reporting.arms import Arm, repeat_series
 from plm_scaling.reporting.mixtures import diversity_groups, diversity_sources
@@ -36,18 +37,19 @@ _MOST_TOKENS: Final = 500_000_000
 """Larger corpora would take longer to read than the rest of the page to draw (some 5 s)."""
 
 
-def load_study(path: Path, *, validation: str = VAL_IID) -> Study:
-    """Read plan.json, runs/, fit-clm.json, fit-mlm.json, transfer.json, size.json, spend.json and the corpus.
+def load_study(path: Path, *, validation: str = VAL_IID, evals: Sequence[Path] = ()) -> Study:
+    """Read plan.json, runs/, fit-clm.json, fit-mlm.json, transfer.json, size.json, spend.json, evals/ and the corpus.
 
     Parameters
     ----------
     path : the study's folder.
     validation : name of the validation set whose losses are reported.
+    evals : files of results of evaluations; by default all of evals/*.jsonl in the folder.
 
     Raises
     ------
-    RecordError : there is no such folder, nothing in it that a report could show, or no run was scored on a set
-        other than the default that was asked for.
+    RecordError : there is no such folder, nothing in it that a report could show, no run was scored on a set
+        other than the default that was asked for, or a file of `evals` cannot be read.
     """
     if not path.is_dir():
         raise RecordError("no study here", where=str(path), hint="give the folder that holds runs/ and fit-*.json")
@@ -66,7 +68,8 @@ def load_study(path: Path, *, validation: str = VAL_IID) -> Study:
     manifest = _optional(Manifest, corpus / MANIFEST_NAME, "The corpus' manifest", missing)
     table = _collected(path, validation, missing)
     records = _records(path / "runs", (row.run_id for row in table), missing)
-    if not any((plan, laws, transfer, sizing, len(table))):
+    scores = _scores(path, evals, missing)
+    if not any((plan, laws, transfer, sizing, scores, len(table))):
         raise RecordError(
             "nothing to report yet",
             where=str(path),
@@ -85,6 +88,7 @@ def load_study(path: Path, *, validation: str = VAL_IID) -> Study:
         sizing=sizing,
         spending=spending,
         allocation=allocation,
+        scores=scores,
         manifest=manifest,
         statistics=_statistics(corpus, manifest) if manifest else None,
         floors=_floors(corpus, records, validation, missing) if manifest else {},
@@ -107,6 +111,16 @@ def _optional(kind: type[_R], path: Path, what: str, missing: list[str]) -> _R |
 def _unasked(kind: type[_R], path: Path, what: str, missing: list[str]) -> _R | None:
     """As `_optional`, of what no study needs: only a file that cannot be read is worth a sentence."""
     return _optional(kind, path, what, missing) if path.is_file() else None
+
+
+def _scores(path: Path, named: Sequence[Path], missing: list[str]) -> tuple[ResultRow, ...]:
+    rows = [row for file in named for row in read_rows(file)]
+    for file in () if named else sorted((path / "evals").glob("*.jsonl")):
+        try:
+            rows += read_rows(file)
+        except (PlmScalingError, OSError, UnicodeDecodeError) as error:
+            missing.append(f"evals/{file.name} cannot be read: {getattr(error, 'what', error)}.")
+    return tuple(latest_rows(rows))
 
 
 def _corpus_folder(path: Path, plan: SweepPlan | None) -> Path:

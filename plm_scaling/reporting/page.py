@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -19,6 +19,7 @@ from plm_scaling.reporting.decision_section import decision_part
 from plm_scaling.reporting.decision_view import SIZE_COMMAND
 from plm_scaling.reporting.doubts import limits, named_doubts
 from plm_scaling.reporting.drawing import COLORS, DARK
+from plm_scaling.reporting.evals_section import evals_sections
 from plm_scaling.reporting.loading import load_study
 from plm_scaling.reporting.study import Study
 from plm_scaling.reporting.tables import Table, tabulate_ledger, tabulate_runs, tabulate_sources
@@ -28,21 +29,22 @@ from plm_scaling.reporting.wording import percent, power_of_ten, typeset
 __all__ = ["render_page", "write_report"]
 
 
-def write_report(study: Path, out: Path, *, validation: str = VAL_IID) -> Path:
+def write_report(study: Path, out: Path, *, validation: str = VAL_IID, evals: Sequence[Path] = ()) -> Path:
     """Write the report of a study's folder as one self-contained HTML file.
 
     Parameters
     ----------
     study : folder with plan.json, runs/, fit-clm.json, fit-mlm.json, transfer.json, size.json, spend.json,
-        allocation.json, corpus/ (each may be missing).
+        allocation.json, evals/, corpus/ (each may be missing).
     out : the HTML file, replaced atomically.
     validation : name of the validation set whose losses are shown.
+    evals : files of results of evaluations, instead of evals/*.jsonl.
 
     Raises
     ------
-    RecordError : no such folder, or nothing in it to report.
+    RecordError : no such folder, or nothing in it to report; a file of `evals` that cannot be read.
     """
-    write_atomic(out, render_page(load_study(study, validation=validation)))
+    write_atomic(out, render_page(load_study(study, validation=validation, evals=evals)))
     return out
 
 
@@ -65,7 +67,7 @@ def render_page(study: Study, *, now: datetime | None = None) -> str:
         doubts=named_doubts(study),
         decision=decision,
         size_command=SIZE_COMMAND,
-        sections=(*decision.sections, *figures.all_sections(study), *corpus_sections(study)),
+        sections=(*decision.sections, *figures.all_sections(study), *evals_sections(study), *corpus_sections(study)),
         corpus=_present([tabulate_sources(study)]),
         ledger=tabulate_ledger(study),
         runs=tabulate_runs(study),

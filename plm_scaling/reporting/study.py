@@ -14,6 +14,7 @@ from plm_scaling.core.run import Objective, RunRecord
 from plm_scaling.core.run_table import RunTable
 from plm_scaling.corpus.format import TRAIN, VAL_IID, Manifest
 from plm_scaling.corpus.statistics import CorpusStatistics
+from plm_scaling.evals.results import ResultRow
 from plm_scaling.laws.law_fit import LawFit
 from plm_scaling.laws.noise import law_runs, pooled_seed_noise
 from plm_scaling.sizing.allocation_record import AllocationPlan
@@ -80,6 +81,8 @@ class Study:
     """What `spend` said of the same budget: spend.json."""
     allocation: AllocationPlan | None = None
     """How an allocation is to be split: allocation.json."""
+    scores: tuple[ResultRow, ...] = ()
+    """What models scored on tasks, the last row of every question: evals/*.jsonl."""
     manifest: Manifest | None = None
     statistics: CorpusStatistics | None = None
     """Of the corpus, where it is at hand and small enough to be read for a page."""

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from markupsafe import Markup
+from markupsafe import Markup, escape
 
 from plm_scaling.core.run import Objective
 from plm_scaling.core.units import format_count
 from plm_scaling.laws.law_fit import IsoflopFit, LawFit
 from plm_scaling.reporting.arm_verdicts import say_repeats, say_second_source, say_transfer
 from plm_scaling.reporting.arms import repeat_series
+from plm_scaling.reporting.evals_view import summary, task_views
 from plm_scaling.reporting.mixtures import diversity_views
 from plm_scaling.reporting.study import OBJECTIVES, WEAK_ROW, Study, fitted_set, is_on_page, weak_exponents
 from plm_scaling.reporting.wording import (
@@ -43,7 +44,17 @@ def answers(study: Study) -> tuple[Answer, ...]:
         Answer("What do repeated tokens cost?", _repeats(study)),
         Answer("What does the second source give?", _second_source(study)),
         Answer("What does transfer gain, net of its cost?", _transfer(study)),
+        *_tasks(study),
     )
+
+
+def _tasks(study: Study) -> tuple[Answer, ...]:
+    """Asked only where something was evaluated."""
+    if not study.scores:
+        return ()
+    lines = summary(task_views(study)) or ("No run of this study has answered a task.",)
+    more = Markup('<a href="#evaluations">Every task with floors and random weights</a>')
+    return (Answer("What is a lower loss worth on tasks?", (*(escape(line) for line in lines), more)),)
 
 
 def _growth(study: Study) -> tuple[Markup, ...]:
