@@ -51,7 +51,8 @@ def spend(
     usd_per_token : price of a new unique token of the target, where no source has one.
     metric : what decides across objectives: fitness, contacts, capsid, ... or a name of your own; published scores of
         public models and alignments join where there are any.
-    metric_table : CSV with loss, metric and, for both objectives, objective: scored models of your own.
+    metric_table : CSV with loss, metric and, for both objectives, objective: scored models of your own;
+        rows with model and no loss are public models that were scored on the same data.
     public_losses : losses of public models, by name, on the validation set of the laws.
     transfer : transfer.json of your own pairs.
     teacher, teacher_free : the model to distil, and whether it is there already.
@@ -70,7 +71,7 @@ def spend(
     from plm_scaling.sizing.costs import Budget
     from plm_scaling.sizing.metric_map import read_metric_table
     from plm_scaling.sizing.own_sequences import read_adapted_runs
-    from plm_scaling.sizing.published_scores import published_scores
+    from plm_scaling.sizing.published_scores import measured_scores, published_scores
     from plm_scaling.sizing.quantity_bounds import check_quantities
     from plm_scaling.sizing.situations import make_situations
     from plm_scaling.sizing.spending_view import read_sources, view_spending
@@ -114,12 +115,14 @@ def spend(
         own_runs=read_adapted_runs(proprietary_runs) if proprietary_runs else (),
         force=force,
     )
-    scores, higher = published_scores(metric)
+    published, higher = published_scores(metric)
+    measured = measured_scores(metric_table) if metric_table else ()
+    here = {score.name for score in measured}
     view = view_spending(
         situations,
         metric=metric,
         points=read_metric_table(metric_table) if metric_table else (),
-        scores=scores,
+        scores=(*measured, *(score for score in published if score.name not in here)),
         higher_is_better=higher and not lower_is_better,
         usd_per_token=usd_per_token,
         usd_per_nat=usd_per_nat,

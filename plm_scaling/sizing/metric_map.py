@@ -15,7 +15,15 @@ from plm_scaling.core.errors import ConfigError, FitError, RefusedError
 from plm_scaling.core.records import Record
 from plm_scaling.core.run import Objective
 
-__all__ = ["MetricMap", "MetricPoint", "MetricShape", "fit_metric_map", "fit_metric_maps", "read_metric_table"]
+__all__ = [
+    "MetricMap",
+    "MetricPoint",
+    "MetricShape",
+    "fit_metric_map",
+    "fit_metric_maps",
+    "metric_rows",
+    "read_metric_table",
+]
 
 FloatArray = npt.NDArray[np.float64]
 MetricShape = Literal[
@@ -87,10 +95,17 @@ class MetricMap(Record):
 def read_metric_table(path: Path) -> tuple[MetricPoint, ...]:
     """Points from a CSV with the columns loss, metric and, where it holds both objectives, objective.
 
+    Rows of a model without a loss (`published_scores.measured_scores`) are passed over.
+
     Raises
     ------
     ConfigError : the file cannot be read, a column is missing, or a value is no number (with its line).
     """
+    return tuple(_point(row, where) for row, where in metric_rows(path) if row.get("loss") or not row.get("model"))
+
+
+def metric_rows(path: Path) -> tuple[tuple[dict[str, str], str], ...]:
+    """Rows of a metric table by column, and where each stands; errors as `read_metric_table`, but of numbers."""
     try:
         with path.open(newline="", encoding="utf-8-sig") as handle:
             reader = csv.DictReader(handle)
@@ -106,11 +121,13 @@ def read_metric_table(path: Path) -> tuple[MetricPoint, ...]:
                 why=f"the columns are {', '.join(columns) or 'none'}",
                 hint="a metric table has the columns loss,metric[,objective], one scored model a row",
             )
-    return tuple(_point(row, f"{path}:{line}") for line, row in rows)
+    return tuple(
+        ({(key or "").strip(): value.strip() for key, value in row.items() if isinstance(value, str)}, f"{path}:{line}")
+        for line, row in rows
+    )
 
 
-def _point(row: dict[str, str], where: str) -> MetricPoint:
-    cells = {(key or "").strip(): (value or "").strip() for key, value in row.items() if isinstance(value, str)}
+def _point(cells: dict[str, str], where: str) -> MetricPoint:
     try:
         loss, metric = float(cells["loss"]), float(cells["metric"])
     except (KeyError, ValueError):

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import math
+from pathlib import Path
+
+from plm_scaling.core.errors import ConfigError
 from plm_scaling.sizing.action import PublicScore
 from plm_scaling.sizing.assay_groups import GROUPS
 from plm_scaling.sizing.downstream import downstream_view
+from plm_scaling.sizing.metric_map import metric_rows
 from plm_scaling.sizing.null_actions import ALIGNED
 from plm_scaling.sizing.trained_models import all_trained_models
 
-__all__ = ["published_scores"]
+__all__ = ["measured_scores", "published_scores"]
 
 
 def published_scores(metric: str) -> tuple[tuple[PublicScore, ...], bool]:
@@ -22,7 +27,7 @@ def published_scores(metric: str) -> tuple[tuple[PublicScore, ...], bool]:
     if metric not in GROUPS:
         return (), True
     view = downstream_view(metric)
-    names = {other.lower(): model.name for model in all_trained_models() for other in (model.name, *model.also)}
+    names = _names()
     made = [
         PublicScore(
             name=names.get(score.model.lower(), score.model.lower()),
@@ -49,3 +54,40 @@ def published_scores(metric: str) -> tuple[tuple[PublicScore, ...], bool]:
             )
         )
     return tuple(made), view.higher_is_better
+
+
+def measured_scores(path: Path) -> tuple[PublicScore, ...]:
+    """Public models that were measured beside one's own: rows of a metric table with a model and no loss.
+
+    Such a score ranks the model as it is. To continue its training takes its loss on the validation set of the laws.
+
+    Raises
+    ------
+    ConfigError : see `metric_map.read_metric_table`.
+    """
+    names, found = _names(), []
+    for row, where in metric_rows(path):
+        if row.get("loss") or not row.get("model"):
+            continue
+        value = _number(row["metric"], where)
+        ends = [_number(row[end], where) if row.get(end) else None for end in ("low", "high")]
+        name = names.get(row["model"].lower(), row["model"].lower())
+        found.append(
+            PublicScore(name=name, value=value, low=ends[0], high=ends[1], status="measured", source=path.name)
+        )
+    return tuple(found)
+
+
+def _number(text: str, where: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not math.isfinite(value):
+        raise ConfigError("a measured score and its interval are finite numbers", where=where, why=f"got {text!r}")
+    return value
+
+
+def _names() -> dict[str, str]:
+    """Sizing's name of every public model by all that it goes by."""
+    return {other.lower(): model.name for model in all_trained_models() for other in (model.name, *model.also)}

@@ -11,7 +11,7 @@ from click.testing import CliRunner
 
 from plm_scaling import api
 from plm_scaling.cli.main import verbs
-from plm_scaling.core.errors import RefusedError
+from plm_scaling.core.errors import ConfigError, RefusedError
 from plm_scaling.core.run import Stream
 from plm_scaling.core.run_row import RunRow
 from plm_scaling.core.run_table import RunTable
@@ -90,6 +90,23 @@ def test_what_lies_beyond_the_scored_models_is_said_of_each_action(tmp_path: Pat
     table.write_text("loss,metric\n2.4,.30\n2.3,.34\n2.2,.37\n2.1,.41\n")
     _, text = run(*ASK, "--objective", "mlm", "--for", "fitness", "--metrics", str(table))
     assert text.count("beyond the models you scored") == 2, "from scratch and after a first phase"
+
+
+def test_a_public_model_that_was_measured_ranks_by_its_own_number(tmp_path: Path) -> None:
+    """On a scale without published scores."""
+    table, runs = tmp_path / "scored.csv", ["2.4,2.40,mlm,,,", "2.3,2.36,mlm,,,", "2.2,2.33,mlm,,,", "2.1,2.29,mlm,,,"]
+    table.write_text(
+        "\n".join(["loss,metric,objective,model,low,high", *runs, ",1.9,mlm,esm2_t33_650M_UR50D,1.89,1.91"]) + "\n"
+    )
+    asked = {"objectives": ("mlm",), "usd": 20_000.0, "unique_tokens": 15e9, "metric": "site nats", "pilots": False}
+    view = api.spend(**asked, metric_table=table, lower_is_better=True)
+    [reuse] = [one for one in view.actions.actions if one.key == "reuse" and "esm2-650m" in one.name]
+    assert reuse.utility is not None
+    assert reuse.utility.value == pytest.approx(1.9)
+    assert reuse.rank == 1, "better than what any run is mapped to"
+    table.write_text("loss,metric,model\n,x,esm2-650m\n")
+    with pytest.raises(ConfigError, match="finite numbers"):
+        api.spend(**asked, metric_table=table)
 
 
 def test_a_budget_far_from_the_laws_is_refused() -> None:

@@ -19,6 +19,7 @@ from plm_scaling.evals.site_nats import site_nats
 from plm_scaling.evals.site_sample import sample_sites
 from plm_scaling.evals.variants import parse_variants
 from plm_scaling.sizing.metric_map import fit_metric_maps, read_metric_table
+from plm_scaling.sizing.published_scores import measured_scores
 
 SHAPE = ModelShape(n_layers=1, d_model=16)
 
@@ -162,20 +163,26 @@ def test_a_library_takes_the_work_that_is_counted() -> None:
 
 
 def test_the_table_is_what_spend_maps_losses_with(tmp_path) -> None:
-    """Runs alone are in it: no controls, and no public models, whose loss is on other proteins."""
+    """Maps are of runs alone: no controls, and public models, whose loss is on other proteins, by name and metric."""
     told = [("clm", 2.0 + k / 10, 2.7 + k / 20, False) for k in range(4)]
     told += [("mlm", 2.4 + k / 10, 2.6 + k / 20, False) for k in range(4)]
     points = tuple(
         FrontierPoint(model="m", objective=objective, source="computed", loss=loss, value=value, control=control)
         for objective, loss, value, control in [*told, ("clm", 3.0, 3.1, True), ("mlm", None, 2.0, False)]
     )
-    frontier = Frontier(task="t", metric="site nats", higher_is_better=False, points=points)
-    rows = rows_of_frontier(frontier)
-    assert rows == tuple(MetricRow(loss, value, objective) for objective, loss, value, _ in told)
-    read = read_metric_table(write_metric_table(tmp_path / "metrics.csv", rows))
+    public = FrontierPoint(
+        model="esm2_t33_650M_UR50D", objective="mlm", source="computed", value=2.1, low=2.0, high=2.2, family="esm2"
+    )
+    frontier = Frontier(task="t", metric="site nats", higher_is_better=False, points=(*points, public))
+    *rows, last = rows_of_frontier(frontier)
+    assert rows == [MetricRow(loss, value, objective) for objective, loss, value, _ in told]
+    table = write_metric_table(tmp_path / "metrics.csv", (*rows, last))
+    read = read_metric_table(table)
     assert [(point.loss, point.metric, point.objective) for point in read] == [
         (row.loss, row.metric, row.objective) for row in rows
     ]
+    [measured] = measured_scores(table)
+    assert (measured.name, measured.value, measured.low, measured.high) == ("esm2-650m", 2.1, 2.0, 2.2)
     maps, _ = fit_metric_maps(read, "site nats", higher_is_better=False)
     assert set(maps) == {"clm", "mlm"}
     assert maps["clm"].at(2.0) < maps["clm"].at(2.3)
