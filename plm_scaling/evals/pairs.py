@@ -82,11 +82,11 @@ def _against(out: Path, row: ResultRow, others: Sequence[ResultRow], seed: int) 
     columns = {row.model.name: scores}
     kept = []
     for other in others:
-        theirs, column, _ = load_scores(out, other)
-        if not np.array_equal(theirs, truth):
+        theirs, column, their_clusters = load_scores(out, other)
+        if not np.array_equal(theirs, truth) or their_clusters != clusters:
             raise RefusedError(
                 f"{other.model.name} and {row.model.name} answered other examples of {row.task}",
-                why="their files of scores hold other measurements",
+                why="their files of scores hold other measurements, or other proteins",
                 hint="plm-scaling evaluate run ... --again for both",
             )
         columns[other.model.name] = column

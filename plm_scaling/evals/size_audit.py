@@ -24,10 +24,11 @@ def audit_sizes(rows: Iterable[ResultRow]) -> tuple[Alarm, ...]:
         sign = 1.0 if row.higher_is_better else -1.0
         ends = [None if end is None else sign * end for end in (row.low, row.high)]
         low, high = ends if row.higher_is_better else reversed(ends)
-        key = (row.task, row.metric, row.data_sha256, row.protocol, row.model.family, row.model.objective)
+        named = (row.task, row.metric, row.protocol, row.model.family, row.model.objective)
+        key = (*named, row.data_sha256, row.head, *map(str, (row.task_version, row.limit, row.seed)))
         groups[key].append(SizeScore(row.model.name, float(row.model.N), sign * row.value, low, high))
     found: list[Alarm] = []
-    for (task, metric, _, protocol, family, objective), sizes in groups.items():
+    for (task, metric, protocol, family, objective, *_), sizes in groups.items():
         raised = size_alarms(sizes, where=f"{task}, {metric}, {family} {objective}, {protocol}")
         found += [one for one in raised if one.code != "SIGN_FLIP" or metric in ("spearman", "pearson", "mcc")]
     return tuple(found)

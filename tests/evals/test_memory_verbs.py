@@ -115,6 +115,8 @@ def test_sizes_of_a_file_contradict_each_other(tmp_path: Path, cli: Callable[...
     assert [alarm.code for alarm in api.evaluate_sizes(out)] == ["SIGN_FLIP"]
     screen = cli("evaluate", "sizes", out, "--format", "json")
     assert json.loads(screen.out)[0]["where"] == "t, spearman, progen2 clm, clm"
+    append_rows(other := tmp_path / "other.jsonl", [rows[0], rows[1].model_copy(update={"limit": 100})])
+    assert api.evaluate_sizes(other) == ()  # a sample of the examples is another question
     worse = tmp_path / "worse.jsonl"
     append_rows(worse, [row(str(N), N, 2.0 + N / 10, higher_is_better=False) for N in (1, 2, 3)])
     (falls,) = api.evaluate_sizes(worse)

@@ -23,10 +23,11 @@ from plm_scaling.evals.proteingym import (
 from plm_scaling.evals.proteingym_summary import summarise_assays
 from plm_scaling.evals.results import read_rows
 from plm_scaling.evals.run_tasks import run_tasks
-from plm_scaling.evals.task import Asked
+from plm_scaling.evals.task import Asked, answer_hash
 
 PROTEINGYM = Path("evals") / "proteingym"
 WILD = "MKTAYIAKQRQISFVKSHFSRQ"
+MEAN = ("proteingym.subs", "spearman")
 
 
 def test_the_leaderboard_of_all_models(test_data: Path) -> None:
@@ -187,4 +188,10 @@ def test_assays_as_a_task(tmp_path: Path) -> None:
     apart = differences["proteingym.subs", "spearman"]
     assert apart.value - apart.value_against == pytest.approx(apart.difference.value)
     assert apart.difference.unit == "cluster"
+    (rolled,) = [row for row in read_rows(out) if (row.task, row.metric, row.model.name) == (*MEAN, "rolled")]
+    kept = tmp_path / "rows.scores" / f"{answer_hash(rolled)}.npz"
+    with np.load(kept) as data:
+        np.savez(kept, truth=data["truth"], scores=data["scores"], clusters=data["clusters"][::-1])
+    with pytest.raises(RefusedError, match="answered other examples"):  # as many assays, of other proteins
+        paired_rows(out, "rolled", tasks=[MEAN[0]])
     assert [one.outcome for one in run_tasks([UniformModel], [task], asked, out)] == ["failed"]  # constant scores
