@@ -100,7 +100,8 @@ def run(models: tuple[str, ...], output: str, picture: Path | None, **asked: Any
         say(f"no data for {', '.join(missing)}; the first: {why}" if len(missing) > 1 else f"no data: {why}")
     emit(output, rows=[_whole(row) if output == "json" else _shown(row) for row in rows])
     out = asked["out"]
-    for warning in dict.fromkeys(said for row in rows for said in row.warnings):
+    trained = [row for row in rows if not _random(row)] or rows  # what controls warn of their models do, or are
+    for warning in dict.fromkeys(said for row in trained for said in row.warnings):
         warn(warning)
     if rows and (picture is not None or output == "human"):
         evaluate_curves.show_curves(out, asked["tasks"], picture)
@@ -120,8 +121,13 @@ def _whole(row: Record) -> dict[str, Any]:
     return plain
 
 
+def _random(row: ResultRow) -> bool:
+    return row.model.origin.startswith("random")
+
+
 def _shown(row: ResultRow) -> dict[str, Any]:
-    others = [floor for floor in row.floors if floor.name != row.model.name]
+    itself = (row.model.name, "random weights") if _random(row) else (row.model.name,)
+    others = [floor for floor in row.floors if floor.name not in itself]
     floors = sorted(others, key=lambda floor: -floor.value if row.higher_is_better else floor.value)
     best = f"{floors[0].name} {floors[0].value:.3f}" if floors else ""
     interval = "" if row.low is None else f"{row.low:.3f} to {row.high:.3f}"

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from plm_scaling.cli.render import OutputFormat, emit
+from plm_scaling.cli.render import OutputFormat, emit, say, warn
 
 __all__ = ["COMMANDS", "SPLIT_HELP"]
 
@@ -45,8 +45,9 @@ def labels(table: str, models: tuple[str, ...], output: str, **asked: Any) -> No
     from plm_scaling import api
 
     found = api.evaluate_labels(table, models, **asked)
+    there = [one for one in found.curves if output != "human" or any(mean is not None for mean in one.means)]
     rows = [
-        {"labels": count, **{one.name: _shown(one.means[k], one.spread[k]) for one in found.curves}}
+        {"labels": count, **{one.name: _shown(one.means[k], one.spread[k]) for one in there}}
         for k, count in enumerate(found.labels)
     ]
     emit(output, rows=rows, value=found)
@@ -56,6 +57,17 @@ def labels(table: str, models: tuple[str, ...], output: str, **asked: Any) -> No
         )
         for crossing in found.crossings:
             click.echo(crossing.text)
+    if found.merged:
+        how = (
+            "dropped"
+            if found.metric == "accuracy"
+            else "merged: each sequence counts once, with the mean of its values"
+        )
+        say(f"{found.merged:,} rows that repeat a sequence were {how}")
+    for one in found.curves:
+        if one.why:
+            where = "here" if all(mean is None for mean in one.means) else "at some numbers of labels"
+            warn(f"floor {one.name} has no value {where} and is no part of the best floor: {one.why}.")
 
 
 def _shown(mean: float | None, spread: float | None) -> str:

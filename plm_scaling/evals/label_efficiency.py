@@ -62,6 +62,8 @@ class LabelCurve(Record):
     """By seed, then by number of labels, [s][m]; None where the metric is not defined."""
     model: ModelInfo | None = None
     """Of a model or control."""
+    why: str = ""
+    """Of a floor: why it has no value at some number of labels, or at any."""
 
     @property
     def means(self) -> tuple[float | None, ...]:
@@ -116,6 +118,8 @@ class LabelEfficiency(Record):
     """Of the files of the table."""
     limit: int | None = None
     """Where a seeded sample of at most so many of its rows was taken."""
+    merged: int = 0
+    """Rows of the file that repeated a sequence: one row with the mean of their values, or dropped (classes)."""
 
     def curve(self, name: str) -> LabelCurve:
         """The curve of a model or floor.
@@ -197,6 +201,7 @@ def label_efficiency(
         split=split.name,
         metric=metric_of(data.table),
         n_test=len(test),
+        merged=data.table.merged,
         protocol=f"{POOLED[pooling]} + {chosen}",
         head=head or "",
     )
@@ -208,7 +213,8 @@ class Method:
 
     Attributes
     ----------
-    value : of the metric on the test rows, from labelled units and the seed of their sample.
+    value : of the metric on the test rows, from labelled units and the seed of their sample; a floor that does not
+        exist there refuses.
     """
 
     name: str
@@ -233,17 +239,26 @@ def label_curves(
             hint="numbers from 3 to all of them, and at least one seed",
         )
     samples = [nested_rows(train, counts, seed) for seed in range(seeds)]
-    curves = [
-        LabelCurve(
-            name=method.name,
-            role=method.role,
-            labels=counts,
-            values=tuple(tuple(method.value(rows, seed) for rows in nested) for seed, nested in enumerate(samples)),
-            model=method.model,
-        )
-        for method in methods
-    ]
+    curves = [_curve(method, counts, samples) for method in methods]
     return LabelEfficiency(labels=counts, seeds=seeds, curves=tuple(curves), crossings=_crossings(curves), **about)
+
+
+def _curve(method: Method, labels: tuple[int, ...], samples: Sequence[Sequence[IntArray]]) -> LabelCurve:
+    """What a method reaches; a floor that does not exist for a sample has no value there, and says why."""
+    reasons = []
+
+    def value(rows: IntArray, seed: int) -> float | None:
+        try:
+            return method.value(rows, seed)
+        except RefusedError as refusal:
+            if method.role != "floor":
+                raise
+            reasons.append(f"{refusal.what}: {refusal.why}" if refusal.why else refusal.what)
+            return None
+
+    values = tuple(tuple(value(rows, seed) for rows in nested) for seed, nested in enumerate(samples))
+    why = "; ".join(dict.fromkeys(reasons))
+    return LabelCurve(name=method.name, role=method.role, labels=labels, values=values, model=method.model, why=why)
 
 
 def with_controls(adapters: Sequence[Adapter], controls: Sequence[Adapter] | None) -> list[tuple[Adapter, Role]]:
@@ -262,10 +277,7 @@ def _head_value(
 
 
 def _floor_value(name: str, data: EncodedTable, test: IntArray, train: IntArray, seed: int) -> float | None:
-    try:
-        return _measured(data, test, floor_scores(data, name, train, test, seed=seed))
-    except RefusedError:
-        return None
+    return _measured(data, test, floor_scores(data, name, train, test, seed=seed))
 
 
 def _measured(data: EncodedTable, test: IntArray, scores: FloatArray) -> float | None:

@@ -69,7 +69,7 @@ def k_vs_many(table: LabelledTable, k: int) -> Split:
     ConfigError : no wild type, or sequences of another length.
     """
     if table.wild_type is None:
-        raise ConfigError(f"{k} substitutions of what?", where=table.name, hint="give the wild type")
+        raise ConfigError(f"{k} substitutions of what?", where=table.name, hint="give the wild type (--wild-type)")
     if any(len(sequence) != len(table.wild_type) for sequence in table.sequences):
         raise ConfigError("substitutions in sequences of other lengths than the wild type", where=table.name)
     name = f"{_NUMBERS[k] if k < len(_NUMBERS) else k}_vs_many"
@@ -166,7 +166,9 @@ def _wild_value(table: LabelledTable) -> float:
             f"low_vs_high of a table that {what}",
             where=table.name,
             why="values are low or high beside that of the wild type",
-            hint="give the wild type" if table.wild_type is None else "add a row of the wild type with its measurement",
+            hint="give the wild type (--wild-type)"
+            if table.wild_type is None
+            else "add a row of the wild type with its measurement",
         )
     return float(table.targets[table.sequences.index(table.wild_type)])
 

@@ -182,7 +182,12 @@ class _Reader:
             raise ConfigError("a stop codon has no likelihood", where=where, hint="leave such variants out")
         if letter not in STANDARD:
             raise ConfigError(
-                f"{letter!r} is none of the 20 amino acids", where=where, why=f"they are {''.join(sorted(STANDARD))}"
+                f"{letter!r} is none of the 20 amino acids",
+                where=where,
+                why=f"they are {''.join(sorted(STANDARD))}",
+                hint="a deletion is written K30del, or as the shorter sequence"
+                if letter in "-."
+                else "leave such variants out of the table",
             )
 
     def _place(self, old: str, stated: str, where: str) -> int:
@@ -217,4 +222,6 @@ class _Reader:
             ]
             if len(fits) == 1:
                 return f"all {len(stated)} stated residues fit if the first one is number {fits[0]} (first={fits[0]})"
-        return "is this the wild type that the variants were made from, and does its numbering begin elsewhere (first)?"
+        return (
+            "is this the wild type that the variants were made from, and does its numbering begin elsewhere (--first)?"
+        )

@@ -44,9 +44,13 @@ def row(task: str, name: str, value: float, *, protocol: str = "p", floors: tupl
 
 
 def test_no_model_is_its_own_floor() -> None:
-    floors = (FloorScore(name="random m", value=0.9), FloorScore(name="one-hot", value=0.5))
-    assert _shown(row("t", "random m", 0.9, floors=floors))["best floor"] == "one-hot 0.500"
-    assert _shown(row("t", "m", 0.9, floors=floors))["best floor"] == "random m 0.900"
+    floors = (FloorScore(name="random weights", value=0.9), FloorScore(name="one-hot", value=0.5))
+    control = row("t", "random m", 0.9, floors=floors)
+    control = control.model_copy(
+        update={"model": control.model.model_copy(update={"origin": "random weights, seed 0"})}
+    )
+    assert _shown(control)["best floor"] == "one-hot 0.500"
+    assert _shown(row("t", "m", 0.9, floors=floors))["best floor"] == "random weights 0.900"
 
 
 def test_merged_rows_are_counted(cli: Cli, tmp_path: Path) -> None:
@@ -57,6 +61,17 @@ def test_merged_rows_are_counted(cli: Cli, tmp_path: Path) -> None:
     done = cli("evaluate", "floors", str(tmp_path / "t.csv"), "--resamples", "10", "--format", "json")
     assert "5 rows that repeat a sequence were merged" in done.err
     assert {one["merged"] for one in json.loads(done.out)} == {5}
+
+
+def test_a_floor_that_is_missing_says_why(cli: Cli, tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    rows = dict.fromkeys("".join(rng.choice(list("ACDE"), 8)) for _ in range(80))
+    (tmp_path / "t.csv").write_text("sequence,target\n" + "".join(f"{text},{k % 7}\n" for k, text in enumerate(rows)))
+    done = cli("evaluate", "labels", str(tmp_path / "t.csv"), "--labels", "10", "--seeds", "1", "--format", "json")
+    why = {one["name"]: one["why"] for one in json.loads(done.out)["curves"]}
+    assert why["one-hot"] == ""
+    assert why["blosum62"] == "no wild type is known"
+    assert "floor blosum62 has no value here and is no part of the best floor: no wild type is known." in done.err
 
 
 def test_sizes_that_agree_are_said_to(cli: Cli, tmp_path: Path) -> None:
