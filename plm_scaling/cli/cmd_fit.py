@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import click
 
 from plm_scaling.cli.render import DryRun, OutputFormat, emit, next_command, say, warn
 from plm_scaling.core.units import parse_quantity
+
+if TYPE_CHECKING:
+    from plm_scaling.laws.completed_table import CompletedTable
 
 __all__ = ["command"]
 
@@ -41,6 +44,9 @@ def _flops(context: click.Context, param: click.Parameter, value: str | None) ->
 )
 @click.option("--draws", default=4000, show_default=True, type=click.IntRange(50), help="Bootstrap draws.")
 @click.option("--seed", default=0, show_default=True)
+@click.option(
+    "--partial", is_flag=True, help="Take in unfinished runs too: their final losses predicted, with their errors."
+)
 @click.option("--pictures", type=click.Path(path_type=Path, file_okay=False), help="Folder to draw the fit into.")
 @click.option("-o", "--out", type=click.Path(path_type=Path), help="Default: fit-OBJECTIVE.json beside TABLE.")
 @DryRun
@@ -57,6 +63,7 @@ def command(
     currency: Literal["auto", "C_exact", "C_6nd"],
     draws: int,
     seed: int,
+    partial: bool,
     pictures: Path | None,
     out: Path | None,
     dry_run: bool,
@@ -65,7 +72,8 @@ def command(
     """Fit IsoFLOP minima and L(N, D) to TABLE: a runs folder, a CSV or a Parquet file.
 
     A CSV needs the columns N, D and loss; objective, C, batch_tokens, loss_se and schedule_complete are used where
-    they are there. Exit code 4 if a quantity is refused; the fit is written all the same and says why.
+    they are there, and with --partial D_planned and the curves beside the table. Exit code 4 if a quantity is refused;
+    the fit is written all the same and says why.
     """
     from plm_scaling import api
     from plm_scaling.cli.fit_screen import form_rows, law_rows
@@ -83,11 +91,14 @@ def command(
         currency=currency,
         draws=draws,
         seed=seed,
+        partial=partial,
         pictures=None if dry_run else pictures,
     )
     emit(output, rows=law_rows(fitted), title=f"{fitted.objective}, {fitted.n_runs} runs", value=fitted)
     if output == "human" and fitted.forms:
         emit(output, rows=form_rows(fitted), title="forms, by their error on larger budgets than they were fitted to")
+    if output == "human" and partial:
+        _say_predicted(api.completed_runs(table, objective=fitted.objective, validation=validation))
     for note in fitted.notes:
         warn(note)
     target = out or table.parent / f"fit-{fitted.objective}.json"
@@ -102,3 +113,18 @@ def command(
         else:
             say(f"wrote {target}")
     return EXIT_REFUSED if fitted.refusals else 0
+
+
+def _say_predicted(completed: CompletedTable) -> None:
+    """The predicted ends, how good such predictions are, and which runs were passed over."""
+    from plm_scaling.cli.fit_screen import predicted_rows
+
+    if completed.completions:
+        emit("human", rows=predicted_rows(completed), title="final losses predicted from the first part of a run")
+    for check in completed.checks:
+        say(
+            f"from {check.share:.0%} of a run, the ends of {check.n} complete runs are predicted to "
+            f"{check.mean_relative_error:.2%} (each left out in turn; {check.coverage:.0%} inside their 95 % intervals)"
+        )
+    for run_id, why in completed.passed_over.items():
+        warn(f"{run_id} stays out: {why}")

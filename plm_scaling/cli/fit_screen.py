@@ -5,10 +5,11 @@ from __future__ import annotations
 import math
 
 from plm_scaling.core.units import format_count
+from plm_scaling.laws.completed_table import CompletedTable
 from plm_scaling.laws.law_fit import FormScore, Interval, LawFit, LrCorner, Optimum, SurfaceFit
 from plm_scaling.laws.repeat_fit import RepeatFit
 
-__all__ = ["form_rows", "law_rows", "with_interval"]
+__all__ = ["form_rows", "law_rows", "predicted_rows", "with_interval"]
 
 Row = dict[str, str]
 
@@ -19,6 +20,21 @@ def with_interval(interval: Interval | None) -> str:
         return "not identified"
     digits = _digits(interval)
     return f"{interval.value:.{digits}g} [{interval.low:.{digits}g}, {interval.high:.{digits}g}]"
+
+
+def predicted_rows(completed: CompletedTable) -> list[Row]:
+    """One row per run whose end is predicted."""
+    sizes = {row.run_id: row for row in completed.table}
+    return [
+        {
+            "run": made.run_id,
+            "N": format_count(sizes[made.run_id].N),
+            "D": format_count(sizes[made.run_id].D),
+            "seen": f"{made.share:.0%}",
+            "final loss": with_interval(Interval(value=made.loss, low=made.low, high=made.high)),
+        }
+        for made in completed.completions
+    ]
 
 
 def _digits(interval: Interval) -> int:

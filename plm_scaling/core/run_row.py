@@ -8,11 +8,14 @@ from typing import Final
 from plm_scaling.core.records import Record
 from plm_scaling.core.run import Objective, RunConfig
 
-__all__ = ["EXCLUDED_FLAGS", "EXPERIMENT_ROLES", "RECIPE", "RunRow", "regularisation_text"]
+__all__ = ["EXCLUDED_FLAGS", "EXPERIMENT_ROLES", "IMPUTED", "RECIPE", "RunRow", "regularisation_text"]
 
 EXCLUDED_FLAGS: Final = frozenset({"DUPLICATE", "MISLABELLED", "STUCK", "TRAINING_LOSS", "UNKNOWN_SIZE"})
 """Flags of rows that no law may be fitted to: a copy, a run of another size than stated, a run that learnt nothing,
 a loss that is not validation's, a size that nothing tells."""
+
+IMPUTED: Final = "IMPUTED"
+"""Flag of rows whose final loss was predicted from the first part of the run."""
 
 EXPERIMENT_ROLES: Final = frozenset(
     {"mask_ratio", "regularisation", "continued", "continued_first", "distil", "shuffled_source", "lr_probe"}
@@ -83,6 +86,8 @@ class RunRow(Record):
     source_control: str | None = None
     """`shuffled`: the source was trained on residue-shuffled sequences, so that its weights know no order."""
     schedule_complete: bool = True
+    D_planned: float | None = None
+    """Tokens the schedule was made for, where a run has not been trained to its end."""
     flags: str = ""
     """Separated by commas or spaces; those of `EXCLUDED_FLAGS` keep the row out of every law."""
 
@@ -102,6 +107,15 @@ class RunRow(Record):
         return bool(roles) and roles <= EXPERIMENT_ROLES
 
     @property
+    def is_imputed(self) -> bool:
+        """Whether the final loss is a prediction."""
+        return IMPUTED in self._flags
+
+    @property
     def excluded(self) -> bool:
         """Whether a flag keeps the row out of every law."""
-        return not EXCLUDED_FLAGS.isdisjoint(re.split(r"[,\s]+", self.flags))
+        return not EXCLUDED_FLAGS.isdisjoint(self._flags)
+
+    @property
+    def _flags(self) -> list[str]:
+        return re.split(r"[,\s]+", self.flags)

@@ -210,7 +210,9 @@ def _budget(group: list[RunRow], currency: Currency, noise: LossNoise | None) ->
         by_size[row.N].append(row)
     sizes = [by_size[N] for N in sorted(by_size)]
     n_seeds = np.array([float(len({r.seed for r in rows})) for rows in sizes])
-    se = np.array([np.mean([math.nan if r.loss_se is None else r.loss_se for r in rows]) for rows in sizes])
+    measured = [[math.nan if r.loss_se is None or r.is_imputed else r.loss_se for r in rows] for rows in sizes]
+    se = np.array([np.mean(values) for values in measured])
+    predicted = np.array([_root_sum([r.loss_se or 0.0 for r in rows if r.is_imputed]) / len(rows) for rows in sizes])
     other: Currency = "C_6nd" if currency == "C_exact" else "C_exact"
     batch = batch_range(group)
     flags = ["REPEATED_DATA"] if any((r.epochs or 0.0) > 4.0 for r in group) else []
@@ -222,7 +224,12 @@ def _budget(group: list[RunRow], currency: Currency, noise: LossNoise | None) ->
         D=np.array([np.mean([r.D for r in rows]) for rows in sizes]),
         loss=np.array([np.mean([r.loss for r in rows]) for rows in sizes]),
         n_seeds=n_seeds,
-        se=loss_errors(RunTable(tuple(group)), n_seeds, noise, se),
+        se=np.hypot(loss_errors(RunTable(tuple(group)), n_seeds, noise, se), predicted),
         batch_tokens=batch,
         flags=tuple(flags),
     )
+
+
+def _root_sum(errors: list[float]) -> float:
+    """Standard error of a sum of independent errors."""
+    return math.sqrt(sum(error**2 for error in errors))

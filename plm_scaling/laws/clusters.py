@@ -4,12 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 
 from plm_scaling.laws.jets import FloatArray
 
-__all__ = ["ValidationClusters"]
+__all__ = ["ResampledLosses", "ValidationClusters"]
+
+
+class ResampledLosses(Protocol):
+    """What gives every resample of a bootstrap its own losses."""
+
+    def resampled(self, run_ids: Sequence[str], losses: FloatArray, draws: int, seed: int) -> FloatArray | None:
+        """Ln L float64[draws, n] of runs whose losses are [n]; None where it cannot speak of one of them."""
+        ...
 
 
 @dataclass(frozen=True)

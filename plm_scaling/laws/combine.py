@@ -10,7 +10,7 @@ import numpy as np
 
 from plm_scaling.core.run_table import RunTable
 from plm_scaling.laws.budgets import Currency, check_runs, compute_of, gather_budgets
-from plm_scaling.laws.clusters import ValidationClusters
+from plm_scaling.laws.clusters import ResampledLosses
 from plm_scaling.laws.doubts import explain, explain_rows
 from plm_scaling.laws.ensemble import AUTO, Surfaces, fit_surfaces
 from plm_scaling.laws.frontier import frontier_of
@@ -47,7 +47,7 @@ def fit_laws(
     currency: Currency | Literal["auto"] = "auto",
     draws: int = 4000,
     seed: int = 0,
-    clusters: ValidationClusters | None = None,
+    clusters: ResampledLosses | None = None,
 ) -> LawFit:
     """Fit the laws of one objective.
 
@@ -63,7 +63,7 @@ def fit_laws(
     currency : compute that defines the budgets. `auto`: exact FLOPs, or 6 N D where the runs' budgets lie on that;
         falls back to 6 N D, with a flag, where exact FLOPs are missing.
     draws : bootstrap draws behind every interval.
-    clusters : losses by validation sequence, resampled together with the runs.
+    clusters : losses that are resampled together with the runs: by validation sequence, or predicted ones.
 
     Raises
     ------
@@ -146,6 +146,8 @@ def _table_flags(table: RunTable, runs: RunTable, wanted: Currency | Literal["au
         flags.append("FLOPS_MISMATCH")
     if (len(stated) and stated.max() / stated.min() > 1.0 + _MISMATCH) or len({row.mask_ratio for row in runs}) > 1:
         flags.append("MIXED_CONVENTION")
+    if any(row.is_imputed for row in runs):
+        flags.append("IMPUTED_RUNS")
     if any(not row.schedule_complete for row in table):
         flags.append("TRUNCATED_SCHEDULE")
     return flags, currency

@@ -58,6 +58,8 @@ SENTENCES: Final[dict[str, str]] = {
     "FLOPS_MISMATCH": "A stated C_6nd differs from 6 N D by more than 2 %: N or D may be counted in another way.",
     "MIXED_CONVENTION": "Some runs count N, D or compute in another way than others (their C over 6 N D differs by "
     "more than 2 %), or mask another share of residues: their losses do not lie on one surface.",
+    "IMPUTED_RUNS": "Some final losses are predictions from the first part of a run; their standard errors enter the "
+    "intervals, a break in the course of such a run does not.",
     "TRUNCATED_SCHEDULE": "Runs whose learning rate was not decayed to the end were left out.",
     "ISOFLOP_SURFACE_DISAGREE": "The exponents of N_opt from the minima and from the surface, both with compute as "
     "6 N D, differ by more than both intervals allow.",

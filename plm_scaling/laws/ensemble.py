@@ -8,7 +8,7 @@ from typing import Final
 
 import numpy as np
 
-from plm_scaling.laws.clusters import ValidationClusters
+from plm_scaling.laws.clusters import ResampledLosses
 from plm_scaling.laws.fit import COLLINEAR, fit_sample, resample
 from plm_scaling.laws.forms import Form, find_form
 from plm_scaling.laws.law_fit import FormScore, Refusal, SurfaceFit
@@ -70,7 +70,7 @@ def fit_surfaces(
     huber_delta: float = 1e-3,
     draws: int = 4000,
     seed: int = 0,
-    clusters: ValidationClusters | None = None,
+    clusters: ResampledLosses | None = None,
 ) -> Surfaces:
     """Fit one form, or every candidate and keep the best.
 
@@ -79,7 +79,7 @@ def fit_surfaces(
     names : run ids, [n].
     form : a form's name, or `auto`.
     plateau : L0 of bounded forms, nats; with `auto` they are tried with it and with a free one.
-    clusters : losses by validation sequence, resampled together with the runs.
+    clusters : losses that are resampled together with the runs: by validation sequence, or predicted ones.
     """
     refusals = design_refusals(sample, form)
     if refusals:
