@@ -72,6 +72,8 @@ def evaluate_generate(
     natural: str | Path | None = None,
     corpus: str | Path | None = None,
     judged: str | Path | None = None,
+    structures: str | Path = "structures",
+    references: str | Path | None = None,
     fasta: str | Path | None = None,
     resamples: int = 1000,
     seed: int = 0,
@@ -85,26 +87,33 @@ def evaluate_generate(
     n, prompt, longest, temperature, top_p : see `evals.sampling.sample_sequences`.
     natural : held-out proteins (FASTA).
     corpus : what the model was trained on, for novelty.
-    judged : structures judged elsewhere, see `evals.structure_judge.JudgedFile`.
+    judged : structures judged elsewhere (`evals.structure_judge.JudgedFile`), or `esmfold:FOLDER` of weights.
+    structures, references : folders of predicted and of known structures, see `evals.structure_judge.open_judge`.
     fasta : file for the sequences.
     resamples : draws of the intervals.
 
     Raises
     ------
-    RefusedError : the model is not causal. CorpusError : a file that cannot be read.
+    RefusedError : the model is not causal. CorpusError : a file that cannot be read, or no program that aligns.
+    ConfigError : known structures and none to set beside them.
     CheckpointError : weights that cannot be read.
     """
+    from plm_scaling.core.errors import ConfigError
     from plm_scaling.core.files import write_atomic
     from plm_scaling.corpus.reader import Corpus
     from plm_scaling.evals.adapters.opening import open_adapter
     from plm_scaling.evals.fasta import read_fasta
     from plm_scaling.evals.generation import evaluate_generation
     from plm_scaling.evals.sampling import sample_sequences
-    from plm_scaling.evals.structure_judge import JudgedFile
+    from plm_scaling.evals.structure_judge import open_judge
 
     adapter = open_adapter(str(model))
     kept = [] if natural is None else [one.sequence for one in read_fasta(Path(natural))]
-    known, judge = Corpus.open(Path(corpus)) if corpus else None, JudgedFile(Path(judged)) if judged else None
+    known = Corpus.open(Path(corpus)) if corpus else None
+    if references is not None and judged is None:
+        raise ConfigError("known structures, and none to set beside them", hint="judged: a folder, or esmfold:FOLDER")
+    around = None if references is None else Path(references)
+    judge = open_judge(str(judged), structures=Path(structures), references=around) if judged else None
     drawn = sample_sequences(
         adapter, n, prompt=prompt, longest=longest, temperature=temperature, top_p=top_p, seed=seed
     )

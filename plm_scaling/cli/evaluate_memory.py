@@ -74,7 +74,9 @@ def memorisation(model: str, seen: Path, unseen: Path, output: str, **asked: Any
 @click.option("--top-p", type=click.FloatRange(0.0, 1.0, min_open=True), default=1.0, show_default=True)
 @click.option("--natural", type=_FILE, help="Held-out proteins (FASTA) to set them beside, as they are and shuffled.")
 @click.option("--corpus", type=_FOLDER, help="What the model was trained on, for novelty.")
-@click.option("--judged", type=click.Path(path_type=Path, exists=True), help="Structures judged elsewhere.")
+@click.option("--judged", metavar="PATH|esmfold:FOLDER", help="Structures judged elsewhere, or weights that fold.")
+@click.option("--structures", type=_PATH, default=Path("structures"), show_default=True, help="Predicted ones go here.")
+@click.option("--references", type=_FOLDER, help="Known structures: the nearest, by Foldseek or TM-align on PATH.")
 @click.option("--fasta", type=_PATH, help="Also write the sequences.")
 @click.option("-o", "--out", type=_PATH, default=Path("generation.json"), show_default=True, help="The report.")
 @click.option("--resamples", type=click.IntRange(10), default=1000, show_default=True, help="For the intervals.")
@@ -101,7 +103,7 @@ def _group(group: GroupQuality) -> dict[str, Any]:
         "clusters": round(group.clusters, 3),
         "low complexity": round(group.low_complexity, 3),
     }
-    shown = {"known words": group.known_words, "nearest": group.nearest_identity, "pLDDT": group.plddt}
+    shown = {"known words": group.known_words, "nearest": group.nearest_identity, "pLDDT": group.plddt, "TM": group.tm}
     return row | {name: round(value, 3) for name, value in shown.items() if value is not None}
 
 

@@ -57,6 +57,8 @@ class GroupQuality(Record):
     plddt: float | None = None
     """Mean, where a judge was asked."""
     ptm: float | None = None
+    tm: float | None = None
+    """Mean TM-score to the nearest known structure, where some were given."""
     judged: int = 0
 
 
@@ -170,6 +172,7 @@ def group_quality(
     novelty = None if corpus is None else measure_novelty(corpus, sequences, search=search)
     judged = [] if judge is None else [one for one in judge.judge(sequences) if one is not None]
     ptm = [one.ptm for one in judged if one.ptm is not None]
+    tm = [one.tm for one in judged if one.tm is not None]
     quality = GroupQuality(
         name=name,
         n=len(sequences),
@@ -185,6 +188,7 @@ def group_quality(
         copies=None if novelty is None else int(novelty.copy.sum()),
         plddt=float(np.mean([one.plddt for one in judged])) if judged else None,
         ptm=float(np.mean(ptm)) if ptm else None,
+        tm=float(np.mean(tm)) if tm else None,
         judged=len(judged),
     )
     return quality, "" if novelty is None else novelty.tool

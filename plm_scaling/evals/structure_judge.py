@@ -5,17 +5,27 @@ from __future__ import annotations
 import csv
 import json
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 
-from plm_scaling.core.errors import CorpusError
+from plm_scaling.core.errors import ConfigError, CorpusError
 from plm_scaling.evals.structures import read_structure
 
-__all__ = ["JudgedFile", "JudgedStructure", "StructureJudge"]
+__all__ = [
+    "AlignedJudge",
+    "Aligner",
+    "JudgedFile",
+    "JudgedStructure",
+    "KeepsStructures",
+    "StructureJudge",
+    "open_judge",
+    "reference_structures",
+]
 
 
 @dataclass(frozen=True)
@@ -26,10 +36,14 @@ class JudgedStructure:
     ----------
     plddt : mean confidence per residue, 0 to 100.
     ptm : confidence in the fold, 0 to 1; None where the predictor gives none.
+    tm : TM-score to the nearest reference structure, by the length of the judged chain; None where none was asked for.
+    nearest : name of that structure.
     """
 
     plddt: float
     ptm: float | None = None
+    tm: float | None = None
+    nearest: str = ""
 
 
 class StructureJudge(Protocol):
@@ -45,6 +59,104 @@ class StructureJudge(Protocol):
         ...
 
 
+class KeepsStructures(StructureJudge, Protocol):
+    """A judge whose predicted structures lie in files."""
+
+    @property
+    def files(self) -> Mapping[str, Path]:
+        """PDB or mmCIF file of each sequence that was judged."""
+        ...
+
+
+class Aligner(Protocol):
+    """A program that lays structures over each other."""
+
+    @property
+    def name(self) -> str:
+        """Program and version."""
+        ...
+
+    def nearest(self, structures: Sequence[Path], references: Sequence[Path]) -> list[tuple[str, float]]:
+        """The reference of the highest TM-score to each structure (by that structure's length), and the score; an
+        empty name and 0 where none was found.
+        """
+        ...
+
+
+@dataclass(frozen=True)
+class AlignedJudge:
+    """A judge that also says which known structure is nearest: high for natural folds, low for new or broken ones."""
+
+    inner: KeepsStructures
+    aligner: Aligner
+    references: tuple[Path, ...]
+
+    @property
+    def name(self) -> str:
+        """Of both."""
+        return f"{self.inner.name}; nearest of {len(self.references)} structures by {self.aligner.name}"
+
+    def judge(self, sequences: Sequence[str]) -> list[JudgedStructure | None]:
+        """What the inner judge says, with the nearest structure of each that it has a file of."""
+        judged = self.inner.judge(sequences)
+        files = {sequence: self.inner.files[sequence] for sequence in sequences if sequence in self.inner.files}
+        found = dict(zip(files, self.aligner.nearest(list(files.values()), self.references), strict=True))
+        return [
+            one
+            if one is None or sequence not in found
+            else replace(one, nearest=found[sequence][0], tm=found[sequence][1])
+            for sequence, one in zip(sequences, judged, strict=True)
+        ]
+
+
+def open_judge(spec: str, *, structures: Path, references: Path | None = None) -> StructureJudge:
+    """The judge that a line of text names.
+
+    Parameters
+    ----------
+    spec : `esmfold:FOLDER` of weights, or a path that `JudgedFile` reads.
+    structures : folder that predicted structures are written to.
+    references : folder of known structures, the nearest of which is found by Foldseek, or without it TM-align.
+
+    Raises
+    ------
+    ConfigError : references for judgements without structures. CorpusError : a file that cannot be read, or neither
+        program is installed. CheckpointError : no such weights.
+    """
+    judge: KeepsStructures
+    if spec.startswith("esmfold:"):
+        from plm_scaling.evals.esmfold import EsmFold
+
+        judge = EsmFold(Path(spec.removeprefix("esmfold:")), structures)
+    else:
+        judge = JudgedFile(Path(spec))
+        if references is not None and not judge.files:
+            raise ConfigError(
+                "known structures beside a table", where=spec, why="it holds confidences and no structures"
+            )
+    return judge if references is None else AlignedJudge(judge, _aligner(), reference_structures(references))
+
+
+def _aligner() -> Aligner:
+    from plm_scaling.evals.foldseek import Foldseek
+    from plm_scaling.evals.tmalign import TmAlign
+
+    return Foldseek() if shutil.which("foldseek") else TmAlign()
+
+
+def reference_structures(folder: Path) -> tuple[Path, ...]:
+    """Plain PDB and mmCIF files of a folder, by name.
+
+    Raises
+    ------
+    CorpusError : there is none.
+    """
+    found = tuple(path for path in sorted(folder.iterdir()) if path.suffix.lower() in (".pdb", ".cif"))
+    if not found:
+        raise CorpusError("no structure here", where=str(folder), hint="plain .pdb or .cif files; unpack .gz")
+    return found
+
+
 class JudgedFile:
     """Judgements made elsewhere, by sequence.
 
@@ -58,8 +170,11 @@ class JudgedFile:
 
     def __init__(self, path: Path) -> None:
         self._path = path
+        self._files: dict[str, Path] = {}
         if path.is_dir():
-            self._known = dict(_from_structure(one) for one in sorted(path.iterdir()) if _is_structure(one))
+            read = {one: _from_structure(one) for one in sorted(path.iterdir()) if _is_structure(one)}
+            self._known = dict(read.values())
+            self._files = {sequence: one for one, (sequence, _) in read.items()}
         else:
             self._known = dict(_from_row(row, f"{path}, row {k}") for k, row in enumerate(_rows(path), start=1))
         if not self._known:
@@ -69,6 +184,11 @@ class JudgedFile:
     def name(self) -> str:
         """The file's name."""
         return f"read from {self._path.name}"
+
+    @property
+    def files(self) -> Mapping[str, Path]:
+        """Of a folder of structures; empty for a table."""
+        return self._files
 
     def judge(self, sequences: Sequence[str]) -> list[JudgedStructure | None]:
         """What the files hold of each sequence."""
