@@ -156,10 +156,12 @@ def compare(results: Path, against: str, tasks: tuple[str, ...], seed: int, outp
     from plm_scaling import api
 
     found = api.evaluate_compare(results, against, tasks=tasks, seed=seed)
+    several = len({(row.task, row.metric, row.model) for row in found}) < len(found)
     rows = [
         {
             "task": row.task,
             "model": row.model,
+            **({"protocol": row.protocol} if several else {}),
             "value": round(row.value, 4),
             "against": round(row.value_against, 4),
             "difference": round(row.difference.value, 4),

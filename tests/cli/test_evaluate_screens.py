@@ -19,6 +19,7 @@ from plm_scaling.cli.tasks_screen import task_lines
 from plm_scaling.evals.adapters.base import ModelInfo
 from plm_scaling.evals.bootstrap import bootstrap_mean
 from plm_scaling.evals.memorisation import GroupMemory, MemorisationReport
+from plm_scaling.evals.pairs import PairedRow
 from plm_scaling.evals.results import FloorScore, ResultRow, append_rows
 from tests.conftest import Screen
 
@@ -51,6 +52,25 @@ def test_no_model_is_its_own_floor() -> None:
     )
     assert _shown(control)["best floor"] == "one-hot 0.500"
     assert _shown(row("t", "m", 0.9, floors=floors))["best floor"] == "random weights 0.900"
+
+
+def test_pairs_of_several_protocols_are_told_apart(cli: Cli, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    said = {"task": "t", "metric": "spearman", "model": "m", "against": "a", "value": 0.1, "value_against": 0.2}
+    said |= {"difference": bootstrap_mean(np.arange(9.0)), "p_holm": 1.0, "note": ""}
+    pairs = [PairedRow.model_validate(said | {"protocol": p, "protocol_against": p}) for p in ("mean", "sites")]
+    (tmp_path / "rows.jsonl").touch()
+    for shown in (pairs, pairs[:1]):
+        monkeypatch.setattr(api, "evaluate_compare", lambda *_, shown=shown, **__: shown)
+        done = cli("evaluate", "compare", str(tmp_path / "rows.jsonl"), "--against", "a")
+        assert ("protocol" in done.out) == (len(shown) == 2)
+        assert done.err == ""
+
+
+def test_only_one_scale_is_compared_over_protocols() -> None:
+    said = {"task": "t", "model": "m", "against": "a", "value": 0.1, "value_against": 0.2, "p_holm": 1.0, "note": ""}
+    said |= {"difference": bootstrap_mean(np.arange(9.0)), "protocol": "masked", "protocol_against": "causal"}
+    assert PairedRow.model_validate(said | {"metric": "site_nats"}).comparable
+    assert not PairedRow.model_validate(said | {"metric": "spearman"}).comparable
 
 
 def test_merged_rows_are_counted(cli: Cli, tmp_path: Path) -> None:
