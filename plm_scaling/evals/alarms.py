@@ -185,22 +185,16 @@ def terminal_alarms(adapter: Adapter, sequences: Sequence[str]) -> tuple[Alarm, 
     return tuple(found)
 
 
-def task_token_alarms(vocabulary: Sequence[str], shown: Sequence[str], *, model: str) -> tuple[Alarm, ...]:
-    """Whether a model that was trained with a token that says what to do is asked without one.
-
-    Parameters
-    ----------
-    vocabulary : names of all tokens.
-    shown : names of the tokens ahead of a sequence's first residue.
-    """
-    known = [name for name in vocabulary if name.lower() in _TASK_TOKENS]
-    if not known or set(known) & set(shown):
+def task_token_alarms(info: ModelInfo) -> tuple[Alarm, ...]:
+    """Whether a model that was trained with a token that says what to do is asked without one."""
+    known = [name for name in info.symbols if name.lower() in _TASK_TOKENS]
+    if not known or set(known) & set(info.before):
         return ()
     sentence = (
-        f"{model} knows {', '.join(known)}, which tell it what to do, and is shown "
-        f"{' '.join(shown) or 'nothing'} ahead of a sequence: its likelihoods may be those of another task."
+        f"{info.name} knows {', '.join(known)}, which tell it what to do, and is shown "
+        f"{' '.join(info.before) or 'nothing'} ahead of a sequence: its likelihoods may be those of another task."
     )
-    return (Alarm(code="TASK_TOKEN_MISSING", sentence=sentence, where=model),)
+    return (Alarm(code="TASK_TOKEN_MISSING", sentence=sentence, where=info.name),)
 
 
 def piece_alarms(info: ModelInfo) -> tuple[Alarm, ...]:

@@ -12,7 +12,7 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from plm_scaling.core.errors import ConfigError, RefusedError
+from plm_scaling.core.errors import ConfigError, PlmScalingError, RefusedError
 from plm_scaling.evals.adapters.asking import need
 from plm_scaling.evals.adapters.base import Adapter, Float32Array
 from plm_scaling.evals.contacts import RANGES
@@ -68,6 +68,7 @@ def attention_features(adapter: Adapter, sequence: str) -> Float32Array:
     Raises
     ------
     RefusedError : the model shows no attention maps.
+    PlmScalingError : they are no finite numbers.
 
     **Source:** Rao et al. 2021, section 3; Dunn et al. 2008, equation 3.
     """
@@ -77,6 +78,12 @@ def attention_features(adapter: Adapter, sequence: str) -> Float32Array:
 
     need(adapter.info, "attend")
     features: Float32Array = average_product_corrected(torch.from_numpy(adapter.attentions(sequence))).numpy()
+    if not np.isfinite(features).all():
+        raise PlmScalingError(
+            f"{adapter.info.name} shows attention maps that are no finite numbers",
+            where=f"the protein {sequence[:24]}",
+            hint="damaged weights, or a half-precision overflow: check the weights, and score in float32",
+        )
     return features
 
 

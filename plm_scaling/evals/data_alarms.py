@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from plm_scaling.corpus.reader import Corpus
 from plm_scaling.evals.adapters.base import Adapter
-from plm_scaling.evals.alarms import Alarm, dead_row_alarms, piece_alarms, terminal_alarms
+from plm_scaling.evals.alarms import Alarm, dead_row_alarms, piece_alarms, task_token_alarms, terminal_alarms
 from plm_scaling.evals.contamination import check_contamination
 from plm_scaling.evals.task import Asked
 
@@ -24,7 +24,7 @@ def contamination_of(asked: Asked, task: str, sequences: Sequence[str]) -> tuple
 
 def model_alarms(adapter: Adapter, sequences: Sequence[str]) -> tuple[Alarm, ...]:
     """Alarms about dead rows of the vocabulary, tokens of several residues, and ends of proteins that are not known."""
-    found = dead_row_alarms(adapter.info) + piece_alarms(adapter.info)
+    found = dead_row_alarms(adapter.info) + piece_alarms(adapter.info) + task_token_alarms(adapter.info)
     if "causal" in adapter.info.abilities:
         found += terminal_alarms(adapter, sequences[:_SHOWN])
     return found

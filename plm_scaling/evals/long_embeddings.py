@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from plm_scaling.core.errors import PlmScalingError
 from plm_scaling.evals.adapters.base import Adapter, Float32Array, FloatArray, Pool
 from plm_scaling.evals.windows import covering_windows, edge_weights, room
 
@@ -19,6 +20,10 @@ def embed_any_length(
 
     What a window cannot see is missing from its activations: proteins that fit and proteins that do not are read in
     different ways, so a table that mixes them says so.
+
+    Raises
+    ------
+    PlmScalingError : activations that are no finite numbers; names the first such sequence.
     """
     width = room(adapter.info.context, max(map(len, sequences), default=0))
     pieces, owners = [], []
@@ -28,7 +33,7 @@ def embed_any_length(
             pieces += [sequence[begin:end] for begin, end in spans]
             owners += [k] * len(spans)
     if not pieces:
-        return adapter.embed(sequences, layer=layer, pool=pool)
+        return _finite(adapter, sequences, adapter.embed(sequences, layer=layer, pool=pool))
     short = [k for k, sequence in enumerate(sequences) if len(sequence) <= width]
     read = adapter.embed([sequences[k] for k in short], layer=layer, pool=pool) if short else []
     found = dict(zip(short, read, strict=True))
@@ -37,7 +42,18 @@ def embed_any_length(
         parts = [part for part, owner in zip(read, owners, strict=True) if owner == k]
         whole = _joined(parts, len(sequences[k]), width, causal=adapter.info.objective == "clm")
         found[k] = np.asarray(whole.mean(axis=0) if pool == "mean" else whole, dtype=np.float32)
-    return [found[k] for k in range(len(sequences))]
+    return _finite(adapter, sequences, [found[k] for k in range(len(sequences))])
+
+
+def _finite(adapter: Adapter, sequences: Sequence[str], found: list[Float32Array]) -> list[Float32Array]:
+    """The same, or a refusal: a head on what is no number is no number, or silently none of the model."""
+    if bad := [k for k, values in enumerate(found) if not np.isfinite(values).all()]:
+        raise PlmScalingError(
+            f"{adapter.info.name} shows activations of {len(bad)} of {len(found)} sequences that are no finite numbers",
+            where=f"sequence {bad[0] + 1}, {sequences[bad[0]][:24]}",
+            hint="damaged weights, or a half-precision overflow: check the weights, and score in float32",
+        )
+    return found
 
 
 def _joined(parts: Sequence[Float32Array], length: int, width: int, *, causal: bool) -> FloatArray:

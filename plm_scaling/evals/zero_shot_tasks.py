@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import gzip
+import math
 import time
 from collections.abc import Sequence
 from dataclasses import replace
@@ -14,7 +15,7 @@ import numpy as np
 
 from plm_scaling.core.errors import CorpusError
 from plm_scaling.evals.adapters.base import Adapter, FloatArray
-from plm_scaling.evals.alarms import piece_alarms, score_alarms
+from plm_scaling.evals.alarms import piece_alarms, score_alarms, task_token_alarms
 from plm_scaling.evals.bootstrap import bootstrap_metric, measured_twice, noise_ceiling
 from plm_scaling.evals.data_alarms import contamination_of
 from plm_scaling.evals.encodings import blosum62_scores, letter_matrix, mutation_counts
@@ -37,7 +38,7 @@ def _capsid(task: Task, adapter: Adapter, asked: Asked) -> list[Answer]:
     """The AAV2 library: 28 residues of the capsid drawn anew, each variant once."""
     file, reference = task.paths(asked)
     target, table = _assay(reference, "CAPSD_AAV2S_Sinai_2021").target, read_aav28(file)
-    rows = _csv_rows(file, ("sequence", "score"))
+    rows = _csv_rows(file, "sequence", "score")
     twice = measured_twice([row["sequence"] for row in rows], [float(row["score"]) for row in rows])
     ceiling = noise_ceiling(*twice, draws=100, seed=asked.seed)
     which = sample_rows(len(table), asked)
@@ -49,7 +50,7 @@ def _blat(task: Task, adapter: Adapter, asked: Asked) -> list[Answer]:
     """Single substitutions of beta-lactamase TEM-1, fitness at 2,500 ug/ml ampicillin."""
     table, reference = task.paths(asked)
     target = _assay(reference, "BLAT_ECOLX_Stiffler_2015").target
-    rows = [row for row in _csv_rows(table, ("mutant", "2500")) if row["2500"].strip()]
+    rows = [row for row in _csv_rows(table, "mutant", "2500") if row["2500"].strip()]
     rows = [rows[k] for k in sample_rows(len(rows), asked)]
     variants = parse_variants(target, [row["mutant"] for row in rows])
     return _zero_shot(task, adapter, asked, target, variants, np.array([float(row["2500"]) for row in rows]), None)
@@ -80,7 +81,7 @@ def scored_variants(
         mutations=[len(variant.substitutions) for variant in variants],
         where=where,
     )
-    alarms += piece_alarms(adapter.info) + contamination_of(asked, where, [target])
+    alarms += piece_alarms(adapter.info) + task_token_alarms(adapter.info) + contamination_of(asked, where, [target])
     return Scored(
         truth=measured,
         scores=found.values,
@@ -114,13 +115,33 @@ def _assay(reference: Path, name: str) -> Assay:
     return found[name]
 
 
-def _csv_rows(path: Path, needed: Sequence[str]) -> list[dict[str, str]]:
+def _csv_rows(path: Path, variant: str, number: str) -> list[dict[str, str]]:
+    """Rows with a variant and a number, which may be blank.
+
+    Raises
+    ------
+    CorpusError : a column that is not there; a row, by line, that is short or whose number is none.
+    """
     with gzip.open(path, "rt", newline="") if path.suffix == ".gz" else path.open(newline="") as handle:
         reader = csv.DictReader(handle)
-        missing = [name for name in needed if name not in (reader.fieldnames or ())]
+        missing = [name for name in (variant, number) if name not in (reader.fieldnames or ())]
         if missing:
-            raise CorpusError(f"no column {missing[0]!r}", where=str(path), why=f"it has {reader.fieldnames}")
-        return list(reader)
+            why = f"it has {', '.join(reader.fieldnames)}" if reader.fieldnames else "the file is empty"
+            raise CorpusError(f"no column {missing[0]!r}", where=str(path), why=why)
+        rows = list(reader)
+    for line, row in enumerate(rows, start=2):
+        if None in (row[variant], row[number]):
+            raise CorpusError("a row that ends too early", where=f"{path}:{line}", hint="was the file cut short?")
+        if row[number].strip() and not _is_number(row[number]):
+            raise CorpusError(f"{row[number]!r} is no number", where=f"{path}:{line}, column {number}")
+    return rows
+
+
+def _is_number(text: str) -> bool:
+    try:
+        return math.isfinite(float(text))
+    except ValueError:
+        return False
 
 
 TASKS: Final = (

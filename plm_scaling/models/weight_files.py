@@ -10,6 +10,7 @@ import hashlib
 import json
 import pickle
 import warnings
+import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
@@ -33,6 +34,7 @@ __all__ = [
 
 _WHOLE: Final = ("model.safetensors", "pytorch_model.bin")
 """Looked for in this order, each before its sharded form."""
+_ZIP: Final = b"PK\x03\x04"
 _LARGEST_JSON: Final = 64 * 2**20
 _WEIGHT_DTYPES: Final = (torch.float32, torch.float16, torch.bfloat16)
 _IMPOSTORS: Final = (
@@ -251,11 +253,20 @@ def _refuse_impostor(path: Path) -> None:
             raise CheckpointError("not a file of weights", where=str(path), why=why, hint=hint)
 
 
+def _end_missing(path: Path) -> str:
+    """What is said of a zip archive without its directory, which PyTorch's reader calls an invalid argument."""
+    with path.open("rb") as handle:
+        begins = handle.read(len(_ZIP)) == _ZIP
+    if not begins or zipfile.is_zipfile(path):
+        return ""
+    return f"the archive's directory, which ends it, is not there: {path.stat().st_size:,} bytes are"
+
+
 def _damaged(path: Path, error: Exception) -> CheckpointError:
     why = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
     return CheckpointError(
         "weights that cannot be read",
         where=str(path),
-        why=why,
+        why=_end_missing(path) or why,
         hint="the file is damaged or cut short; fetch it again and compare its checksum",
     )

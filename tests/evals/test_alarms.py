@@ -18,6 +18,9 @@ from plm_scaling.evals.alarms import (
 )
 from plm_scaling.evals.assays import load_assay_scores
 from plm_scaling.evals.baselines import find_baselines
+from plm_scaling.evals.task import Asked
+from plm_scaling.evals.variants import parse_variants
+from plm_scaling.evals.zero_shot_tasks import scored_variants
 
 
 def sequences(seed: int, count: int, *, first: str = "") -> list[str]:
@@ -83,12 +86,18 @@ def test_ends_and_starts() -> None:
 
 
 def test_task_tokens_and_dead_rows() -> None:
-    vocabulary = [*STANDARD, "[gMASK]", "<eop>", "<mask>"]
-    (missing,) = task_token_alarms(vocabulary, ["<sop>"], model="glm")
+    vocabulary = (*STANDARD, "[gMASK]", "<eop>", "<sop>", "<mask>")
+    glm = UniformModel().info.model_copy(update={"symbols": vocabulary, "before": ("<sop>",)})
+    (missing,) = task_token_alarms(glm)
     assert missing.code == "TASK_TOKEN_MISSING"
     assert "[gMASK]" in missing.sentence
-    assert task_token_alarms(vocabulary, ["[gMASK]", "<sop>"], model="glm") == ()
-    assert task_token_alarms([*STANDARD, "<mask>"], [], model="esm2") == ()
+    assert task_token_alarms(glm.model_copy(update={"before": ("[gMASK]", "<sop>")})) == ()
+    asked = UniformModel()
+    asked._info = glm
+    variants = parse_variants("AKV", ["A1G", "A1C", "K2W"])
+    scored = scored_variants(asked, Asked(resamples=20), "AKV", variants, np.array([1.0, 2.0, 3.0]), "assay")
+    assert "TASK_TOKEN_MISSING" in scored.flags
+    assert task_token_alarms(UniformModel().info) == ()
     info = UniformModel().info
     large = info.model_copy(update={"N_total": 2_520_000_000, "N_dead": 260_000_000})
     (dead,) = dead_row_alarms(large)

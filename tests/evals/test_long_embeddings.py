@@ -5,8 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from plm_scaling.core.alphabet import FIRST_RESIDUE, STANDARD
 from plm_scaling.core.architecture import ModelShape
+from plm_scaling.core.errors import PlmScalingError
 from plm_scaling.evals.adapters.own_models import random_weights
+from plm_scaling.evals.contact_head import attention_features
 from plm_scaling.evals.long_embeddings import embed_any_length
 
 
@@ -25,3 +28,14 @@ def test_long_proteins_are_read_in_windows(objective: str) -> None:
     first = model.embed([sequences[1][:30]], pool="none")[0]
     np.testing.assert_allclose(whole[1][:8], first[:8], atol=0.05)
     np.testing.assert_array_equal(embed_any_length(model, sequences[1:2])[0], pooled[1])
+
+
+def test_numbers_that_are_none_are_refused_by_sequence() -> None:
+    model = random_weights(ModelShape(n_layers=1, d_model=16), objective="mlm", context=32, name="damaged")
+    model.model.embedding[STANDARD.index("W") + FIRST_RESIDUE] = float("nan")  # type: ignore[operator, index, assignment]
+    for others in ([], ["AC" * 40]):
+        with pytest.raises(PlmScalingError, match="damaged shows activations of 1 of") as refusal:
+            embed_any_length(model, ["ACDE", "ACWE", *others])
+        assert refusal.value.where == "sequence 2, ACWE"
+    with pytest.raises(PlmScalingError, match="attention maps that are no finite"):
+        attention_features(model, "ACWE")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -195,6 +196,18 @@ def test_a_file_of_weights_that_is_not_there_is_no_hub_id(monkeypatch) -> None:
     monkeypatch.setattr("plm_scaling.evals.adapters.hub.hub_folder", lambda place: pytest.fail(f"asked for {place}"))
     with pytest.raises(ConfigError, match="nothing here"):
         open_adapter("esm2:weights/esm2_t33_650M_UR50D.pt")
+
+
+def test_a_hub_that_does_not_answer_is_not_waited_for(tmp_path: Path, monkeypatch) -> None:
+    hub = pytest.importorskip("huggingface_hub")
+    release = threading.Event()
+    monkeypatch.setattr(hub.constants, "HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr(hub.HfApi, "model_info", lambda *_, **__: release.wait())
+    monkeypatch.setattr("plm_scaling.evals.adapters.hub._WAIT_S", 0.05)
+    with pytest.raises(CheckpointError, match="org/name is not in the local cache") as refusal:
+        open_adapter("esm2:org/name")
+    release.set()
+    assert "has not answered within 0.05 s" in refusal.value.why
 
 
 def test_a_hub_id_is_found_in_the_cache_or_said_to_be_out_of_reach(esm2: Path, tmp_path: Path, monkeypatch) -> None:

@@ -220,3 +220,12 @@ def test_the_checksum_of_tensors_sees_names_shapes_and_values() -> None:
     ]
     assert tensors_sha256(dict(reversed(state.items())), "x") == tensors_sha256(state, "x")
     assert len({tensors_sha256(s, "x") for s in (state, *changed)} | {tensors_sha256(state, "y")}) == 6
+
+
+def test_an_archive_without_its_end_is_called_that(tmp_path: Path) -> None:
+    torch.save({"a": torch.zeros(2000)}, tmp_path / "whole.pt")
+    half = (tmp_path / "whole.pt").read_bytes()[:4000]
+    (tmp_path / "half.pt").write_bytes(half)
+    with pytest.raises(CheckpointError, match="cannot be read") as caught:
+        read_archive(tmp_path / "half.pt")
+    assert caught.value.why == "the archive's directory, which ends it, is not there: 4,000 bytes are"

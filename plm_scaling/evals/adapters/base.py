@@ -72,6 +72,8 @@ class ModelInfo(Record):
     sha256: str = ""
     """Of the weights."""
     dtype: str = "float32"
+    before: tuple[str, ...] = ()
+    """Names of the tokens ahead of a sequence's first residue, of models that a tokenizer says it of."""
     symbols: tuple[str, ...] = SYMBOLS
     """Names of the columns of `raw` log-probabilities: of our own, ESM-2's and most doubles' alphabet unless said."""
 

@@ -75,12 +75,14 @@ def open_hf(
     config, tokenizer, model, kind = _loaded(transformers, folder)
     writer = _writer(tokenizer, kind, str(folder), lines)
     info = _info(model, config, len(tokenizer), kind=kind, origin="transformers", sha256=sha256)
+    symbols = _symbols(tokenizer, writer, rows=model.config.vocab_size)
     info = info.model_copy(
         update={
             "name": name or folder.name,
             "context": context or info.context,
             "dtype": str(_DTYPES[dtype]).removeprefix("torch."),
-            "symbols": _symbols(tokenizer, writer, rows=model.config.vocab_size),
+            "symbols": symbols,
+            "before": tuple(symbols[token] for token in writer.before),
         }
     )
     if published_as is not None:
