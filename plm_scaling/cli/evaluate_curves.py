@@ -8,7 +8,7 @@ from typing import Any, Final
 
 import click
 
-from plm_scaling.cli.render import OutputFormat, emit, say
+from plm_scaling.cli.render import OutputFormat, emit, say, warn
 
 __all__ = ["COMMANDS", "Picture", "show_curves"]
 
@@ -36,7 +36,8 @@ def show_curves(results: Path, tasks: tuple[str, ...], picture: Path | None, out
     found = api.evaluate_curves(results, tasks=tasks, picture=picture)
     for one in found:
         for objective, slope in one.slopes_of_loss.items():
-            losses = [p.loss for p in one.points if p.loss and not p.control and p.objective == objective.split()[0]]
+            near = [p for p in one.points if p.loss and not p.control and p.model not in one.far]
+            losses = [p.loss for p in near if p.loss and p.objective == objective.split()[0]]
             rows.append(
                 {
                     "task": one.task,
@@ -52,6 +53,8 @@ def show_curves(results: Path, tasks: tuple[str, ...], picture: Path | None, out
         rows = [json.loads(one.model_dump_json()) for one in found]
     if rows or output != "human":
         emit(output, rows=rows)
+    for warning in dict.fromkeys(f"{one.task}: {said}" for one in found for said in one.warnings):
+        warn(warning)
     if picture is not None:
         say(f"drew {picture}")
 

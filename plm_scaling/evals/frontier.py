@@ -25,6 +25,8 @@ _LEAST: Final = 3
 """Models on a line: with two there is no scatter about it."""
 _FAR_SHARE: Final = 0.2
 """Largest share of models that a gap cuts off from the others."""
+_FAR_GAP: Final = 0.8
+"""Least share of the whole range that such a gap takes: models spread evenly leave none beyond 1 / (n - 1)."""
 
 
 class FrontierPoint(Record):
@@ -206,10 +208,10 @@ def _slopes(
 
 
 def _together(x: npt.NDArray[np.float64]) -> npt.NDArray[np.bool_]:
-    """Which of n values are not cut off, a fifth of them or fewer, by a gap of more than half of the whole range."""
+    """Which of n values are not cut off, a fifth of them or fewer, by a gap of most of the whole range."""
     order = np.sort(x)
     gaps = np.diff(order)
-    if not len(gaps) or gaps.max() <= 0.5 * (order[-1] - order[0]):
+    if not len(gaps) or gaps.max() <= _FAR_GAP * (order[-1] - order[0]):
         return np.ones(len(x), dtype=bool)
     cut = int(gaps.argmax())
     below = x <= order[cut]

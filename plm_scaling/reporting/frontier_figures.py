@@ -12,6 +12,7 @@ from markupsafe import Markup
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.ticker import MaxNLocator
 
 from plm_scaling.evals.frontier import Frontier, FrontierPoint
 from plm_scaling.reporting.drawing import COLORS, count_axis, draw_panel, flops_axis, write_picture
@@ -132,6 +133,7 @@ def _panel(axes: Axes, found: Frontier, axis: str) -> None:
         axes.axhline(floor.value, color=COLORS["muted"], lw=0.8, ls=(0, (4, 3)), zorder=1)
     values = [x for x, _ in known]
     if axis == "loss" or not values:
+        axes.xaxis.set_major_locator(MaxNLocator(5))
         axes.set_xlabel(_AXES[axis])
     elif axis == "C":
         flops_axis(axes, values, _AXES[axis], most=5)
@@ -141,11 +143,11 @@ def _panel(axes: Axes, found: Frontier, axis: str) -> None:
 
 def _fitted(axes: Axes, found: Frontier, known: list[tuple[float, FrontierPoint]]) -> None:
     """Least-squares lines of our runs, where all were asked alike."""
-    if {"MIXED_PROTOCOLS", "MIXED_DATA", "MIXED_SAMPLES"} & set(found.flags):
+    if {"MIXED_DATA", "MIXED_SAMPLES"} & set(found.flags):
         return
     for objective, slope in found.slopes_of_loss.items():
         mine = [(x, p) for x, p in known if p.objective == objective and not p.control and p.source == "computed"]
-        if mine:
+        if len({p.protocol for _, p in mine}) == 1:
             x, y = np.array([x for x, _ in mine]), np.array([p.value for _, p in mine])
             ends = np.array([x.min(), x.max()])
             axes.plot(ends, y.mean() + slope.value * (ends - x.mean()), color=_style(mine[0][1])[0], lw=1.2, gid=_LINE)
