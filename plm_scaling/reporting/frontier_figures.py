@@ -58,7 +58,7 @@ def write_frontier_figure(found: Frontier, path: Path) -> Path:
 
     def draw(figure: Figure) -> None:
         panels = figure.subplots(1, len(shown), squeeze=False, sharey=True)[0]
-        figure.legend(handles=_handles([found], shown), loc="outside lower center", ncols=4)
+        figure.legend(handles=_handles([found], shown), loc="outside lower center", ncols=min(4, 2 * len(shown)))
         panels[0].set_ylabel(_metric_words(found))
         for axes, axis in zip(panels, shown, strict=True):
             _panel(axes, found, axis)
@@ -76,7 +76,7 @@ def write_curves_figure(found: Sequence[Frontier], path: Path) -> Path:
 
     def draw(figure: Figure) -> None:
         panels = figure.subplots(down, across, squeeze=False).ravel()
-        figure.legend(handles=_handles(found, ("loss",)), loc="outside lower center", ncols=4)
+        figure.legend(handles=_handles(found, ("loss",)), loc="outside lower center", ncols=min(4, 2 * across))
         for axes, one in zip(panels, found, strict=False):
             _panel(axes, one, "loss")
             axes.set_ylabel(_metric_words(one))
