@@ -7,8 +7,10 @@ also the one with the least mean regret. Every token is visited equally often, w
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
-from functools import cached_property
+import pickle
+from dataclasses import dataclass, fields, replace
+from functools import cached_property, lru_cache
+from hashlib import blake2b
 from typing import Final
 
 import numpy as np
@@ -48,6 +50,8 @@ _LEAST_COMPUTE: Final = 1e-3
 """Share of the money that data never takes: without compute there is no model."""
 _LOG_N: Final = (math.log(1e4), math.log(1e13))
 _GRID: Final = 91
+_KEPT: Final = 128
+"""Spendings whose answers are held in memory."""
 _FRESH_NODES: Final = 13
 _LEAST_EPOCHS: Final = -5.0
 _BEYOND: Final = 10.0
@@ -167,6 +171,22 @@ def search_ensemble(ensemble: LawEnsemble, draws: int = _SEARCH_DRAWS) -> LawEns
     return few
 
 
+class _Question:
+    """A spending by what decides its answer, compared by content."""
+
+    def __init__(self, spending: Spending) -> None:
+        self.spending = spending
+        laws = tuple(getattr(spending.ensemble, one.name) for one in fields(spending.ensemble))
+        rest = (spending.usd, spending.unique_tokens, spending.bought, spending.N, spending.spend_all)
+        self.digest = blake2b(pickle.dumps((laws, spending.price, rest))).digest()
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Question) and self.digest == other.digest
+
+    def __hash__(self) -> int:
+        return hash(self.digest)
+
+
 def best_allocation(spending: Spending) -> Allocation:
     """The spending with the lowest mean loss over draws x forms x exchange rates.
 
@@ -180,6 +200,13 @@ def best_allocation(spending: Spending) -> Allocation:
     **Source:** Hoffmann et al. 2022, section 3 (loss at a budget); Muennighoff et al. 2023, section 3.1 (unique
     tokens as a resource of their own).
     """
+    # Actions, marginal values, limits and pilots of one budget ask for the same spendings several times over.
+    return _searched(_Question(spending))
+
+
+@lru_cache(maxsize=_KEPT)
+def _searched(question: _Question) -> Allocation:
+    spending = question.spending
     search = _Search(spending, search_ensemble(spending.laws), _fresh_sizes(spending))
     starts = search.starts()
     values = search.means(starts, rough=True)
