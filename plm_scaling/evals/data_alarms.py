@@ -9,6 +9,7 @@ from plm_scaling.evals.adapters.base import Adapter
 from plm_scaling.evals.alarms import Alarm, dead_row_alarms, piece_alarms, task_token_alarms, terminal_alarms
 from plm_scaling.evals.contamination import check_contamination
 from plm_scaling.evals.task import Asked
+from plm_scaling.evals.windows import room
 
 __all__ = ["contamination_of", "model_alarms"]
 
@@ -26,5 +27,7 @@ def model_alarms(adapter: Adapter, sequences: Sequence[str]) -> tuple[Alarm, ...
     """Alarms about dead rows of the vocabulary, tokens of several residues, and ends of proteins that are not known."""
     found = dead_row_alarms(adapter.info) + piece_alarms(adapter.info) + task_token_alarms(adapter.info)
     if "causal" in adapter.info.abilities:
-        found += terminal_alarms(adapter, sequences[:_SHOWN])
+        width = room(adapter.info.context, max(map(len, sequences)))
+        if whole := [sequence for sequence in sequences if len(sequence) <= width]:
+            found += terminal_alarms(adapter, whole[:_SHOWN])
     return found

@@ -6,8 +6,10 @@ import numpy as np
 import pytest
 
 from plm_scaling.core.alphabet import STANDARD
+from plm_scaling.core.architecture import ModelShape
 from plm_scaling.core.errors import RefusedError
 from plm_scaling.evals.adapters.doubles import MarkovModel, UniformModel
+from plm_scaling.evals.adapters.own_models import random_weights
 from plm_scaling.evals.alarms import (
     SizeScore,
     dead_row_alarms,
@@ -18,6 +20,7 @@ from plm_scaling.evals.alarms import (
 )
 from plm_scaling.evals.assays import load_assay_scores
 from plm_scaling.evals.baselines import find_baselines
+from plm_scaling.evals.data_alarms import model_alarms
 from plm_scaling.evals.task import Asked
 from plm_scaling.evals.variants import parse_variants
 from plm_scaling.evals.zero_shot_tasks import scored_variants
@@ -103,3 +106,10 @@ def test_task_tokens_and_dead_rows() -> None:
     (dead,) = dead_row_alarms(large)
     assert dead.value == pytest.approx(0.26 / 2.78)
     assert dead_row_alarms(info) == ()
+
+
+def test_ends_are_asked_of_proteins_that_a_model_reads_whole() -> None:
+    model = random_weights(ModelShape(n_layers=1, d_model=16), objective="clm", context=40)
+    whole, long = "MKVLAW" * 5, "MKVLAW" * 10
+    assert model_alarms(model, [long, whole, long]) == model_alarms(model, [whole])
+    assert model_alarms(model, [long]) == ()
