@@ -12,6 +12,7 @@ from plm_scaling.evals.cnn import fit_cnn
 from plm_scaling.evals.encodings import letter_matrix
 from plm_scaling.evals.floors import EncodedTable, floor_scores, floors, floors_of_table
 from plm_scaling.evals.metrics import accuracy, spearman
+from plm_scaling.evals.ridge import PENALTIES, ridge_path
 from plm_scaling.evals.splits import Split, find_split, own_split
 from plm_scaling.evals.tables import LabelledTable, read_aav28, read_flip, read_tape
 
@@ -48,6 +49,25 @@ def test_floors_of_gb1(test_data: Path, name: str, one_hot: float, pairwise: flo
     data, split = EncodedTable(table), own_split(table)
     assert value(data, split, "one-hot") == pytest.approx(one_hot, abs=0.01)
     assert value(data, split, "pairwise") == pytest.approx(pairwise, abs=0.01)
+
+
+def test_three_validation_rows_of_gb1_choose_no_penalty(test_data: Path) -> None:
+    """The known .258 and .246 are fits of the other 25 rows; leaving out one of all 28 at a time finds more."""
+    data = EncodedTable(read_flip(test_data / "evals" / "flip_gb1" / "one_vs_rest.csv.gz"))
+    split = own_split(data.table)
+    assert split.validation is not None
+    assert (len(split.train), len(split.validation)) == (28, 3)
+    fitted = np.setdiff1d(split.train, split.validation)
+    truth = data.table.targets
+    for name, features, known, all_rows in (
+        ("one-hot", data.one_hot, 0.258, 0.281),
+        ("pairwise", data.pairwise, 0.246, 0.296),
+    ):
+        path = ridge_path(features[fitted], truth[fitted], PENALTIES, centre=False)
+        assert np.ptp(path.predict(features[split.validation]), axis=1).max() < 1e-9
+        few = path.only(PENALTIES.index(0.01)).predict(features[split.test])[0, :, 0]
+        assert spearman(truth[split.test], few) == pytest.approx(known, abs=0.001)
+        assert value(data, split, name) == pytest.approx(all_rows, abs=0.001)
 
 
 def test_floors_of_folds(test_data: Path) -> None:
