@@ -7,12 +7,13 @@ DEMO := demo
 # Two workers on two cores want one thread each; compiled test modules are kept even where the environment says not to.
 SUITE := PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1
 
-.PHONY: demo test coverage test-slow test-fast check bench docs clean
+.PHONY: demo test coverage test-slow test-fast check types format lint imports bars bench docs clean
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --upgrade pip
-	$(BIN)/pip install --quiet -c constraints.txt -e ".[dev]"
+	$(BIN)/pip install --quiet --no-compile -c constraints.txt -e ".[dev]"
+	$(BIN)/python -m compileall -qq -j 0 $(VENV)/lib || true  # pip compiles on one core; some files are templates
 	touch $(READY)
 
 demo: $(READY)  ## the whole path on a simulated corpus, in minutes on a laptop CPU; ends with a report
@@ -30,11 +31,22 @@ test-fast: $(READY)  ## what one runs while editing: no training
 test-slow: $(READY)  ## kills, a browser, a real Slurm, long statistics: half of it is waiting, hence three workers on two cores
 	$(SUITE) $(BIN)/pytest -n 3 --dist loadgroup -m "slow or slurm"
 
-check: $(READY)  ## format, lint, types, import directions, structure bars
-	$(BIN)/ruff format --check --quiet .
-	$(BIN)/ruff check --quiet .
+check: $(READY)  ## format, lint, types, import directions, structure bars; side by side, types take the longest
+	@$(MAKE) --no-print-directory -j 2 types format lint imports bars
+
+types:
 	$(BIN)/mypy
+
+format:
+	$(BIN)/ruff format --check --quiet .
+
+lint:
+	$(BIN)/ruff check --quiet .
+
+imports:
 	$(BIN)/lint-imports --no-logo > .import-linter.log || { cat .import-linter.log; exit 1; }
+
+bars:
 	$(BIN)/python tests/structure/bars.py
 
 bench: $(READY)  ## every benchmark, peers beside ours in one run; figures belong in benchmarks/RESULTS.md
