@@ -145,7 +145,7 @@ def simulate_stages(
         sd = conditions.speed_sd_measured if stage.measured else conditions.speed_sd
         useful = nodes * stage.packing * (1.0 - conditions.segment_overhead)
         hours = stage.node_hours * np.exp(sd * z) / useful
-        jobs = np.ones(draws) if limit is None else np.ceil(hours / limit)
+        jobs = np.ones(draws) if limit is None else np.maximum(np.ceil(hours / limit), 1.0)  # hours may underflow
         failures = _arrivals(conditions.failures_per_node_hour * nodes * hours, (seed, number, 0))
         lost = (jobs - 1.0 + failures) * conditions.checkpoint_hours / 2.0
         charged += nodes * (hours + lost)

@@ -9,7 +9,7 @@ from statistics import NormalDist
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from plm_scaling.cli.allocation_screen import allocation_lines, allocation_rows
@@ -61,6 +61,7 @@ WORK = st.lists(st.floats(0, 2000), min_size=1, max_size=4)
     wait=st.floats(0, 48),
     failures=st.floats(0, 1e-3),
 )
+@example(work=[5e-324], more=1.0, hours=10.0, wall=10.0, limit=2.0, wait=0.0, failures=0.0)  # less than a job is one
 def test_more_hours_never_raise_the_risk_and_more_work_never_lowers_it(
     work: list[float], more: float, hours: float, wall: float, limit: float | None, wait: float, failures: float
 ) -> None:
