@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import re
-from typing import Final
+from typing import Any, Final
 
+from plm_scaling.core.files import canonical_json
 from plm_scaling.core.records import Record
 from plm_scaling.core.run import Objective, RunConfig
 
-__all__ = ["EXCLUDED_FLAGS", "EXPERIMENT_ROLES", "IMPUTED", "RECIPE", "RunRow", "regularisation_text"]
+__all__ = ["EXCLUDED_FLAGS", "EXPERIMENT_ROLES", "IMPUTED", "RECIPE", "RunRow", "columns_of", "regularisation_text"]
 
 EXCLUDED_FLAGS: Final = frozenset({"DUPLICATE", "MISLABELLED", "STUCK", "TRAINING_LOSS", "UNKNOWN_SIZE"})
 """Flags of rows that no law may be fitted to: a copy, a run of another size than stated, a run that learnt nothing,
@@ -34,6 +35,28 @@ def regularisation_text(config: RunConfig) -> str:
     fields = RunConfig.model_fields
     values = {name: getattr(config, name) for name in _REGULARISERS}
     return ",".join(f"{name}={value:g}" for name, value in values.items() if value != fields[name].default)
+
+
+def columns_of(config: RunConfig) -> dict[str, Any]:
+    """The columns of a run's row that follow from what it is, whatever came out of it; D is the one planned."""
+    return {
+        "run_id": config.run_id,
+        "objective": config.objective,
+        "N": config.N,
+        "D": config.D,
+        "batch_tokens": config.batch_tokens,
+        "peak_lr": config.peak_lr,
+        "corpus_id": config.corpus_id,
+        # Equal text means the same data pools at the same shares.
+        "streams": canonical_json([stream.identity() for stream in config.streams]),
+        "seed": config.seed,
+        "mask_refresh": config.mask_refresh,
+        "mask_ratio": config.mask_rate if config.objective == "mlm" else None,
+        "schedule": config.schedule,
+        "architecture": config.architecture,
+        "regularisation": regularisation_text(config),
+        "source_run_id": config.init_from,
+    }
 
 
 class RunRow(Record):

@@ -10,17 +10,16 @@ import numpy as np
 import numpy.typing as npt
 
 from plm_scaling.core.errors import RecordError, RefusedError, did_you_mean
-from plm_scaling.core.files import canonical_json
 from plm_scaling.core.run import LedgerRow, RunRecord, ValidationLoss
 from plm_scaling.core.run_folder import RunFolder
-from plm_scaling.core.run_row import RunRow, regularisation_text
+from plm_scaling.core.run_row import RunRow, columns_of
 from plm_scaling.core.run_table import RunTable
 from plm_scaling.core.weight_identity import is_foreign
 from plm_scaling.corpus.format import VAL_IID
 from plm_scaling.corpus.val_losses import read_val
 from plm_scaling.laws.clusters import ValidationClusters
 
-__all__ = ["all_parameters", "collect_runs", "paired_gap", "read_clusters", "streams_text"]
+__all__ = ["all_parameters", "collect_runs", "paired_gap", "read_clusters"]
 
 Float = npt.NDArray[np.float64]
 
@@ -71,46 +70,27 @@ def _row(folder: RunFolder, record: RunRecord, loss: ValidationLoss) -> RunRow:
     # Distinct tokens of this run, whether or not a run it started from had seen them.
     unique = total.unique + total.seen_earlier if total else record.D_unique
     source = _source_of(folder, record)
-    return RunRow(
-        run_id=config.run_id,
-        objective=config.objective,
-        role=",".join(_roles(folder, record)),
-        N=config.N,
-        D=record.D,
-        loss=loss.per_token,
-        loss_se=loss.se,
-        D_unique=unique,
-        epochs=record.D / unique if unique else None,
-        seen_earlier=total.seen_earlier if total else None,
-        C_6nd=record.C_6nd,
-        C_exact=record.C_exact,
-        C_teacher=record.C_teacher,
-        device_s=record.device_s,
-        batch_tokens=config.batch_tokens,
-        peak_lr=config.peak_lr,
-        corpus_id=config.corpus_id,
-        validation_id=loss.validation_id,
-        streams=streams_text(record),
-        seed=config.seed,
-        mask_refresh=config.mask_refresh,
-        mask_ratio=config.mask_rate if config.objective == "mlm" else None,
-        schedule=config.schedule,
-        architecture=config.architecture,
-        regularisation=regularisation_text(config),
-        source_run_id=config.init_from,
-        source_objective=record.source_objective or (source.config.objective if source else None),
-        N_source=record.N_source or (source.config.N if source else None),
-        D_source=record.D_source or (source.D if source else None),
-        C_source=record.C_source or (source.C_exact if source else None),
-        source_control=_control_of(source),
-        schedule_complete=True,
-        flags=",".join(record.flags),
-    )
-
-
-def streams_text(record: RunRecord) -> str:
-    """Canonical JSON of a run's streams: equal text means the same data pools at the same shares."""
-    return canonical_json([stream.identity() for stream in record.config.streams])
+    found = {
+        "role": ",".join(_roles(folder, record)),
+        "D": record.D,
+        "loss": loss.per_token,
+        "loss_se": loss.se,
+        "D_unique": unique,
+        "epochs": record.D / unique if unique else None,
+        "seen_earlier": total.seen_earlier if total else None,
+        "C_6nd": record.C_6nd,
+        "C_exact": record.C_exact,
+        "C_teacher": record.C_teacher,
+        "device_s": record.device_s,
+        "validation_id": loss.validation_id,
+        "source_objective": record.source_objective or (source.config.objective if source else None),
+        "N_source": record.N_source or (source.config.N if source else None),
+        "D_source": record.D_source or (source.D if source else None),
+        "C_source": record.C_source or (source.C_exact if source else None),
+        "source_control": _control_of(source),
+        "flags": ",".join(record.flags),
+    }
+    return RunRow.model_validate(columns_of(config) | found)
 
 
 def _ledger_total(record: RunRecord) -> LedgerRow | None:

@@ -11,16 +11,18 @@ import numpy as np
 import numpy.typing as npt
 
 from plm_scaling.core.errors import RecordError
-from plm_scaling.core.files import canonical_json
 from plm_scaling.core.run import RunConfig
 from plm_scaling.core.run_folder import RunFolder
-from plm_scaling.core.run_row import RunRow, regularisation_text
+from plm_scaling.core.run_row import RunRow, columns_of
 from plm_scaling.core.run_table import RunTable
 from plm_scaling.core.units import six_nd
+from plm_scaling.corpus.format import VAL_IID
+from plm_scaling.laws.completed_table import CompletedTable, complete_table
 from plm_scaling.laws.curves import Curve, Curves
 from plm_scaling.sweeps.run_log import merged_metrics
+from plm_scaling.sweeps.runs import collect_runs
 
-__all__ = ["training_curves", "unfinished_runs"]
+__all__ = ["completed_folder", "training_curves", "unfinished_runs"]
 
 Float = npt.NDArray[np.float64]
 
@@ -48,6 +50,18 @@ def unfinished_runs(runs_dir: Path, complete: RunTable) -> RunTable:
     return RunTable(tuple(rows))
 
 
+def completed_folder(runs_dir: Path, objective: str, validation: str = VAL_IID) -> CompletedTable:
+    """The runs of a folder, the unfinished ones with the final losses that their training losses foretell.
+
+    Raises
+    ------
+    RecordError : of `collect_runs`.
+    """
+    complete = collect_runs(runs_dir, validation=validation)
+    runs = RunTable((*complete, *unfinished_runs(runs_dir, complete)))
+    return complete_table(runs, training_curves(runs_dir, [row.run_id for row in runs]), objective)
+
+
 def training_curves(runs_dir: Path, run_ids: Iterable[str]) -> Curves:
     """Mean training losses between log lines, nats per target; runs without any are left out."""
     curves = []
@@ -70,31 +84,18 @@ def _row(config: RunConfig, roles: tuple[str, ...], last: dict[str, Any], comple
     peers = [row for row in complete if row.objective == config.objective]
     sets = {row.validation_id for row in peers}
     flops = last.get("flops")
-    return RunRow(
-        run_id=config.run_id,
-        objective=config.objective,
-        role=",".join(roles),
-        N=config.N,
-        D=D,
-        loss=last["loss"],
-        final_loss="training",
-        C_6nd=six_nd(config.N, D),
-        C_exact=flops if isinstance(flops, int | float) else _as_peers(config.N, D, peers),
-        batch_tokens=config.batch_tokens,
-        peak_lr=config.peak_lr,
-        corpus_id=config.corpus_id,
-        validation_id=sets.pop() if len(sets) == 1 else None,
-        streams=canonical_json([stream.identity() for stream in config.streams]),
-        seed=config.seed,
-        mask_refresh=config.mask_refresh,
-        mask_ratio=config.mask_rate if config.objective == "mlm" else None,
-        schedule=config.schedule,
-        architecture=config.architecture,
-        regularisation=regularisation_text(config),
-        source_run_id=config.init_from,
-        schedule_complete=False,
-        D_planned=float(config.D),
-    )
+    found = {
+        "role": ",".join(roles),
+        "D": D,
+        "loss": last["loss"],
+        "final_loss": "training",
+        "C_6nd": six_nd(config.N, D),
+        "C_exact": flops if isinstance(flops, int | float) else _as_peers(config.N, D, peers),
+        "validation_id": sets.pop() if len(sets) == 1 else None,
+        "schedule_complete": False,
+        "D_planned": config.D,
+    }
+    return RunRow.model_validate(columns_of(config) | found)
 
 
 def _as_peers(N: float, D: float, peers: list[RunRow]) -> float | None:
