@@ -72,6 +72,11 @@ class StudentMixture:
         part = rng.choice(len(self.weight), size=draws, p=self.weight)
         return np.asarray(self.mean[part] + self.scale[part] * rng.standard_t(self.df, size=draws))
 
+    def widened(self, by: float) -> StudentMixture:
+        """The distribution stretched about its mean."""
+        centre = self.value
+        return StudentMixture(self.weight, centre + by * (self.mean - centre), by * self.scale, self.df)
+
     def shifted(self, by: float) -> StudentMixture:
         """The distribution of the number plus a constant."""
         return StudentMixture(self.weight, self.mean + by, self.scale, self.df)
