@@ -120,8 +120,8 @@ def cut_runs(imported: Imported, cut: set[str], share: float) -> tuple[RunTable,
     D = {row.run_id: row.D for row in imported.table}
     curves: list[Curve] = []
     for curve in imported.curves:
-        last = share * (1 + 1e-9) * D[curve.run_id] if curve.run_id in cut else np.inf
-        seen = last >= curve.D
+        end = share * (1 + 1e-9) * D[curve.run_id] if curve.run_id in cut else np.inf
+        seen = end >= curve.D
         parts = (curve.step[seen], curve.D[seen], curve.loss[seen], curve.validation_batch_id[seen])
         if seen.any():
             curves.append(Curve(curve.run_id, *parts))
