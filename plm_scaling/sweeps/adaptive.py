@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Final, Literal
 
@@ -32,7 +33,7 @@ from plm_scaling.sweeps.plan_records import SweepPlan, SweepSpec
 from plm_scaling.sweeps.pools import flops_per_token
 from plm_scaling.sweeps.runs import collect_runs, read_clusters
 
-__all__ = ["Proposal", "plan_next", "propose"]
+__all__ = ["Proposal", "log_optima", "plan_next", "propose"]
 
 FloatArray = npt.NDArray[np.float64]
 
@@ -136,7 +137,9 @@ def _law(table: RunTable, objective: Objective, runs: Path, spec: SweepSpec) -> 
         ) from None
 
 
-def propose(parts: RunParts, table: RunTable, objective: Objective, law: LawFit) -> Proposal:
+def propose(
+    parts: RunParts, table: RunTable, objective: Objective, law: LawFit, among: Sequence[RunConfig] | None = None
+) -> Proposal:
     """The runs of the next budget: one at the predicted optimum, one on each side of it, and as many more as the spec
     has sizes there, each where the variance of ln N_opt at the target budget falls most per FLOP.
 
@@ -144,10 +147,14 @@ def propose(parts: RunParts, table: RunTable, objective: Objective, law: LawFit)
     target is the spec's largest budget, or the next one if that is larger. The variance is over the draws of the fit,
     `sweeps.information.Beliefs`; the noise of a run is that between seeds, or the residuals' without repeated seeds.
 
+    Parameters
+    ----------
+    among : the settings to choose from, at any budgets; None for all sizes in the proportions of the spec's.
+
     Raises
     ------
     RefusedError : fewer than two complete budgets, a fit without an interior optimum, without draws or without a noise,
-        or draws that leave N_opt at the next budget open by more than a factor of ten.
+        draws that leave N_opt at the next budget open by more than a factor of ten, or no setting left to choose.
 
     **Source:** Chaloner & Verdinelli 1995 (Bayesian design); one run after the other, each given those before it.
     """
@@ -156,16 +163,21 @@ def propose(parts: RunParts, table: RunTable, objective: Objective, law: LawFit)
     C = _next_budget(list(budgets), done, objective)
     target = max(*budgets, C)
     surface, noise = _usable(law, objective)
-    shapes = [parts.shape(size, "isoflop") for sizes in budgets.values() for size in sizes]
-    ladder = size_ladder(shapes, min(shape.N for shape in shapes) / 20.0, max(shape.N for shape in shapes) * 50.0)
+    ladder = _ladder(parts, objective)
     optimum = _log_optima(parts, surface, ladder, C)
     aim = _log_optima(parts, surface, ladder, target)
     _check_determined(optimum, aim, C, target, objective)
     centre, (low, high) = float(optimum[0]), np.nanpercentile(optimum[1:], _LEVEL).tolist()
-    candidates = _candidates(parts, table, objective, ladder, C, centre)
+    settings = partial(_settings, parts, objective, ladder) if among is None else partial(_at, parts, among)
+    candidates = _candidates(table, settings(C), C, centre)
     for budget in (c for c in done if math.log(C / c) <= _DECADE):
-        candidates += _candidates(
-            parts, table, objective, ladder, budget, float(_log_optima(parts, surface, ladder, budget)[0])
+        here = float(_log_optima(parts, surface, ladder, budget)[0])
+        candidates += _candidates(table, settings(budget), budget, here)
+    if not candidates:
+        raise RefusedError(
+            f"{objective}: no run is left to choose at {C:.3g} FLOPs and a decade below",
+            why="all settings near the optimum have been run",
+            hint="allow more settings, or add a budget",
         )
     count = max(_SIZES, len(budgets.get(C, budgets[max(budgets)])))
     beliefs = _beliefs(surface, candidates, aim, noise)
@@ -266,6 +278,21 @@ def _per_token(parts: RunParts, shape: ModelShape) -> float:
     return flops_per_token(shape, parts.cost(parts.all_streams()), parts.spec.currency)
 
 
+def log_optima(parts: RunParts, objective: Objective, surface: SurfaceFit, C: float) -> FloatArray:
+    """Ln N_opt of an objective at C FLOPs of the spec's currency, float64[1 + B]: the estimate, then the draws.
+
+    NaN where the lowest loss lies at no size between a twentieth of the spec's smallest and fifty times its largest.
+    """
+    return _log_optima(parts, surface, _ladder(parts, objective), C)
+
+
+def _ladder(parts: RunParts, objective: Objective) -> list[ModelShape]:
+    """Sizes in the proportions of the spec's, and far beyond them."""
+    sizes = {size for sizes in _budgets(parts, objective).values() for size in sizes}
+    shapes = sorted((parts.shape(size, "isoflop") for size in sizes), key=lambda shape: shape.N)
+    return size_ladder(shapes, shapes[0].N / 20.0, shapes[-1].N * 50.0)
+
+
 def _log_optima(parts: RunParts, surface: SurfaceFit, ladder: Sequence[ModelShape], C: float) -> FloatArray:
     """Ln N_opt at C FLOPs of the spec's currency, float64[1 + B]: the estimate, then the draws; NaN for none inside.
 
@@ -287,20 +314,23 @@ def _log_optima(parts: RunParts, surface: SurfaceFit, ladder: Sequence[ModelShap
     return np.where(inside, x[k] + shift * (x[1] - x[0]), np.nan)
 
 
-def _candidates(
-    parts: RunParts, table: RunTable, objective: Objective, ladder: Sequence[ModelShape], C: float, centre: float
-) -> list[_Candidate]:
+def _candidates(table: RunTable, settings: Sequence[RunConfig], C: float, centre: float) -> list[_Candidate]:
     """Runs at a budget, of sizes around its optimum, that have not been made."""
     known = {row.run_id for row in table}
+    near = [config for config in settings if abs(math.log(config.N) - centre) <= _REACH]
+    return [_Candidate(config, C) for config in near if config.run_id not in known]
+
+
+def _settings(parts: RunParts, objective: Objective, ladder: Sequence[ModelShape], C: float) -> list[RunConfig]:
+    """What could be run at C FLOPs: every size of the ladder that gets a token."""
     streams, seed = parts.all_streams(), parts.spec.seeds[0]
-    found = []
-    for shape in ladder:
-        D = round(C / _per_token(parts, shape))
-        if abs(math.log(shape.N) - centre) <= _REACH and D >= 1:
-            config = parts.config(objective, shape, D, streams, seed)
-            if config.run_id not in known:
-                found.append(_Candidate(config, C))
-    return found
+    tokens = [(shape, round(C / _per_token(parts, shape))) for shape in ladder]
+    return [parts.config(objective, shape, D, streams, seed) for shape, D in tokens if D >= 1]
+
+
+def _at(parts: RunParts, among: Sequence[RunConfig], C: float) -> list[RunConfig]:
+    """Those of the given settings that take C FLOPs."""
+    return [config for config in among if abs(math.log(config.D * _per_token(parts, config.shape) / C)) < _SAME]
 
 
 def _beliefs(surface: SurfaceFit, candidates: Sequence[_Candidate], aim: FloatArray, noise: float) -> Beliefs:

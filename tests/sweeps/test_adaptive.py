@@ -166,6 +166,19 @@ def test_the_same_runs_give_the_same_proposal(corpus: Corpus, table: RunTable, l
     assert propose(parts, below(table, BUDGETS[2]), "clm", law) == proposal
 
 
+def test_only_the_settings_given_are_chosen(corpus: Corpus, table: RunTable, law: LawFit) -> None:
+    parts = run_parts(SPEC, corpus, scale=1.0, dtype="fp32")
+    known = below(table, BUDGETS[2])
+    given = [run.config for run in plan_sweep(SPEC, corpus).runs if run.config.seed == 1]
+    chosen = [draft.config for draft in propose(parts, known, "clm", law, given).drafts]
+    assert {config.run_id for config in chosen} <= {config.run_id for config in given}
+    assert not {config.run_id for config in chosen} & {row.run_id for row in known}
+    assert len({config.run_id for config in chosen}) == len(chosen) >= 3
+    made = [config for config in given if config.run_id in {row.run_id for row in known}]
+    with pytest.raises(RefusedError, match="no run is left to choose"):
+        propose(parts, known, "clm", law, made)
+
+
 def test_after_the_last_budget_comes_one_step_more(corpus: Corpus, table: RunTable) -> None:
     parts = run_parts(SPEC, corpus, scale=1.0, dtype="fp32")
     law = fit_laws(table, "clm", form="chinchilla", currency="C_exact", draws=200)
