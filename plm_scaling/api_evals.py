@@ -113,7 +113,8 @@ def evaluate_frontier(
 
     Parameters
     ----------
-    table : also written, as CSV loss,metric,objective of the runs: what `spend(metric_table=...)` maps losses with.
+    table : also written, as CSV loss,metric,objective[,model,low,high] of the runs and of public models beside them:
+        what `spend(metric_table=...)` maps losses with.
     picture : also drawn, as .svg, .png or .pdf.
 
     Raises

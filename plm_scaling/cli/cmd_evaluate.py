@@ -181,7 +181,7 @@ def compare(results: Path, against: str, tasks: tuple[str, ...], seed: int, outp
 @click.option("--task", required=True, help="One task of the file.")
 @click.option("--metric", help="Where the task has several.")
 @click.option(
-    "--table", type=click.Path(path_type=Path, dir_okay=False), help="Also write CSV loss,metric,objective, for spend."
+    "--table", type=click.Path(path_type=Path, dir_okay=False), help="Also write the CSV that spend --metrics reads."
 )
 @click.option("--picture", type=click.Path(path_type=Path, dir_okay=False), help="Also draw: .svg, .png or .pdf.")
 @OutputFormat

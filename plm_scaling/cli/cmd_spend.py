@@ -40,7 +40,9 @@ def _losses(ctx: click.Context, param: click.Parameter, values: tuple[str, ...])
 @click.option("--sources", type=_FILE, help="TOML of [[source]] tables: more tokens, price, exchange rate.")
 @click.option("--usd-per-token", callback=quantity, help="Price of a new unique token, e.g. 1e-7.")
 @click.option("--for", "metric", default="", metavar="METRIC", help="What decides: fitness, capsid, contacts, ...")
-@click.option("--metrics", "metric_table", type=_FILE, help="CSV loss,metric[,objective] of models you scored.")
+@click.option(
+    "--metrics", "metric_table", type=_FILE, help="CSV loss,metric[,objective,...]: `evaluate frontier --table`."
+)
 @click.option("--lower-is-better", is_flag=True, help="The metric is an error.")
 @click.option(
     "--public",

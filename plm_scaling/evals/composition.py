@@ -14,17 +14,16 @@ from plm_scaling.core.alphabet import FIRST_RESIDUE, STANDARD
 from plm_scaling.core.errors import ConfigError
 from plm_scaling.corpus.floors import count_symbols
 from plm_scaling.corpus.reader import Corpus
-from plm_scaling.evals.adapters.asking import check_query, need
+from plm_scaling.evals.adapters.asking import check_query
 from plm_scaling.evals.adapters.base import (
     Ability,
     Direction,
-    Float32Array,
     FloatArray,
     Letters,
     ModelInfo,
-    Pool,
     Query,
 )
+from plm_scaling.evals.adapters.doubles import Double
 from plm_scaling.evals.letters import Int, amino_ids
 
 __all__ = ["Composition", "corpus_composition", "fit_composition", "fit_site_profile"]
@@ -33,7 +32,7 @@ _A: Final = len(STANDARD)
 _ABILITIES: Final[tuple[Ability, ...]] = ("masked", "causal", "reverse", "profile")
 
 
-class Composition:
+class Composition(Double):
     """Frequencies of the 20 amino acids, the same everywhere or of each site: an `Adapter` that embeds nothing.
 
     Parameters
@@ -43,21 +42,18 @@ class Composition:
     """
 
     def __init__(self, logprobs: FloatArray, *, name: str, origin: str) -> None:
-        self.logprobs = logprobs
-        self._info = ModelInfo(
-            name=name,
-            family="double",
-            objective="none",
-            origin=origin,
-            abilities=_ABILITIES,
-            dtype="float64",
-            symbols=tuple(STANDARD),
+        super().__init__(
+            ModelInfo(
+                name=name,
+                family="double",
+                objective="none",
+                origin=origin,
+                abilities=_ABILITIES,
+                dtype="float64",
+                symbols=tuple(STANDARD),
+            )
         )
-
-    @property
-    def info(self) -> ModelInfo:
-        """What it is and what it can do."""
-        return self._info
+        self.logprobs = logprobs
 
     def masked_logprobs(self, queries: Sequence[Query], *, letters: Letters = "20") -> list[FloatArray]:
         """The frequencies at the sites that are read."""
@@ -75,16 +71,6 @@ class Composition:
             logp = np.where(ids < 0, np.nan, self._rows(sequence)[np.arange(len(ids)), ids])
             answers.append(logp if letters == "20" else np.append(logp, 0.0))
         return answers
-
-    def embed(self, sequences: Sequence[str], *, layer: int = -1, pool: Pool = "mean") -> list[Float32Array]:
-        """Refused: it has no activations."""
-        need(self.info, "embed")
-        raise AssertionError
-
-    def attentions(self, sequence: str) -> Float32Array:
-        """Refused: it has no attention maps."""
-        need(self.info, "attend")
-        raise AssertionError
 
     def _rows(self, sequence: str) -> FloatArray:
         if self.logprobs.ndim == 1:

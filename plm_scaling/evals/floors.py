@@ -28,7 +28,16 @@ from plm_scaling.evals.tables import LabelledTable
 if TYPE_CHECKING:
     from scipy import sparse
 
-__all__ = ["EncodedTable", "FloorRow", "floor_names", "floor_scores", "floors", "floors_of_table", "metric_of"]
+__all__ = [
+    "EncodedTable",
+    "FloorRow",
+    "floor_names",
+    "floor_scores",
+    "floors",
+    "floors_of_table",
+    "measured_floor",
+    "metric_of",
+]
 
 FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]
@@ -182,7 +191,8 @@ def floors(
     draws : of the interval.
     """
     data = table if isinstance(table, EncodedTable) else EncodedTable(table)
-    return tuple(_measured(data, split, name, draws, seed) for name in names or floor_names(data.table))
+    chosen = names or floor_names(data.table)
+    return tuple(measured_floor(data, split, name, draws=draws, seed=seed)[0] for name in chosen)
 
 
 def floors_of_table(
@@ -215,7 +225,10 @@ def floors_of_table(
     return floors(table, chosen, draws=draws, seed=seed)
 
 
-def _measured(data: EncodedTable, split: Split, name: str, draws: int, seed: int) -> FloorRow:
+def measured_floor(
+    data: EncodedTable, split: Split, name: str, *, draws: int = 1000, seed: int = 0
+) -> tuple[FloorRow, FloatArray | None]:
+    """One floor with its interval, and its predictions for the test rows, float64[test]; neither where it has none."""
     metric = metric_of(data.table)
     about: dict[str, Any] = {
         "table": data.table.name,
@@ -230,8 +243,9 @@ def _measured(data: EncodedTable, split: Split, name: str, draws: int, seed: int
         scores = floor_scores(data, name, split.train, split.test, validation=split.validation, seed=seed)
         found = bootstrap_metric(metric, data.table.targets[split.test], scores, draws=draws, seed=seed)
     except RefusedError as refusal:
-        return FloorRow(**about, value=None, why=f"{refusal.what}: {refusal.why}" if refusal.why else refusal.what)
-    return FloorRow(**about, value=found.value, low=found.low, high=found.high)
+        why = f"{refusal.what}: {refusal.why}" if refusal.why else refusal.what
+        return FloorRow(**about, value=None, why=why), None
+    return FloorRow(**about, value=found.value, low=found.low, high=found.high), scores
 
 
 def _random(rows: _Rows) -> FloatArray:

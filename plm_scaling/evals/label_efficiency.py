@@ -62,6 +62,8 @@ class LabelCurve(Record):
     """By seed, then by number of labels, [s][m]; None where the metric is not defined."""
     model: ModelInfo | None = None
     """Of a model or control."""
+    controls: tuple[str, ...] = ()
+    """Of a model: the curves of its own random weights."""
     why: str = ""
     """Of a floor: why it has no value at some number of labels, or at any."""
 
@@ -171,7 +173,8 @@ def label_efficiency(
     Parameters
     ----------
     adapters : models; what they show of each row is computed once for all numbers of labels and seeds.
-    controls : random weights; by default drawn anew for every model that is ours to draw.
+    controls : random weights that every model is held against; by default its own, drawn anew where they are ours to
+        draw.
     floors : some of `floor_names`; all of them by default.
     labels : numbers of labels; by default 10 to all training rows, four per decade.
     seeds : samples of labels.
@@ -186,9 +189,9 @@ def label_efficiency(
     chosen = head or default_head(data)
 
     def methods() -> Iterator[Method]:
-        for one, role in with_controls(adapters, controls):
+        for one, role, own in with_controls(adapters, controls):
             features = embed_table(one, data, split, pooling=pooling)
-            yield Method(one.info.name, role, partial(_head_value, features, data, test, chosen), one.info)
+            yield Method(one.info.name, role, partial(_head_value, features, data, test, chosen), one.info, own)
         for name in floor_names(data.table) if floors is None else floors:
             yield Method(name, "floor", partial(_floor_value, name, data, test))
 
@@ -215,12 +218,14 @@ class Method:
     ----------
     value : of the metric on the test rows, from labelled units and the seed of their sample; a floor that does not
         exist there refuses.
+    controls : of a model, names of its random weights.
     """
 
     name: str
     role: Role
     value: Callable[[IntArray, int], float | None]
     model: ModelInfo | None = None
+    controls: tuple[str, ...] = ()
 
 
 def label_curves(
@@ -258,14 +263,23 @@ def _curve(method: Method, labels: tuple[int, ...], samples: Sequence[Sequence[I
 
     values = tuple(tuple(value(rows, seed) for rows in nested) for seed, nested in enumerate(samples))
     why = "; ".join(dict.fromkeys(reasons))
-    return LabelCurve(name=method.name, role=method.role, labels=labels, values=values, model=method.model, why=why)
+    about = {"role": method.role, "model": method.model, "controls": method.controls}
+    return LabelCurve(name=method.name, labels=labels, values=values, why=why, **about)
 
 
-def with_controls(adapters: Sequence[Adapter], controls: Sequence[Adapter] | None) -> list[tuple[Adapter, Role]]:
-    """Models, then controls: random weights of each that is ours to draw, or those given."""
-    drawn = [random_weights_of(adapter) for adapter in adapters] if controls is None else list(controls)
-    pairs: list[tuple[Adapter, Role]] = [(adapter, "model") for adapter in adapters]
-    return pairs + [(control, "control") for control in drawn if control is not None]
+def with_controls(
+    adapters: Sequence[Adapter], controls: Sequence[Adapter] | None
+) -> list[tuple[Adapter, Role, tuple[str, ...]]]:
+    """Models with the names of their controls, then these: those given, or random weights of all that can be drawn."""
+    if controls is None:
+        own = [[drawn] if (drawn := random_weights_of(adapter)) else [] for adapter in adapters]
+        drawn_once = [one for some in own for one in some]
+    else:
+        own, drawn_once = [list(controls)] * len(adapters), list(controls)
+    models: list[tuple[Adapter, Role, tuple[str, ...]]] = [
+        (adapter, "model", tuple(one.info.name for one in mine)) for adapter, mine in zip(adapters, own, strict=True)
+    ]
+    return models + [(control, "control", ()) for control in drawn_once]
 
 
 def _head_value(
@@ -287,15 +301,14 @@ def _measured(data: EncodedTable, test: IntArray, scores: FloatArray) -> float |
 
 
 def _crossings(curves: Sequence[LabelCurve]) -> tuple[Crossing, ...]:
-    """Every model and control against the best floor, and every model against its likes of random weights."""
+    """Every model and control against the best floor, and every model against its own random weights."""
     floors = [one for one in curves if one.role == "floor" and None not in one.means]
-    controls = [one for one in curves if one.role == "control"]
     found = []
     for one in curves:
         if one.role != "floor" and floors:
             found.append(find_crossing(one, floors, "best floor"))
-        if one.role == "model":
-            found += [find_crossing(one, [other], other.name) for other in controls]
+        likes = [other for other in curves if other.role == "control" and other.name in one.controls]
+        found += [find_crossing(one, [other], other.name) for other in likes]
     return tuple(found)
 
 

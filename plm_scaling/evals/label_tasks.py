@@ -99,8 +99,8 @@ def residue_label_efficiency(
         raise ConfigError(f"no floor of residues is called {missing[0]!r}", hint=", ".join(known))
 
     def methods() -> Iterator[Method]:
-        for one, role in with_controls(adapters, controls):
-            yield Method(one.info.name, role, partial(_residue_value, rows, residue_features(one, rows)), one.info)
+        for one, role, own in with_controls(adapters, controls):
+            yield Method(one.info.name, role, partial(_residue_value, rows, residue_features(one, rows)), one.info, own)
         for name in floors or known:
             yield Method(name, "floor", partial(_residue_floor, rows, name))
 
@@ -157,7 +157,7 @@ def _answer(found: LabelEfficiency, curve: LabelCurve, place: int) -> Answer:
     count = found.labels[place]
     values = np.array([one for one in (row[place] for row in curve.values) if one is not None], dtype=np.float64)
     ends = bootstrap_mean(values) if len(values) > 1 else None
-    beside = [one for one in found.curves if one.role != "model" and one is not curve]
+    beside = [one for one in found.curves if one.role == "floor" or one.name in curve.controls]
     means = [(one.name, one.means[place]) for one in beside]
     row = ResultRow(
         task=f"labels.{found.task or f'{found.table}.{found.split}'}/{count}",

@@ -17,7 +17,7 @@ from plm_scaling.core.errors import ConfigError, RefusedError
 from plm_scaling.evals.adapters.base import Adapter, Float32Array
 from plm_scaling.evals.bootstrap import Bootstrapped, bootstrap_metric, paired_difference
 from plm_scaling.evals.embedding_cache import uncached
-from plm_scaling.evals.floors import EncodedTable, floor_names, floor_scores, metric_of
+from plm_scaling.evals.floors import EncodedTable, floor_names, measured_floor, metric_of
 from plm_scaling.evals.heads import fit_logistic, nearest_labels
 from plm_scaling.evals.long_embeddings import embed_any_length
 from plm_scaling.evals.metrics import MetricName
@@ -313,13 +313,9 @@ def _row(data: EncodedTable, split: Split, name: str, role: Any, scores: FloatAr
 
 
 def _floor_row(data: EncodedTable, split: Split, name: str, draws: int, seed: int) -> ProbeRow:
-    try:
-        scores = floor_scores(data, name, split.train, split.test, validation=split.validation, seed=seed)
-    except RefusedError as refusal:
-        sizes = (len(split.train), len(split.test))
-        why = f"{refusal.what}: {refusal.why}" if refusal.why else refusal.what
-        return ProbeRow(name, "floor", metric_of(data.table), None, None, None, *sizes, None, why)
-    return _row(data, split, name, "floor", scores, draws, seed)
+    row, scores = measured_floor(data, split, name, draws=draws, seed=seed)
+    ends = (row.value, row.low, row.high)
+    return ProbeRow(name, "floor", row.metric, *ends, row.n_train, row.n_test, scores, row.why)
 
 
 def _difference(

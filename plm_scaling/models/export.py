@@ -62,6 +62,6 @@ def export_model(source: Path, out: Path, *, overwrite: bool = False) -> Exporte
         save_hf_esm2(Esm2Weights(found.shape, found.state, found.token_dropout, found.causal), out)
         loads_as = "EsmForMaskedLM"
     else:
-        save_gptj(found.state, found.shape, out)
+        save_gptj(found.state, found.shape, out, both_directions=found.both_directions)
         loads_as = "GPTJForCausalLM"
     return Exported(out, loads_as, found.shape.N_total, found.origin, found.sha256)

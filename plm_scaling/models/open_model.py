@@ -49,6 +49,7 @@ class ModelFile:
     causal : whether it was trained with a causal mask.
     token_dropout : see `Esm2`.
     dead : parameters of the file that no symbol reaches and that are not in `state`.
+    both_directions : whether a causal model was trained from either end; ProGen2 was.
     """
 
     shape: ModelShape
@@ -58,6 +59,7 @@ class ModelFile:
     causal: bool
     token_dropout: bool = True
     dead: int = 0
+    both_directions: bool = False
 
     @property
     def architecture(self) -> Architecture:
@@ -150,14 +152,17 @@ def _check_fit(expected: Mapping[str, tuple[int, ...]], state: Mapping[str, Tens
 
 
 def _described_folder(folder: Path) -> ModelFile:
-    kind = read_json(folder / "config.json").get("model_type")
+    said = read_json(folder / "config.json")
+    kind = said.get("model_type")
     if kind == "esm":
         return _esm2(read_hf_esm2(folder), folder, "ESM-2 folder of transformers")
     if kind in _PROGEN2_TYPES:
-        from plm_scaling.models.progen2_files import read_progen2
+        from plm_scaling.models.progen2_files import BOTH_DIRECTIONS, read_progen2
 
         shape, state, dead = read_progen2(folder)
-        return ModelFile(shape, state, weights_sha256(folder), "ProGen2 folder", causal=True, dead=dead)
+        both = bool(said.get(BOTH_DIRECTIONS, True))
+        sha256 = weights_sha256(folder)
+        return ModelFile(shape, state, sha256, "ProGen2 folder", causal=True, dead=dead, both_directions=both)
     raise CheckpointError(f"a model of type {kind!r}", where=str(folder / "config.json"), hint=_KNOWN)
 
 
@@ -199,5 +204,10 @@ def _own_run(folder: RunFolder) -> ModelFile:
     if f'"{config.run_id}"' not in said:
         raise CheckpointError("weights of another run", where=str(path), why=f"this is run {config.run_id}")
     return ModelFile(
-        config.shape, state, weights_sha256(path), f"run {config.run_id}", causal=config.objective == "clm"
+        config.shape,
+        state,
+        weights_sha256(path),
+        f"run {config.run_id}",
+        causal=config.objective == "clm",
+        both_directions=config.reverse_share > 0,
     )

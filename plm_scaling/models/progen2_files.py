@@ -22,7 +22,7 @@ from plm_scaling.models.plm import NORM_EPS
 from plm_scaling.models.progen2 import PROGEN2_SYMBOLS
 from plm_scaling.models.weight_files import as_float32, read_json, read_tensors
 
-__all__ = ["PADDED_VOCAB", "QKV_GROUPS", "ProGen2Weights", "read_progen2", "save_gptj"]
+__all__ = ["BOTH_DIRECTIONS", "PADDED_VOCAB", "QKV_GROUPS", "ProGen2Weights", "read_progen2", "save_gptj"]
 
 QKV_GROUPS: Final[Mapping[str, int | None]] = {"progen": 8, "codegen": 4, "gptj": None}
 """Groups of rows in which each `model_type` fuses queries, values and keys, in this order; None: it does not."""
@@ -62,6 +62,8 @@ _BLOCK: Final = {
 _VOCABULARY: Final = ("transformer.wte.weight", "lm_head.weight", "lm_head.bias")
 _APART: Final = ("attn.q_proj.weight", "attn.k_proj.weight", "attn.v_proj.weight")
 _FUSED: Final = "attn.qkv_proj.weight"
+BOTH_DIRECTIONS: Final = "both_directions"
+"""Field of config.json that is false for a model of ours that was trained from one end; other programs write none."""
 _BUFFERS: Final = (".attn.bias", ".attn.masked_bias", ".attn.embed_positions")
 """Causal mask and rotary table, which some writers keep with the weights."""
 
@@ -112,7 +114,14 @@ def read_progen2(folder: Path) -> ProGen2Weights:
     return ProGen2Weights(shape, state, dead)
 
 
-def save_gptj(state: Mapping[str, Tensor], shape: ModelShape, folder: Path, *, context: int = 1024) -> None:
+def save_gptj(
+    state: Mapping[str, Tensor],
+    shape: ModelShape,
+    folder: Path,
+    *,
+    context: int = 1024,
+    both_directions: bool = True,
+) -> None:
     """Write config.json and model.safetensors that `GPTJForCausalLM.from_pretrained` loads.
 
     GPT-J is causal: a model trained to see both ways is another one there.
@@ -121,6 +130,8 @@ def save_gptj(state: Mapping[str, Tensor], shape: ModelShape, folder: Path, *, c
     ----------
     state : float32, by the names of `ProGen2`.
     context : positions that GPT-J's own rotary table is made for.
+    both_directions : whether it was trained from either end, as ProGen2 was; where not, config.json says so in a field
+        that `transformers` passes over.
     """
     theirs = {name: state[ours] for ours, name in _TOP.items()}
     for layer in range(shape.n_layers):
@@ -143,6 +154,7 @@ def save_gptj(state: Mapping[str, Tensor], shape: ModelShape, folder: Path, *, c
         "bos_token_id": PROGEN2_SYMBOLS.index("<|bos|>"),
         "eos_token_id": PROGEN2_SYMBOLS.index("<|eos|>"),
         "torch_dtype": "float32",
+        **({} if both_directions else {BOTH_DIRECTIONS: False}),
     }
     write_atomic(folder / "model.safetensors", safetensors.torch.save(tensors, metadata={"format": "pt"}))
     write_atomic(folder / "config.json", json.dumps(config, indent=1) + "\n")

@@ -18,7 +18,7 @@ from plm_scaling.sweeps.cost_records import DeviceProfile, PlanCosts, RunCost, S
 from plm_scaling.sweeps.forecast import START_S, measure_steps, step_shape, wall_seconds
 from plm_scaling.sweeps.plan_records import PlannedRun, SweepPlan
 
-__all__ = ["TRAINING_SHARE", "measured_profile", "price_doubts", "priced", "run_seconds", "segments_of"]
+__all__ = ["TRAINING_SHARE", "measured_profile", "price_doubts", "priced", "run_pricer", "segments_of"]
 
 TRAINING_SHARE: Final = 0.95
 """Share of a job's time limit that is planned as training: the rest is its start, and the steps since the last
@@ -45,7 +45,7 @@ def priced(
         raise PlanError(f"{n_devices} devices cannot train anything", where="devices")
     if time_limit_h is not None and not (math.isfinite(time_limit_h) and time_limit_h > 0):
         raise PlanError(f"a time limit of {time_limit_h:g} hours leaves no time", where="time_limit_h")
-    seconds_of = _pricer(device)
+    seconds_of = run_pricer(device)
     costs = tuple(_run_cost(run.run_id, seconds_of(run), device, time_limit_h) for run in plan.runs)
     runs = tuple(
         run.model_copy(update={"predicted_seconds": cost.seconds}) for run, cost in zip(plan.runs, costs, strict=True)
@@ -64,22 +64,15 @@ def priced(
     return plan.model_copy(update={"runs": runs, "costs": total})
 
 
-def run_seconds(run: PlannedRun, device: DeviceProfile) -> float:
+def run_pricer(device: DeviceProfile) -> Callable[[PlannedRun], float]:
     """Seconds of a run on one device: start, steps, evaluations of `val_iid`, and the teacher's forward passes.
 
     By measured steps where the profile has them, else C_exact / (peak x MFU at the run's width).
 
-    Raises
-    ------
-    PlanError : the profile has no speed for the run.
+    What is returned raises `PlanError` where the profile has no speed for a run.
 
     **Source:** MFU as in Chowdhery et al. 2022, appendix B; forward passes are a third of a training step.
     """
-    return _pricer(device)(run)
-
-
-def _pricer(device: DeviceProfile) -> Callable[[PlannedRun], float]:
-    """`run_seconds` on one device, for many runs."""
     steps: Mapping[StepShape, float] = dict(device.step_seconds)
 
     def seconds(run: PlannedRun) -> float:

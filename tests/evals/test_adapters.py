@@ -27,6 +27,7 @@ from plm_scaling.models.build import build_model
 from plm_scaling.models.documents import Documents
 from plm_scaling.models.esm2 import Esm2
 from plm_scaling.models.esm2_files import Esm2Weights, save_hf_esm2, to_fair_esm_state
+from plm_scaling.models.export import export_model
 from plm_scaling.models.progen2_files import save_gptj
 from plm_scaling.training.checkpoint import save_weights
 
@@ -310,6 +311,13 @@ def test_a_run_is_scored_in_the_directions_it_was_trained_in(tmp_path: Path) -> 
     with pytest.raises(RefusedError, match="cannot give a sequence a likelihood from the right"):
         ahead.residue_logprobs(["MKV"], direction="reverse")
     assert both.info.abilities == ("causal", "reverse", "embed", "attend")
+    shape = {"architecture": "progen2", "n_heads": 2, "rotary_dim": 4}
+    for part, last in ((0.0, "causal"), (0.5, "reverse")):  # written for other programs and read again
+        run, _ = written_run(tmp_path, reverse_share=part, **shape)
+        out = export_model(run.path, tmp_path / f"exported {part}").folder
+        assert open_own(out, device="cpu").info.abilities == open_own(run.path, device="cpu").info.abilities
+        assert last in open_own(out, device="cpu").info.abilities
+    assert "reverse" not in open_own(tmp_path / "exported 0.0", device="cpu").info.abilities
     [found] = both.residue_logprobs(["MKV"], direction="reverse", letters="raw")
     tokens = torch.tensor([EOS, *encode("VKM").tolist(), CLS])
     with torch.no_grad():

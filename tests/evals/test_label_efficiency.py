@@ -16,8 +16,10 @@ from plm_scaling.evals.floors import EncodedTable
 from plm_scaling.evals.label_efficiency import (
     LabelCurve,
     LabelEfficiency,
+    Method,
     find_crossing,
     label_counts,
+    label_curves,
     label_efficiency,
     nested_rows,
 )
@@ -53,6 +55,21 @@ def test_curves_cross_where_lines_through_their_means_do() -> None:
     assert "One sample" in find_crossing(curve("m", [0.5] * 4), [curve("r", [0.2] * 4)], "r").text
     with pytest.raises(ConfigError, match="cannot be compared"):
         find_crossing(flat, [curve("r", [0.2] * 4)], "r")
+
+
+def test_a_model_is_held_against_its_own_random_weights_only() -> None:
+    def method(name: str, role: Any, value: float, *controls: str) -> Method:
+        return Method(name, role, lambda rows, seed: value, controls=controls)
+
+    pairs = (("a", "random a"), ("b", "random b"))
+    models = [method(name, "model", 0.6, control) for name, control in pairs] + [method("foreign", "model", 0.5)]
+    controls = [method(control, "control", 0.4) for _, control in pairs]
+    about = {"table": "made", "split": "own", "metric": "spearman", "n_test": 9}
+    methods = [*models, *controls, method("one-hot", "floor", 0.3)]
+    found = label_curves(methods, np.arange(40), labels=(10, 40), seeds=2, **about)
+    beside = {(one.name, one.against) for one in found.crossings if one.against != "best floor"}
+    assert beside == set(pairs)
+    assert sum(one.against == "best floor" for one in found.crossings) == 5
 
 
 def test_samples_are_nested_and_counts_even() -> None:

@@ -13,7 +13,7 @@ from plm_scaling.sizing.costs import Gpu, Hardware
 from plm_scaling.sizing.device_profiles import find_hardware, hardware_profile, with_prices_of
 from plm_scaling.sweeps import costs
 from plm_scaling.sweeps.cost_records import DeviceProfile, StepShape
-from plm_scaling.sweeps.costs import measured_profile, price_doubts, priced, run_seconds, segments_of
+from plm_scaling.sweeps.costs import measured_profile, price_doubts, priced, run_pricer, segments_of
 from plm_scaling.sweeps.forecast import START_S, step_shape
 from plm_scaling.sweeps.plan_records import PlannedRun, SweepPlan
 
@@ -41,27 +41,27 @@ def plan(*runs: PlannedRun) -> SweepPlan:
 
 def test_a_run_takes_its_flops_over_the_useful_speed_and_its_validation() -> None:
     # 3.6e15 / (1e12 x 0.5) = 7200 s; 5 evaluations of 1,000 tokens at a third of the price of 10,000 training tokens.
-    assert run_seconds(planned(), DEVICE) == pytest.approx(START_S + 7200 * (1 + 5 * 1000 / 10_000 / 3))
+    assert run_pricer(DEVICE)(planned()) == pytest.approx(START_S + 7200 * (1 + 5 * 1000 / 10_000 / 3))
 
 
 def test_a_branch_pays_only_for_its_own_steps_and_a_student_for_its_teacher() -> None:
     whole, validated = 7200.0, 7200 * 5 * 1000 / 10_000 / 3
-    branch = run_seconds(planned(begin_step=75, trunk="b"), DEVICE)
+    branch = run_pricer(DEVICE)(planned(begin_step=75, trunk="b"))
     assert branch == pytest.approx(START_S + 0.25 * whole + validated)
-    taught = run_seconds(planned(C_teacher=1.8e15), DEVICE)
+    taught = run_pricer(DEVICE)(planned(C_teacher=1.8e15))
     assert taught == pytest.approx(START_S + 1.5 * whole + validated)
 
 
 def test_measured_steps_count_before_any_peak() -> None:
     run = planned(validation_tokens=1)
     measured = DeviceProfile(name="here", source="measured", step_seconds=((step_shape(run.config), 0.25),))
-    assert run_seconds(run, measured) == pytest.approx(START_S + 25.0, rel=1e-3)
-    assert run_seconds(planned(steps=200, validation_tokens=1), measured) == pytest.approx(START_S + 50.0, rel=1e-3)
+    assert run_pricer(measured)(run) == pytest.approx(START_S + 25.0, rel=1e-3)
+    assert run_pricer(measured)(planned(steps=200, validation_tokens=1)) == pytest.approx(START_S + 50.0, rel=1e-3)
 
 
 def test_a_shape_without_a_speed_is_named() -> None:
     with pytest.raises(PlanError, match="a device does not say how fast it trains 1x32"):
-        run_seconds(planned(d_model=32), DEVICE)
+        run_pricer(DEVICE)(planned(d_model=32))
 
 
 @settings(max_examples=25, deadline=None)
@@ -138,7 +138,7 @@ def test_this_machine_is_timed_for_every_shape(monkeypatch: pytest.MonkeyPatch) 
     swept = plan(planned("a"), planned("b", d_model=16), planned("c", seed=1))
     profile = measured_profile(swept, gpus=0)
     assert asked == [{step_shape(run.config) for run in swept.runs}]
-    assert [run_seconds(run, profile) > START_S + 0.1 * run.config.d_model for run in swept.runs] == [True] * 3
+    assert [run_pricer(profile)(run) > START_S + 0.1 * run.config.d_model for run in swept.runs] == [True] * 3
 
 
 @pytest.mark.slow

@@ -24,7 +24,7 @@ from plm_scaling.evals.adapters.base import (
     Query,
 )
 
-__all__ = ["MarkovModel", "PlantedProfile", "UniformModel"]
+__all__ = ["Double", "MarkovModel", "PlantedProfile", "UniformModel"]
 
 _A: Final = len(STANDARD)
 _SUM_TOLERANCE: Final = 1e-9
@@ -42,8 +42,8 @@ def _info(name: str, *abilities: Ability) -> ModelInfo:
     )
 
 
-class _Double:
-    """What no double can do."""
+class Double:
+    """What has no activations: of an `Adapter`, what it is, and what it refuses."""
 
     def __init__(self, info: ModelInfo) -> None:
         self._info = info
@@ -64,7 +64,7 @@ class _Double:
         raise AssertionError
 
 
-class PlantedProfile(_Double):
+class PlantedProfile(Double):
     """Every site has a distribution of its own, whatever stands elsewhere.
 
     Parameters
@@ -105,7 +105,7 @@ class PlantedProfile(_Double):
         return self.logprobs_LA
 
 
-class UniformModel(_Double):
+class UniformModel(Double):
     """Every amino acid has probability 1/20 everywhere."""
 
     def __init__(self, *, name: str = "uniform") -> None:
@@ -125,7 +125,7 @@ class UniformModel(_Double):
         return [_ended(np.full(len(standard_ids(s)), -np.log(_A)), 0.0, letters) for s in sequences]
 
 
-class MarkovModel(_Double):
+class MarkovModel(Double):
     """A Markov chain along the sequence, which gives likelihoods from both sides and fills masked sites, all exactly.
 
     Parameters

@@ -70,7 +70,6 @@ def open_own(
         D=D,
         C=_compute_of_run(record) if record else None,
         context=context or trained_on,
-        reverse=run.order().config.reverse_share > 0 if run else None,
         dtype=dtype,
         device=device,
     )
@@ -85,7 +84,6 @@ def own_model(
     D: float | None = None,
     C: float | None = None,
     context: int = PUBLIC_CONTEXT,
-    reverse: bool | None = None,
     dtype: str = "fp32",
     device: str | None = None,
 ) -> OwnModel:
@@ -93,7 +91,6 @@ def own_model(
 
     Parameters
     ----------
-    reverse : whether it was trained in both directions; None for what is known of released weights: ProGen2 was.
     D : tokens it was trained on. C : 6 N D of its training; None for 6 x N x `D`.
     """
     if dtype not in _DTYPES:
@@ -105,9 +102,7 @@ def own_model(
         name=name,
         family=file.architecture if released and file.architecture != "plm" else "own",
         origin=file.origin,
-        abilities=_abilities(
-            model, reverse=released and file.architecture == "progen2" if reverse is None else reverse
-        ),
+        abilities=_abilities(model, reverse=file.both_directions),
         N_dead=file.dead,
         D=D,
         C=C,
