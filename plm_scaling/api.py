@@ -21,12 +21,14 @@ from plm_scaling.api_evals import (
     evaluate_validate,
 )
 from plm_scaling.api_fit import collect, completed_runs, fit, import_runs, laws_choices, predict, transfer
+from plm_scaling.api_groups import fit_groups
 from plm_scaling.api_labels import evaluate_labels
 from plm_scaling.api_laws import laws_causes, laws_check, laws_compare, laws_list, laws_show
 from plm_scaling.api_memory import evaluate_generate, evaluate_memorisation, evaluate_sizes
 from plm_scaling.api_plan import plan
-from plm_scaling.api_runs import runs_export, runs_sql, runs_table, status, status_isoflop, watch
+from plm_scaling.api_runs import halted_runs, runs_export, runs_sql, runs_table, status, status_isoflop, watch
 from plm_scaling.api_scores import evaluate_score
+from plm_scaling.api_seals import predict_score, predict_seal
 from plm_scaling.api_sizing import size, size_allocation, size_check, size_page, size_uses
 from plm_scaling.api_spending import exchange, spend
 
@@ -42,6 +44,7 @@ if TYPE_CHECKING:
     from plm_scaling.execution.slurm_options import SlurmOptions
     from plm_scaling.execution.tasks import Executor, TaskEvent
     from plm_scaling.models.export import Exported
+    from plm_scaling.sweeps.plan_records import SweepPlan
     from plm_scaling.sweeps.reconcile import SweepOutcome
     from plm_scaling.training.machine import MachineReport
 
@@ -67,6 +70,8 @@ __all__ = [
     "exchange",
     "export",
     "fit",
+    "fit_groups",
+    "halted_runs",
     "import_runs",
     "laws_causes",
     "laws_check",
@@ -77,6 +82,8 @@ __all__ = [
     "ledger",
     "plan",
     "predict",
+    "predict_score",
+    "predict_seal",
     "prep",
     "report",
     "run",
@@ -221,6 +228,10 @@ def run(
     slurm: SlurmOptions | None = None,
     executor: Executor | None = None,
     watch: bool = False,
+    stop_dominated: bool = False,
+    pause_share: float = 0.5,
+    halt_tolerance: float = 0.1,
+    resume_halted: bool = False,
     dry_run: bool = False,
     on_event: Callable[[TaskEvent], None] | None = None,
 ) -> SweepOutcome:
@@ -237,6 +248,10 @@ def run(
         way they go on, and the next call takes them over.
     executor : where the runs train, instead of `workers` processes here.
     watch : go on until every run is complete or has failed, or gets no further.
+    stop_dominated : runs of the larger budgets wait at `pause_share` of their steps; those whose predicted ends can
+        move ln N_opt of their budget by no more than `halt_tolerance` of the half-width of its interval, all together,
+        are halted (`halted.json`), the others go on. What that saved is in the outcome.
+    resume_halted : go on with runs that were halted.
 
     Raises
     ------
@@ -244,6 +259,7 @@ def run(
     """
     from functools import partial
 
+    from plm_scaling.core.errors import ConfigError
     from plm_scaling.sweeps.devices import placement
     from plm_scaling.sweeps.on_slurm import sweep_executor
     from plm_scaling.sweeps.plan_records import SweepPlan
@@ -251,6 +267,9 @@ def run(
     from plm_scaling.sweeps.watching import watch_plan
 
     planned, runs = SweepPlan.read(plan), _runs_of(plan) if out is None else out
+    if stop_dominated and (only or resume_halted):
+        named = "only" if only else "resume_halted"
+        raise ConfigError(f"stop_dominated and {named} do not go together", hint="halt in a call about the whole plan")
     if slurm is not None and executor is None:
         executor = sweep_executor(runs, slurm, max_attempts=max_attempts)
     place = placement(
@@ -272,10 +291,32 @@ def run(
         dry_run=dry_run,
         on_event=on_event,
     )
-    outcome = again(retry_failed=retry_failed)
+    if stop_dominated:
+        again = partial(_halting, again, planned, runs.resolve(), pause_share, halt_tolerance)
+        outcome = again(retry_failed=retry_failed)
+    else:
+        outcome = again(retry_failed=retry_failed, resume_halted=resume_halted)
     if not watch or dry_run or outcome.all_complete:
         return outcome
     return watch_plan(again, runs, max_attempts=max_attempts)
+
+
+def _halting(
+    one_pass: Callable[..., SweepOutcome],
+    plan: SweepPlan,
+    runs: Path,
+    share: float,
+    tolerance: float,
+    *,
+    retry_failed: bool = False,
+) -> SweepOutcome:
+    """Passes of `run_plan` with runs paused and decided about in between."""
+    from plm_scaling.sweeps.halting import run_halting
+
+    def again(pauses: Mapping[str, float]) -> SweepOutcome:
+        return one_pass(retry_failed=retry_failed, pauses=pauses)
+
+    return run_halting(again, plan, runs, share=share, tolerance=tolerance)
 
 
 def _runs_of(plan: Path) -> Path:

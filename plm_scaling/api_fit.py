@@ -158,15 +158,12 @@ def completed_runs(table: Path | str, *, objective: str | None = None, validatio
 
     table = Path(table)
     runs = collect(table, validation=validation, objective=objective)
+    chosen = _objective_of(runs, objective, table)
     if table.is_dir():
-        from plm_scaling.core.run_table import RunTable
-        from plm_scaling.sweeps.unfinished import training_curves, unfinished_runs
+        from plm_scaling.sweeps.unfinished import completed_folder
 
-        runs = RunTable((*runs, *unfinished_runs(table, runs)))
-        curves = training_curves(table, [row.run_id for row in runs])
-    else:
-        curves = Curves.read(curves_path(table))
-    return complete_table(runs, curves, _objective_of(runs, objective, table))
+        return completed_folder(table, chosen, validation)
+    return complete_table(runs, Curves.read(curves_path(table)), chosen)
 
 
 def predict(

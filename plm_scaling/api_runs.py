@@ -8,12 +8,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from plm_scaling.core.halt import Halt
     from plm_scaling.core.run_table import RunTable
     from plm_scaling.sweeps.collection import QueryResult
     from plm_scaling.sweeps.isoflop_view import IsoflopLine
     from plm_scaling.sweeps.totals import SweepStatus
 
-__all__ = ["runs_export", "runs_sql", "runs_table", "status", "status_isoflop", "watch"]
+__all__ = ["halted_runs", "runs_export", "runs_sql", "runs_table", "status", "status_isoflop", "watch"]
 
 
 def status(runs: Path, *, plan: Path | None = None, usd_per_hour: float | None = None) -> SweepStatus:
@@ -43,6 +44,13 @@ def watch(
         if found.is_settled:
             return
         time.sleep(every)
+
+
+def halted_runs(runs: Path | str, *, objective: str | None = None) -> dict[str, Halt]:
+    """Runs that `run --stop-dominated` halted, by id, each with the reason, its predicted end and the compute saved."""
+    from plm_scaling.sweeps.halting import halted_runs as halted
+
+    return halted(Path(runs), objective)
 
 
 def runs_sql(runs: Path, query: str) -> QueryResult:

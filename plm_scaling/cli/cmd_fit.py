@@ -118,6 +118,8 @@ def command(
 def _say_predicted(completed: CompletedTable) -> None:
     """The predicted ends, how good such predictions are, and which runs were passed over."""
     from plm_scaling.cli.fit_screen import predicted_rows
+    elif output == "human" and table.is_dir() and (halted := api.halted_runs(table, objective=fitted.objective)):
+        warn(f"{len(halted)} halted runs are left out; --partial takes them in with their predicted ends")
 
     if completed.completions:
         emit("human", rows=predicted_rows(completed), title="final losses predicted from the first part of a run")

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import click
 
 from plm_scaling.cli.executors import On, Slurm, slurm_options
-from plm_scaling.cli.render import DryRun, OutputFormat, emit, next_command, say
+from plm_scaling.cli.render import DryRun, OutputFormat, emit, next_command, say, warn
+
+if TYPE_CHECKING:
+    from plm_scaling.sweeps.halting_report import HaltingReport
 
 __all__ = ["command"]
 
@@ -43,6 +46,26 @@ def _per_device(context: click.Context, param: click.Parameter, value: str | Non
 @On
 @Slurm
 @click.option("--watch", is_flag=True, help="Go on until every run is complete or has failed.")
+@click.option(
+    "--stop-dominated",
+    is_flag=True,
+    help="Pause the runs of the larger budgets, and halt those whose predicted ends cannot move N_opt.",
+)
+@click.option(
+    "--pause-share",
+    type=click.FloatRange(0, 1, min_open=True, max_open=True),
+    default=0.5,
+    show_default=True,
+    help="Share of its steps at which a run waits for that decision.",
+)
+@click.option(
+    "--halt-tolerance",
+    type=click.FloatRange(0, min_open=True),
+    default=0.1,
+    show_default=True,
+    help="Of the half-width of N_opt's interval (in ln N): what all halted runs of a budget may account for.",
+)
+@click.option("--resume-halted", is_flag=True, help="Go on with halted runs.")
 @DryRun
 @OutputFormat
 def command(
@@ -58,6 +81,10 @@ def command(
     place: str,
     slurm: tuple[str, ...],
     watch: bool,
+    stop_dominated: bool,
+    pause_share: float,
+    halt_tolerance: float,
+    resume_halted: bool,
     dry_run: bool,
     output: str,
 ) -> int:
@@ -80,6 +107,10 @@ def command(
         checkpoint_every_s=checkpoint_every,
         slurm=slurm_options(place, slurm),
         watch=watch,
+        stop_dominated=stop_dominated,
+        pause_share=pause_share,
+        halt_tolerance=halt_tolerance,
+        resume_halted=resume_halted,
     )
     if dry_run:
         outcome = run(dry_run=True)
@@ -93,9 +124,27 @@ def command(
             click.echo(f"\n{script.rstrip()}")
         return 0
     say(f"{outcome.n_complete} of {len(outcome.lines)} runs complete")
+    if outcome.halting is not None:
+        _say_halting(outcome.halting, output)
+    elif outcome.halted:
+        say(f"{len(outcome.halted)} halted: plm-scaling run {plan} --resume-halted goes on with them")
     if not outcome.all_complete:
         retry = " --retry-failed" if outcome.failed else ""
         say(f"see why: plm-scaling status {runs}; then: plm-scaling run {plan}{retry}")
         return EXIT_INCOMPLETE
-    next_command(f"plm-scaling fit {runs} --objective {api.status(runs, plan=plan)[0].objective}")
+    partial_ = " --partial" if outcome.halted else ""
+    next_command(f"plm-scaling fit {runs} --objective {api.status(runs, plan=plan)[0].objective}{partial_}")
     return 0
+
+
+def _say_halting(report: HaltingReport, output: str) -> None:
+    """What halting saved, and the minima that are left."""
+    from plm_scaling.cli.status_screen import duration, optima_rows
+
+    saved = f"{report.C_saved:.3g} of {report.C_planned:.3g} FLOPs ({report.C_saved / report.C_planned:.1%})"
+    time = "" if report.seconds_saved is None else f", {duration(report.seconds_saved)} of devices"
+    say(f"{report.n_halted} of {report.n_runs} runs halted; saved {saved}{time}")
+    if output == "human" and report.optima:
+        emit(output, rows=optima_rows(report.optima), title="minima, halted runs taken in with their predicted ends")
+    for remark in report.remarks:
+        warn(remark)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from plm_scaling.core.units import format_count
 
 if TYPE_CHECKING:
+    from plm_scaling.sweeps.halting_report import Optimum
     from plm_scaling.sweeps.isoflop_view import IsoflopLine
     from plm_scaling.sweeps.status import RunLine
     from plm_scaling.sweeps.totals import SweepStatus, SweepTotals
@@ -19,13 +20,14 @@ __all__ = [
     "isoflop_rows",
     "json_text",
     "live_rows",
+    "optima_rows",
     "plain_rows",
     "screen_rows",
     "totals_row",
     "totals_text",
 ]
 
-_URGENT = ("running", "failed", "diverged", "damaged", "interrupted", "planned", "complete")
+_URGENT = ("running", "failed", "diverged", "damaged", "interrupted", "planned", "halted", "complete")
 _UNTOLD = ("the process is gone", "")
 
 
@@ -143,6 +145,21 @@ def isoflop_rows(lines: Sequence[IsoflopLine]) -> list[dict[str, Any]]:
             "best": "<" if line.is_best else "",
         }
         for line in lines
+    ]
+
+
+def optima_rows(optima: Sequence[Optimum]) -> list[dict[str, Any]]:
+    """IsoFLOP minima after runs were halted."""
+    return [
+        {
+            "objective": line.objective,
+            "C": f"{line.C:.3g}",
+            "sizes": line.n_sizes,
+            "halted": line.n_halted,
+            "N_opt": format_count(line.N_opt.value) if line.N_opt else "-",
+            "95 %": f"{format_count(line.N_opt.low)} to {format_count(line.N_opt.high)}" if line.N_opt else "-",
+        }
+        for line in optima
     ]
 
 

@@ -25,7 +25,8 @@ __all__ = [
 ]
 
 Sampling = Literal["flat", "cluster50"]
-RunStatus = Literal["planned", "running", "interrupted", "failed", "diverged", "complete"]
+RunStatus = Literal["planned", "running", "interrupted", "halted", "failed", "diverged", "complete"]
+"""`halted`: interrupted, and not worth going on with (`halted.json` says why)."""
 
 
 class Stream(Record):

@@ -10,6 +10,7 @@ runs/ID/checkpoint/              step-*.safetensors (the last two), final.safete
                                  step-*.dcp/, kept-*.dcp/, damaged-*.dcp/ (DCP's files, and complete.json, written last)
 runs/ID/metrics.parquet          the attempts' lines merged, the last attempt wins per step
 runs/ID/val.parquet              loss of every validation sequence
+runs/ID/halted.json              `Halt`: why a paused run was not worth its rest
 runs/ID/record.json              `RunRecord`, written last: a run without it is not complete
 runs/ID/lock                     held by the running process; the operating system frees it when the process dies
 """
@@ -29,6 +30,7 @@ from typing import Any
 
 from plm_scaling.core.errors import RecordError, TakenOver
 from plm_scaling.core.files import write_atomic
+from plm_scaling.core.halt import Halt
 from plm_scaling.core.run import RunRecord
 from plm_scaling.core.run_order import RunOrder, StatusFile
 
@@ -112,6 +114,11 @@ class RunFolder:
         return self.path / "record.json"
 
     @property
+    def halted_path(self) -> Path:
+        """`halted.json`."""
+        return self.path / "halted.json"
+
+    @property
     def metrics_path(self) -> Path:
         """`metrics.parquet`: step, D, loss, lr, grad_norm, val_loss, and what was measured: speed, memory, FLOPs."""
         return self.path / "metrics.parquet"
@@ -143,6 +150,12 @@ class RunFolder:
     def record(self) -> RunRecord | None:
         """What the run left behind; None while it is not complete."""
         return RunRecord.read(self.record_path) if self.record_path.is_file() else None
+
+    def halt(self) -> Halt | None:
+        """Why the rest of the run was not worth its compute; None for a run that is complete, or was not halted."""
+        if self.record_path.is_file() or not self.halted_path.is_file():
+            return None
+        return Halt.read(self.halted_path)
 
     def attempts(self) -> tuple[Attempt, ...]:
         """All attempts, oldest first."""
@@ -220,6 +233,9 @@ class RunFolder:
         if not attempts:
             return StatusFile(status="running" if self.is_running() else "planned")
         last = last or StatusFile(status="running")
+        if self.halted_path.is_file() and last.status in ("interrupted", "running") and not self.is_running():
+            halt = self.halt()
+            return last.model_copy(update={"status": "halted", "reason": halt.reason if halt else ""})
         if last.status in ("running", "complete") and not self.is_running():
             return last.model_copy(update={"status": "interrupted", "reason": last.reason or "the process is gone"})
         return last

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import ClassVar, Literal
 
@@ -11,10 +12,15 @@ from plm_scaling.core.layout import Parallel, Recompute
 from plm_scaling.core.records import Record
 from plm_scaling.core.run import RunConfig, RunStatus
 
-__all__ = ["Device", "Parallel", "Recompute", "RunOrder", "StatusFile", "Tracker"]
+__all__ = ["Device", "Parallel", "Recompute", "RunOrder", "StatusFile", "Tracker", "pause_step"]
 
 Device = Literal["auto", "cpu", "cuda"]
 Tracker = Literal["tensorboard", "wandb"]
+
+
+def pause_step(n_steps: int, share: float) -> int:
+    """The step at which a share of a run is done, at least 1."""
+    return max(1, math.ceil(share * n_steps - 1e-9))
 
 
 class RunOrder(Record):
@@ -23,7 +29,7 @@ class RunOrder(Record):
     NOT_IDENTITY: ClassVar[frozenset[str]] = frozenset(
         {
             *("corpus", "threads", "device", "checkpoint_every_s", "roles", "init_path", "teacher_path", "trunk"),
-            *("keep_steps", "micro_windows", "parallel", "recompute", "runs_per_device", "trackers"),
+            *("keep_steps", "micro_windows", "parallel", "recompute", "runs_per_device", "trackers", "pause_share"),
         }
     )
 
@@ -46,6 +52,9 @@ class RunOrder(Record):
     """Run id of a longer `wsd` run of the same config: its kept state at the start of the decay is taken over."""
     keep_steps: tuple[int, ...] = ()
     """Steps whose state is kept for other runs to branch from."""
+    pause_share: float | None = Field(default=None, gt=0, lt=1)
+    """Share of the steps after which an attempt ends with a checkpoint, so that somebody may decide whether the rest is
+    worth its compute; an order without it goes on."""
     micro_windows: int | None = Field(default=None, gt=0)
     """Windows whose gradients one process computes at once; smaller needs less memory. None: all of its share."""
     parallel: Parallel = "auto"
@@ -56,6 +65,10 @@ class RunOrder(Record):
     """Runs that train on this run's device at the same time: each is charged its share of the device's seconds."""
     trackers: tuple[Tracker, ...] = ()
     """Where metrics go beside `metrics.jsonl`."""
+
+    def pause_step(self, n_steps: int) -> int | None:
+        """The step after which the run is to pause; None: it goes to its end."""
+        return None if self.pause_share is None else pause_step(n_steps, self.pause_share)
 
     def corpus_path(self, run_dir: Path) -> Path:
         """The corpus' folder, resolved from the run's."""
@@ -87,3 +100,7 @@ class StatusFile(Record):
     """Wall seconds of this attempt so far."""
     time: float = 0.0
     """Unix time of this report. A hint for people: order attempts by number, clocks may differ."""
+
+    def has_done(self, share: float) -> bool:
+        """Whether the run stands at this share of its steps, or beyond, and is not at its end."""
+        return pause_step(self.n_steps, share) <= self.step < self.n_steps

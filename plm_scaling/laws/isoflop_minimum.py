@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final, Literal
 
 import numpy as np
@@ -24,6 +24,7 @@ __all__ = [
     "Valley",
     "fit_valley",
     "scatter_about_curve",
+    "valley_minima",
     "valley_minimum",
 ]
 
@@ -125,15 +126,25 @@ def scatter_about_curve(budget: Budget, rule: CurveRule) -> Scatter:
 
 def valley_minimum(budget: Budget, rule: CurveRule) -> float | None:
     """The optimum ln N_opt of one budget without its interval, None where there is no interior minimum."""
-    near = rule.near(budget)
-    best = int(np.argmin(near.loss))
-    if len(near.N) < _MIN_SIZES or best in (0, len(near.N) - 1):
-        return None
-    coefficients, design = fit_polynomial(near, near.loss[None], rule.degree(near))
-    minima = local_minima(coefficients)
-    if not is_bracketed(minima, coefficients, design)[0]:
-        return None
-    return float(np.log(near.N).mean() + minima.u[0])
+    found = float(valley_minima(budget, budget.loss[None], rule)[0])
+    return None if math.isnan(found) else found
+
+
+def valley_minima(budget: Budget, losses: FloatArray, rule: CurveRule) -> FloatArray:
+    """Ln N_opt of a budget for each of many sets of losses float64[m, k]; NaN without an interior minimum."""
+    found, lowest = np.full(len(losses), math.nan), losses.argmin(axis=1)
+    for place in np.unique(lowest):
+        same = np.flatnonzero(lowest == place)
+        near = rule.near(replace(budget, loss=losses[same[0]]))  # depends on where the lowest loss is, and on no more
+        best = int(np.argmin(near.loss))
+        if len(near.N) < _MIN_SIZES or best in (0, len(near.N) - 1):
+            continue
+        loss = losses[np.ix_(same, np.isin(budget.N, near.N))]
+        coefficients, design = fit_polynomial(near, loss, rule.degree(near))
+        minima = local_minima(coefficients)
+        inside = is_bracketed(minima, coefficients, design)
+        found[same[inside]] = np.log(near.N).mean() + minima.u[inside]
+    return found
 
 
 def fit_valley(

@@ -15,7 +15,7 @@ from plm_scaling.sweeps.plan_records import PlannedRun
 
 __all__ = ["Decision", "RunState", "decide", "decide_all", "needed_runs"]
 
-RunState = Literal["planned", "running", "interrupted", "failed", "diverged", "complete", "skipped"]
+RunState = Literal["planned", "running", "interrupted", "halted", "failed", "diverged", "complete", "skipped"]
 
 
 @dataclass(frozen=True)
@@ -34,11 +34,18 @@ def needed_runs(config: RunConfig) -> tuple[str, ...]:
     return tuple(dict.fromkeys(name for name in named if name is not None and not is_foreign(name)))
 
 
-def decide(folder: RunFolder, *, retry_failed: bool, max_attempts: int, held: Collection[str] = ()) -> Decision:
+def decide(
+    folder: RunFolder,
+    *,
+    retry_failed: bool,
+    max_attempts: int,
+    held: Collection[str] = (),
+    resume_halted: bool = False,
+) -> Decision:
     """What to do with one run; `held` are those that a dead controller left in a scheduler's hands.
 
-    A run that has not begun or was interrupted starts. A failed one starts only if asked to. A diverged one never
-    does: it is deterministic. One whose process was killed `max_attempts` times in a row, without getting any further,
+    A run that has not begun or was interrupted starts. A failed or halted one starts only if asked to, a diverged one
+    never: it is deterministic. One whose process was killed `max_attempts` times in a row, without getting any further,
     counts as failed.
     """
     run_id = folder.path.name
@@ -60,6 +67,8 @@ def decide(folder: RunFolder, *, retry_failed: bool, max_attempts: int, held: Co
         return Decision(run_id, False, "diverged", f"diverged and would again, lower lr_factor ({status.reason})")
     if status.status == "failed":
         return Decision(run_id, retry_failed, "failed", f"failed: {status.reason}")
+    if status.status == "halted":
+        return Decision(run_id, resume_halted, "halted", f"halted: {status.reason}")
     deaths = _deaths_on_the_spot(folder)
     if deaths >= max_attempts and not retry_failed:
         return Decision(run_id, False, "failed", f"killed {deaths} times in a row{_at(status)}")
@@ -73,6 +82,7 @@ def decide_all(
     retry_failed: bool,
     max_attempts: int,
     held: Collection[str] = (),
+    resume_halted: bool = False,
 ) -> dict[str, Decision]:
     """Decisions by run id. A run is skipped where one it needs neither is complete nor starts, with that one's reason.
 
@@ -81,7 +91,9 @@ def decide_all(
     found: dict[str, Decision] = {}
     for run in runs:
         folder = folders[run.run_id]
-        decision = decide(folder, retry_failed=retry_failed, max_attempts=max_attempts, held=held)
+        decision = decide(
+            folder, retry_failed=retry_failed, max_attempts=max_attempts, held=held, resume_halted=resume_halted
+        )
         for source_id in needed_runs(run.config) if decision.start else ():
             source = found.get(source_id) or decide(folder.sibling(source_id), retry_failed=False, max_attempts=0)
             if source_id not in found and source.start:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +15,9 @@ from plm_scaling.corpus.packing import open_windows
 from plm_scaling.corpus.reader import Corpus
 from plm_scaling.corpus.validation import validation_sets
 from plm_scaling.execution.local import default_workers, run_tasks
-from plm_scaling.execution.tasks import Cause, Executor, Keeper, Task, TaskEvent, TaskResult
+from plm_scaling.execution.tasks import STOPPED, Cause, Executor, Keeper, Task, TaskEvent, TaskResult
 from plm_scaling.sweeps.decisions import Decision, RunState, decide_all, needed_runs
+from plm_scaling.sweeps.halting_report import HaltingReport
 from plm_scaling.sweeps.plan_records import PlannedRun, SweepPlan
 
 __all__ = ["RunOutcome", "SweepOutcome", "preloaded_modules", "run_plan"]
@@ -41,12 +42,14 @@ class RunOutcome:
 
 @dataclass(frozen=True)
 class SweepOutcome:
-    """All selected runs of a plan, in its order. Every run is complete, failed or incomplete."""
+    """All selected runs of a plan, in its order. Every run is complete, halted, failed or incomplete."""
 
     lines: tuple[RunOutcome, ...]
     dry_run: bool = False
     scripts: tuple[str, ...] = ()
     """In a dry run for a cluster, the batch scripts that would be submitted first."""
+    halting: HaltingReport | None = None
+    """What halting runs saved; None where it was not asked for."""
 
     @property
     def complete(self) -> tuple[str, ...]:
@@ -59,9 +62,14 @@ class SweepOutcome:
         return {line.run_id: line.reason for line in self.lines if line.state in ("failed", "diverged")}
 
     @property
+    def halted(self) -> dict[str, str]:
+        """Runs whose rest was found not to be worth its compute, with the reason."""
+        return {line.run_id: line.reason for line in self.lines if line.state == "halted"}
+
+    @property
     def incomplete(self) -> dict[str, str]:
-        """Runs that are neither complete nor failed, with the reason: interrupted, skipped, running elsewhere."""
-        settled = {*self.complete, *self.failed}
+        """Runs that are not complete, halted or failed, with the reason: interrupted, skipped, running elsewhere."""
+        settled = {*self.complete, *self.halted, *self.failed}
         return {line.run_id: line.reason for line in self.lines if line.run_id not in settled}
 
     @property
@@ -81,12 +89,12 @@ class SweepOutcome:
 
     @property
     def all_complete(self) -> bool:
-        """Whether nothing is left to do."""
-        return self.n_complete == len(self.lines)
+        """Whether nothing is left to do: every run is complete, or was halted."""
+        return self.n_complete + len(self.halted) == len(self.lines)
 
     @property
     def exit_code(self) -> int:
-        """0 if every run is complete, 3 if work is left."""
+        """0 if every run is complete or halted, 3 if work is left."""
         return 0 if self.all_complete else 3
 
 
@@ -106,6 +114,8 @@ def run_plan(
     runs_per_device: int = 1,
     checkpoint_every_s: float = 30.0,
     executor: Executor | None = None,
+    pauses: Mapping[str, float] | None = None,
+    resume_halted: bool = False,
 ) -> SweepOutcome:
     """Train the runs of a plan that are not complete. Calling it again does what is left, and nothing twice.
 
@@ -122,6 +132,8 @@ def run_plan(
     threads : CPU threads of a run that has not begun; a run that has keeps the number it began with.
     runs_per_device : runs that share a GPU, which is how their seconds on it are counted.
     executor : where the runs train, instead of `workers` processes here; `sweep_executor` makes one for Slurm.
+    pauses : run id -> share of its steps at which it is to wait, with a checkpoint; others go to their ends.
+    resume_halted : go on with runs that were halted.
 
     Raises
     ------
@@ -133,7 +145,11 @@ def run_plan(
     folders = {run.run_id: RunFolder(runs_dir / run.run_id) for run in chosen}
     keeper = executor if isinstance(executor, Keeper) else None
     held = keeper.held() if keeper else frozenset[str]()
-    decisions = decide_all(chosen, folders, retry_failed=retry_failed, max_attempts=max_attempts, held=held)
+    pauses = pauses or {}
+    options: dict[str, Any] = {"retry_failed": retry_failed, "max_attempts": max_attempts, "held": held}
+    decisions = decide_all(chosen, folders, resume_halted=resume_halted, **options)
+    for run_id in pauses.keys() & decisions.keys():
+        decisions[run_id] = _until(decisions[run_id], folders[run_id], pauses[run_id])
     to_start = [run for run in chosen if decisions[run.run_id].start]
     corpus = _open_corpus(plan, plan_path) if to_start else None
     results: dict[str, TaskResult] = {}
@@ -142,7 +158,9 @@ def run_plan(
     if corpus is not None and not dry_run:
         circumstances = {"runs_per_device": runs_per_device, "checkpoint_every_s": checkpoint_every_s, "device": device}
         for run in to_start:
-            _write_order(folders[run.run_id], run, corpus, threads, circumstances)
+            pause = {"pause_share": pauses.get(run.run_id)}
+            _write_order(folders[run.run_id], run, corpus, threads, circumstances | pause)
+            folders[run.run_id].halted_path.unlink(missing_ok=True)
         _pack_windows(corpus, to_start)
         if executor is None:
             done = run_tasks(
@@ -158,7 +176,10 @@ def run_plan(
         results = {result.key: result for result in done}
     if not dry_run:
         _unite_roles(chosen, folders, decisions)
-    lines = (_outcome(decisions[run.run_id], folders[run.run_id], results.get(run.run_id)) for run in chosen)
+    lines = (
+        _outcome(decisions[run.run_id], folders[run.run_id], results.get(run.run_id), pauses.get(run.run_id))
+        for run in chosen
+    )
     scripts = keeper.scripts(tasks) if keeper and dry_run else ()
     return SweepOutcome(tuple(lines), dry_run, tuple(scripts))
 
@@ -190,6 +211,15 @@ def _select(plan: SweepPlan, only: Sequence[str]) -> list[PlannedRun]:
     while more := {source for i in wanted for source in needed_runs(by_id[i].config) if source in by_id} - wanted:
         wanted |= more
     return [run for run in plan.runs if run.run_id in wanted]
+
+
+def _until(decision: Decision, folder: RunFolder, share: float) -> Decision:
+    """The decision about a run that is only wanted up to a share of its steps."""
+    if not decision.start:
+        return decision
+    if decision.state == "interrupted" and folder.status().has_done(share):
+        return replace(decision, start=False, reason=f"waits at {share:.0%} for a decision")
+    return replace(decision, reason=f"{decision.reason}; up to {share:.0%}")
 
 
 def _open_corpus(plan: SweepPlan, plan_path: Path) -> Corpus:
@@ -277,7 +307,7 @@ def _task(run: PlannedRun, folder: RunFolder, started: set[str]) -> Task:
     return Task(run.run_id, TRAINER, (str(folder.path),), after, run.predicted_seconds)
 
 
-def _outcome(decision: Decision, folder: RunFolder, result: TaskResult | None) -> RunOutcome:
+def _outcome(decision: Decision, folder: RunFolder, result: TaskResult | None, pause: float | None) -> RunOutcome:
     """Where a run stands now: its files say so, the way its process ended only explains."""
     if result is None:
         start_reason = decision.reason if decision.start else ""
@@ -289,7 +319,8 @@ def _outcome(decision: Decision, folder: RunFolder, result: TaskResult | None) -
         return RunOutcome(decision.run_id, "complete", "", decision.reason)
     reason = status.reason or result.reason
     state: RunState = "diverged" if status.status == "diverged" else "failed"
-    if status.status == "interrupted" and result.exit_code == 3:
+    waits = result.ok and pause is not None and status.has_done(pause)
+    if status.status == "interrupted" and (waits or result.exit_code == STOPPED):
         state = "interrupted"  # it was asked to stop, and did
     elif result.exit_code == TakenOver.exit_code:
         state, reason = "running", result.reason or "another process is training it"

@@ -15,10 +15,10 @@ from plm_scaling.sweeps.status import LineState, RunLine, sweep_status
 __all__ = ["STATES", "SweepStatus", "SweepTotals", "read_status", "sweep_totals"]
 
 STATES: Final[tuple[LineState, ...]] = (
-    *("complete", "running", "planned", "interrupted", "failed", "diverged", "damaged"),
+    *("complete", "running", "planned", "interrupted", "halted", "failed", "diverged", "damaged"),
 )
 """In the order they are told."""
-_SETTLED: Final = frozenset({"complete", "failed", "diverged", "damaged"})
+_SETTLED: Final = frozenset({"complete", "halted", "failed", "diverged", "damaged"})
 
 
 @dataclass(frozen=True)
@@ -63,13 +63,13 @@ class SweepStatus(Sequence[RunLine]):
 
     @property
     def is_settled(self) -> bool:
-        """Whether no run is left that runs, waits, or would start again: all are complete, failed or damaged."""
+        """Whether no run runs, waits, or would start again: all are complete, halted, failed or damaged."""
         return all(line.status in _SETTLED for line in self.lines)
 
     @property
     def all_complete(self) -> bool:
         """Whether nothing is left to do."""
-        return all(line.status == "complete" for line in self.lines)
+        return all(line.status in ("complete", "halted") for line in self.lines)
 
     def __len__(self) -> int:
         return len(self.lines)

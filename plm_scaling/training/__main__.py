@@ -21,7 +21,7 @@ from plm_scaling.training.world import World
 __all__ = ["main", "run_one"]
 
 _EXIT_CODES: Final = """exit codes:
-  0  the run is complete (record.json is written)
+  0  the run is complete (record.json is written), or waits where its order has it pause
   1  a fault: diverged, out of memory, disk full, a damaged file; starting again alone does not help
   2  a command line that cannot be used
   3  interrupted by a signal, Ctrl-C or the time limit, with a checkpoint: start it again, requeue it
@@ -36,8 +36,8 @@ def run_one(run_dir: str) -> int:
 
     Returns
     -------
-    exit code : 0 complete, 3 interrupted (start it again), 5 trained by another process, else a fault; `status.json`
-        says which.
+    exit code : 0 complete, or paused as ordered, 3 interrupted (start it again), 5 trained by another process, else a
+        fault; `status.json` says which.
     """
     try:
         with World.from_environment() as world:

@@ -39,7 +39,7 @@ from plm_scaling.training.trackers import Trackers, require_trackers
 from plm_scaling.training.validate import SetScores, score_set, scores_by_source, scoring_windows
 from plm_scaling.training.world import World
 
-__all__ = ["Interrupted", "next_checkpoint", "train"]
+__all__ = ["Interrupted", "Paused", "next_checkpoint", "train"]
 
 _LOG_POINTS: Final = 300
 _PREPARED: Final = 8192
@@ -53,6 +53,12 @@ class Interrupted(RunError):
     """The run was asked to stop before its end. Its checkpoint is written; starting it again continues it."""
 
     exit_code = 3
+
+
+class Paused(Interrupted):
+    """The run has come to the share of its steps at which its order has it wait. That is what was asked for."""
+
+    exit_code = 0
 
 
 def train(
@@ -86,6 +92,7 @@ def train(
     ------
     Diverged : loss or gradient stopped being finite; recorded as such.
     Interrupted : a signal, Ctrl-C or the time limit; a checkpoint is written.
+    Paused : the order has the run wait at this share of its steps; a checkpoint is written.
     CheckpointError : the checkpoint belongs to another run, or to other conditions.
     TakenOver : another process trains this run, or has taken it over meanwhile.
     RunError : the run it starts from is not complete, a package is missing, or the disk or the memory did not suffice.
@@ -178,7 +185,9 @@ def _steps(
     config, batches, world, n_steps = run.config, run.batches, run.world, run.batches.n_steps
     log_every = max(1, n_steps // _LOG_POINTS)
     val_steps = {-(-n_steps * k // config.validation_points) for k in range(1, config.validation_points)}
+    pause_at = run.order.pause_step(n_steps)
     _keep(run)
+    _pause(run, log, pause_at)
     checkpoint_at = time.perf_counter() + run.order.checkpoint_every_s
     for batch in _inputs(run):
         if time_limit_s is not None and log.seconds > time_limit_s:
@@ -198,7 +207,7 @@ def _steps(
             _log(run, log, lr, is_val=is_val)
         if log.is_due():
             log.progress(run.step, batches.tokens_at(run.step))
-        if n_stop or n_due or run.step == n_steps or run.step in run.order.keep_steps:
+        if n_stop or n_due or run.step in (n_steps, pause_at) or run.step in run.order.keep_steps:
             begin = time.perf_counter()
             save_run(run, log)
             _keep(run)
@@ -208,7 +217,17 @@ def _steps(
             log.progress(run.step, batches.tokens_at(run.step))
             cause = stop[0] if stop else "a signal to another process"
             raise Interrupted(f"stopped by {cause} after step {run.step} of {n_steps}", hint="start it again")
+        _pause(run, log, pause_at)
         after_step()
+
+
+def _pause(run: LiveRun, log: AttemptLog, pause_at: int | None) -> None:
+    """End the attempt where the order has the run wait. All processes know the order, so none has to be told."""
+    n_steps = run.batches.n_steps
+    if pause_at is not None and pause_at <= run.step < n_steps:
+        run.engine.settle()
+        log.progress(run.step, run.batches.tokens_at(run.step))
+        raise Paused(f"paused at {run.step / n_steps:.0%} for a decision")
 
 
 def next_checkpoint(every_s: float, begin: float, end: float) -> float:

@@ -7,6 +7,10 @@ from typing import Any
 
 import pytest
 
+from plm_scaling.laws.law_fit import Interval
+from plm_scaling.sweeps.halting_report import HaltingReport, Optimum
+from plm_scaling.sweeps.reconcile import RunOutcome, SweepOutcome
+
 Cli = Callable[..., Any]
 WriteSpec = Callable[[str], Path]
 FilesOf = Callable[[Path], dict[str, tuple[int, int]]]
@@ -103,6 +107,33 @@ def test_a_failed_run_starts_again_only_if_asked(cli: Cli, unlucky: Path, files_
     assert files_of(runs) == before
     assert cli("run", unlucky, "--retry-failed").code == 0
     assert cli("status", runs).code == 0
+
+
+def test_what_was_halted_and_what_that_saved_is_told(cli: Cli, pair: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    optima = tuple(
+        Optimum("clm", C, 6, halted, Interval(value=2e6, low=1e6, high=3e6) if halted else None)
+        for C, halted in ((1e15, 0), (4e15, 2))
+    )
+    report = HaltingReport(24, 2, 4e16, 1e16, 7200.0, optima, remarks=("mlm: no complete run",))
+    lines = (RunOutcome("a", "complete", ""), RunOutcome("b", "halted", "halted: at 50%: its end moves ln N_opt by 0"))
+    given: dict[str, Any] = {}
+
+    def run(*args: object, **options: object) -> SweepOutcome:
+        given.update(options)
+        return SweepOutcome(lines, halting=report)
+
+    monkeypatch.setattr("plm_scaling.api.run", run)
+    screen = cli("run", pair, "--stop-dominated", "--pause-share", "0.4", "--halt-tolerance", "0.2")
+    assert (given["stop_dominated"], given["pause_share"], given["halt_tolerance"]) == (True, 0.4, 0.2)
+    assert screen.code == 0
+    assert "at 50%: its end moves" in screen.out
+    assert "1 of 2 runs complete" in screen.err
+    assert "2 of 24 runs halted; saved 1e+16 of 4e+16 FLOPs (25.0%), 2.0 h of devices" in screen.err
+    assert "mlm: no complete run" in screen.err
+    assert "--partial" in screen.err.splitlines()[-1]
+    table = [line.split() for line in screen.out.splitlines()]
+    assert ["clm", "1e+15", "6", "0", "-", "-"] in table
+    assert ["clm", "4e+15", "6", "2", "2M", "1M", "to", "3M"] in table
 
 
 def test_status_tells_every_run_and_the_reason(cli: Cli, unlucky: Path, masked: Callable[[str], str]) -> None:

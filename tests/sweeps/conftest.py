@@ -102,14 +102,23 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Corpus:
 
 FAKE_TRAINER = '''
 # Standard library only: a process of it starts in no time.
-import fcntl, json, os, signal, time
+import fcntl, json, math, os, random, signal, time
 from pathlib import Path
 
 def run_one(run_dir):
-    """What `run_dir`/behave says, one word per attempt: ok, fail, kill, stop, diverge, vanish, wait."""
+    """What `run_dir`/behave says, one word per attempt: ok, fail, kill, stop, diverge, vanish, wait.
+
+    With a file `law` beside the runs, losses are those of a parabola in ln N about N = 18000 sqrt(C / 2e9), and logged.
+    """
     run = Path(run_dir)
     lock = os.open(run / "lock", os.O_RDWR | os.O_CREAT)
     fcntl.flock(lock, fcntl.LOCK_EX)
+    try:
+        return attempt_of(run)
+    finally:
+        os.close(lock)
+
+def attempt_of(run):
     number = len(list((run / "attempts").glob("*"))) + 1
     attempt = run / "attempts" / f"{number:04d}"
     attempt.mkdir(parents=True)
@@ -138,8 +147,28 @@ def run_one(run_dir):
         return 3
     if word == "vanish":
         return 0
+    order = json.loads((run / "run.json").read_text())
+    last = math.ceil(100 * (order.get("pause_share") or 1.0))
+    if (run.parent / "law").exists():
+        (attempt / "metrics.jsonl").write_text("".join(lines_of(order["config"], last)))
+    if last < 100:
+        say("interrupted", last, reason="paused")
+        return 0
     write_record(run)
     say("complete", step=100)
+
+def end_of(config):
+    n_layers, d = config["n_layers"], config["d_model"]
+    N = n_layers * (12 * d * d + 2 * d)
+    C = 6.0 * N * config["D"]
+    noise = random.Random(json.dumps(config)).gauss(0.0, 1.0)
+    return 2.0 - 0.1 * math.log(C / 2e9) + 0.02 * math.log(N / 18e3 / math.sqrt(C / 2e9)) ** 2 + 1e-3 * noise
+
+def lines_of(config, last):
+    rng = random.Random(config["D"])
+    for step in range(2, last + 1, 2):
+        loss = end_of(config) + 0.3 * ((step / 100) ** -0.2 - 1.0) + 1e-3 * rng.gauss(0.0, 1.0)
+        yield json.dumps({"step": step, "D": config["D"] * step / 100, "loss": loss}) + "\\n"
 
 def write_record(run):
     order = json.loads((run / "run.json").read_text())
@@ -148,11 +177,12 @@ def write_record(run):
         assert (run.parent / config["init_from"] / "record.json").exists(), "the source is not complete"
     n_layers, d = config["n_layers"], config["d_model"]
     C = 6.0 * n_layers * (12 * d * d + 2 * d) * config["D"]
+    loss = end_of(config) if (run.parent / "law").exists() else 2.0
     (run / "record.json").write_text(json.dumps({
         "schema_version": 1, "config": config, "roles": order["roles"], "status": "complete", "steps": 100,
         "D": config["D"], "D_unique": config["D"], "ledger": [], "C_6nd": C, "C_exact": 1.5 * C, "device_s": 1.0,
         "tokens_per_s": 1e5, "attempts": 1, "threads": 1, "validation": [{
-            "set_name": "val_iid", "validation_id": "v", "per_token": 2.0, "per_residue": 2.0, "se": 0.01,
+            "set_name": "val_iid", "validation_id": "v", "per_token": loss, "per_residue": loss, "se": 0.01,
             "n_targets": 100, "n_sequences": 6}],
     }))
 '''

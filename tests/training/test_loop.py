@@ -13,13 +13,13 @@ import torch
 
 from plm_scaling.core.errors import CheckpointError, CorpusError, Diverged, RunError
 from plm_scaling.core.run_folder import RunFolder
-from plm_scaling.core.run_order import StatusFile
+from plm_scaling.core.run_order import StatusFile, pause_step
 from plm_scaling.core.schedule import Schedule
 from plm_scaling.core.units import exact_training_flops
 from plm_scaling.corpus.batches import Batches
 from plm_scaling.corpus.reader import Corpus
 from plm_scaling.training.checkpoint import load_weights
-from plm_scaling.training.loop import Interrupted, train
+from plm_scaling.training.loop import Interrupted, Paused, train
 
 MakeRun = Callable[..., RunFolder]
 
@@ -126,6 +126,25 @@ def test_an_interrupted_run_ends_like_one_that_was_not(make_run: MakeRun, change
     assert record.validation == expected.validation
     assert record.attempts == 4
     assert record.ledger == expected.ledger
+
+
+def test_a_paused_run_goes_on_like_one_that_was_not(make_run: MakeRun) -> None:
+    whole, cut = make_run(dropout=0.1), make_run(parent="cut", dropout=0.1, order={"pause_share": 0.4})
+    expected, order = train(whole.path), cut.order()
+    half = pause_step(expected.steps, 0.4)
+    for attempts in (1, 2):  # the second has nothing to do, and pauses again
+        with pytest.raises(Paused, match="paused at 41%") as caught:
+            train(cut.path)
+        status = cut.status()
+        assert caught.value.exit_code == 0
+        assert (status.status, status.step, len(cut.attempts())) == ("interrupted", half, attempts)
+        assert status.reason.startswith("paused at 41% for a decision")
+    assert max(line["step"] for line in cut.metrics()) == half
+    order.model_copy(update={"pause_share": None}).write(cut.order_path)
+    record = train(cut.path)
+    assert weights(cut) == weights(whole)
+    assert metrics(cut) == metrics(whole)
+    assert (record.validation, record.ledger, record.attempts) == (expected.validation, expected.ledger, 3)
 
 
 def test_a_time_limit_leaves_a_checkpoint(make_run: MakeRun) -> None:

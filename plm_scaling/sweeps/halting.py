@@ -1,0 +1,242 @@
+"""Train a sweep and leave out what cannot matter: pause the runs of its larger budgets, predict their ends, decide.
+
+The cheap budgets go to their ends, for the others to be learned from. Everything else waits at a share of its steps.
+Then budget by budget, from the smallest: runs whose ends cannot move N_opt are halted, the others go on, and their ends
+are known when the next budget is decided. Files are the truth: killed at any point, the same call goes on from there.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Final
+
+from plm_scaling.core.errors import ConfigError, FitError, RecordError
+from plm_scaling.core.halt import Halt
+from plm_scaling.core.run_folder import RunFolder
+from plm_scaling.core.run_order import StatusFile
+from plm_scaling.laws.budgets import TOLERANCE, Currency
+from plm_scaling.laws.completed_table import CompletedTable
+from plm_scaling.laws.completion import FEWEST_COMPLETE, LEAST_SHARE
+from plm_scaling.laws.isoflop import ISOFLOP_WINDOW, fit_isoflop
+from plm_scaling.sweeps.decisions import needed_runs
+from plm_scaling.sweeps.dominated import FEWEST_SIZES, dominated_runs
+from plm_scaling.sweeps.halting_report import TOLERANCE_OF_INTERVAL, HaltingReport, Optimum, Verdict
+from plm_scaling.sweeps.plan_records import PlannedRun, SweepPlan
+from plm_scaling.sweeps.reconcile import SweepOutcome
+from plm_scaling.sweeps.status import RunLine, sweep_status
+from plm_scaling.sweeps.unfinished import completed_folder
+
+__all__ = ["PAUSE_SHARE", "Wave", "halted_runs", "halting_report", "pausing_waves", "run_halting"]
+
+PAUSE_SHARE: Final = 0.5
+_LAW: Final = frozenset({"isoflop", "grid"})
+"""Roles of runs that only a law of N and D is fitted to. Replicates measure its noise, and go to their ends."""
+_FEWEST_BUDGETS: Final = 2
+"""Complete ones of an objective, before others are paused: the ends of larger runs are foretold along a trend."""
+_FEWEST_IN_ROW: Final = 3
+"""Sizes that make a budget one of these; a lone run of a grid is none."""
+
+
+@dataclass(frozen=True)
+class Wave:
+    """The runs of one budget that are paused and decided about together."""
+
+    turn: int
+    """Its place among the paused budgets of its objective, from 0: objectives are decided side by side."""
+    objective: str
+    C: float
+    """Largest compute of a run, in the plan's currency, FLOPs."""
+    run_ids: tuple[str, ...]
+
+
+def pausing_waves(plan: SweepPlan) -> tuple[Wave, ...]:
+    """Budgets whose runs may be paused, the cheapest first; all other runs of a plan go to their ends.
+
+    Paused are runs of an isoFLOP row or grid alone, from scratch on uncut data, by a cosine schedule, that no other run
+    needs, in budgets of at least `FEWEST_SIZES` sizes; after the two smallest budgets, or more where these hold too few
+    runs to learn from.
+    """
+    needed = {i for run in plan.runs for i in (*needed_runs(run.config), *([run.trunk] if run.trunk else []))}
+    by_objective: defaultdict[str, list[PlannedRun]] = defaultdict(list)
+    for run in plan.runs:
+        if _LAW.intersection(run.roles) and run.config.schedule == "cosine" and not needed_runs(run.config):
+            by_objective[run.config.objective].append(run)
+    waves = []
+    for objective, runs in by_objective.items():
+        learned, n_budgets, turn = 0, 0, 0
+        for budget in _budgets(runs, plan.currency):
+            enough = learned >= FEWEST_COMPLETE and n_budgets >= _FEWEST_BUDGETS
+            free = [run.run_id for run in budget if _is_free(run) and run.run_id not in needed]
+            n_sizes = len({run.config.N for run in budget})
+            if enough and free and n_sizes >= FEWEST_SIZES:
+                waves.append(Wave(turn, objective, max(_compute(run, plan.currency) for run in budget), tuple(free)))
+                turn += 1
+            else:
+                learned += len(budget)
+                n_budgets += n_sizes >= _FEWEST_IN_ROW
+    return tuple(sorted(waves, key=lambda wave: (wave.turn, wave.C)))
+
+
+def _is_free(run: PlannedRun) -> bool:
+    uncut = all(stream.unique_tokens is None and not stream.shuffled for stream in run.config.streams)
+    return _LAW.issuperset(run.roles) and uncut and not run.keep_steps and run.trunk is None
+
+
+def _compute(run: PlannedRun, currency: Currency) -> float:
+    return run.C_exact if currency == "C_exact" else run.config.C_6nd
+
+
+def _budgets(runs: Sequence[PlannedRun], currency: Currency) -> list[list[PlannedRun]]:
+    """Runs of nearly equal compute, in rising order; neighbours further apart than a budget is wide part them."""
+    groups: list[list[PlannedRun]] = []
+    for run in sorted(runs, key=lambda run: _compute(run, currency)):
+        last = _compute(groups[-1][-1], currency) if groups else 0.0
+        if groups and _compute(run, currency) <= last * (1.0 + 2.0 * TOLERANCE):
+            groups[-1].append(run)
+        else:
+            groups.append([run])
+    return groups
+
+
+def run_halting(
+    again: Callable[[Mapping[str, float]], SweepOutcome],
+    plan: SweepPlan,
+    runs_dir: Path,
+    *,
+    share: float = PAUSE_SHARE,
+    tolerance: float = TOLERANCE_OF_INTERVAL,
+) -> SweepOutcome:
+    """Reconcile a plan, halting the runs whose predicted ends cannot move N_opt; the outcome carries the report.
+
+    Parameters
+    ----------
+    again : one pass of `run_plan` with these pauses (run id -> share).
+    share : of its steps, at which a run waits for the decision.
+    tolerance : as of `dominated_runs`.
+
+    Raises
+    ------
+    ConfigError : a share before which nothing is predicted, or that is not below 1; a tolerance that is not positive.
+    """
+    if not LEAST_SHARE <= share < 1:
+        raise ConfigError(
+            f"runs cannot be paused at {share:g} of their steps",
+            where="pause_share",
+            why=f"an end is predicted from at least {LEAST_SHARE:g}",
+            hint=f"a share between {LEAST_SHARE:g} and 1, such as {PAUSE_SHARE:g}",
+        )
+    if not tolerance > 0:
+        raise ConfigError(f"a tolerance of {tolerance:g}", where="halt_tolerance", hint="a positive share, such as 0.1")
+    waves = pausing_waves(plan)
+    left = list(waves)
+    outcome = again(_pauses(left, share))
+    verdicts: list[Verdict] = []
+    while left and not outcome.dry_run and _is_decidable(outcome, left):
+        turn = [wave for wave in left if wave.turn == left[0].turn]
+        left = [wave for wave in left if wave not in turn]
+        made = [verdict for wave in turn for verdict in _decide(wave, plan, runs_dir, share, tolerance)]
+        verdicts += made
+        if made:
+            outcome = again(_pauses(left, share))
+    if outcome.dry_run:
+        return outcome
+    report = halting_report(plan, runs_dir)
+    remarks = () if waves else (f"no budget follows the ones to learn from ({_FEWEST_BUDGETS} at least): none paused",)
+    return replace(outcome, halting=replace(report, verdicts=tuple(verdicts), remarks=(*report.remarks, *remarks)))
+
+
+def _pauses(waves: Sequence[Wave], share: float) -> dict[str, float]:
+    return {run_id: share for wave in waves for run_id in wave.run_ids}
+
+
+def _is_decidable(outcome: SweepOutcome, left: Sequence[Wave]) -> bool:
+    """Whether nothing but paused runs is under way: a run that was stopped from outside goes on before any decision."""
+    waiting = {run_id for wave in left for run_id in wave.run_ids}
+    return all(line.run_id in waiting for line in outcome.lines if line.state in ("planned", "running", "interrupted"))
+
+
+def _decide(wave: Wave, plan: SweepPlan, runs_dir: Path, share: float, tolerance: float) -> list[Verdict]:
+    """Verdicts on the paused runs of one budget; what is halted is so from here on, by its file."""
+    folders = {run_id: RunFolder(runs_dir / run_id) for run_id in wave.run_ids}
+    paused = [run_id for run_id, folder in folders.items() if _is_paused(folder.status(), share)]
+    if not paused:
+        return []
+    halted = halted_runs(runs_dir, wave.objective)
+    completed = completed_folder(runs_dir, wave.objective)
+    made = dominated_runs(completed, paused, wave.objective, halted=halted, currency=plan.currency, tolerance=tolerance)
+    lines = {line.run_id: line for line in sweep_status(runs_dir, plan)}
+    for verdict in made:
+        if verdict.halt:
+            _halt(verdict, lines[verdict.run_id]).write(folders[verdict.run_id].halted_path)
+    return list(made)
+
+
+def _is_paused(status: StatusFile, share: float) -> bool:
+    return status.status == "interrupted" and status.has_done(share)
+
+
+def _halt(verdict: Verdict, line: RunLine) -> Halt:
+    made = verdict.completion
+    if made is None:
+        raise FitError(f"run {verdict.run_id} was to be halted without a predicted end")
+    done = line.step / line.n_steps
+    return Halt(
+        reason=f"at {done:.0%}: {verdict.reason}",
+        share=done,
+        step=line.step,
+        loss=made.loss,
+        loss_low=made.low,
+        loss_high=made.high,
+        n_known=made.n_known,
+        effect=verdict.effect or 0.0,
+        half_width=verdict.half_width or 0.0,
+        C_saved=max(0.0, (line.C_planned or 0.0) - line.C_exact),
+        seconds_saved=line.device_s * (1.0 - done) / done if line.device_s else None,
+    )
+
+
+def halted_runs(runs_dir: Path, objective: str | None = None) -> dict[str, Halt]:
+    """The halted runs of a folder by id; of one objective, if it is named."""
+    found = {}
+    for path in sorted(runs_dir.glob("*/halted.json")):
+        folder = RunFolder(path.parent)
+        if (halt := folder.halt()) and objective in (None, folder.order().config.objective):
+            found[path.parent.name] = halt
+    return found
+
+
+def halting_report(plan: SweepPlan, runs_dir: Path) -> HaltingReport:
+    """What the halted runs of a plan saved, and the minima of all its budgets with their predicted ends taken in."""
+    planned = {run.run_id for run in plan.runs}
+    halts = {run_id: halt for run_id, halt in halted_runs(runs_dir).items() if run_id in planned}
+    optima: list[Optimum] = []
+    remarks: list[str] = []
+    for objective in dict.fromkeys(run.config.objective for run in plan.runs):
+        try:
+            optima += _optima(completed_folder(runs_dir, objective), objective, plan.currency, frozenset(halts))
+        except (FitError, RecordError) as error:
+            remarks.append(f"{objective}: {error.what}")
+    seconds = [halt.seconds_saved for halt in halts.values()]
+    return HaltingReport(
+        n_runs=len(plan.runs),
+        n_halted=len(halts),
+        C_planned=plan.total_C_exact,
+        C_saved=sum(halt.C_saved for halt in halts.values()),
+        seconds_saved=None if None in seconds else sum(s for s in seconds if s is not None),
+        optima=tuple(optima),
+        remarks=tuple(remarks),
+    )
+
+
+def _optima(completed: CompletedTable, objective: str, currency: Currency, halted: frozenset[str]) -> list[Optimum]:
+    fitted = fit_isoflop(completed.table, objective, currency=currency, window=ISOFLOP_WINDOW)
+    stopped = [row for row in completed.table if row.run_id in halted and row.is_imputed]
+    made = []
+    for row in fitted.rows:
+        sizes = dict(zip(row.N, row.D, strict=True))
+        n = sum(1 for run in stopped if run.N in sizes and abs(run.D / sizes[run.N] - 1.0) <= 2.0 * TOLERANCE)
+        made.append(Optimum(objective, row.C, len(row.N), n, row.N_opt))
+    return made
