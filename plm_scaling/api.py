@@ -21,14 +21,12 @@ from plm_scaling.api_evals import (
     evaluate_validate,
 )
 from plm_scaling.api_fit import collect, completed_runs, fit, import_runs, laws_choices, predict, transfer
-from plm_scaling.api_groups import fit_groups
 from plm_scaling.api_labels import evaluate_labels
 from plm_scaling.api_laws import laws_causes, laws_check, laws_compare, laws_list, laws_show
 from plm_scaling.api_memory import evaluate_generate, evaluate_memorisation, evaluate_sizes
 from plm_scaling.api_plan import plan
 from plm_scaling.api_runs import halted_runs, runs_export, runs_sql, runs_table, status, status_isoflop, watch
 from plm_scaling.api_scores import evaluate_score
-from plm_scaling.api_seals import predict_score, predict_seal
 from plm_scaling.api_sizing import size, size_allocation, size_check, size_page, size_uses
 from plm_scaling.api_spending import exchange, spend
 
@@ -70,7 +68,6 @@ __all__ = [
     "exchange",
     "export",
     "fit",
-    "fit_groups",
     "halted_runs",
     "import_runs",
     "laws_causes",
@@ -82,8 +79,6 @@ __all__ = [
     "ledger",
     "plan",
     "predict",
-    "predict_score",
-    "predict_seal",
     "prep",
     "report",
     "run",
