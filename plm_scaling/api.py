@@ -27,6 +27,7 @@ from plm_scaling.api_memory import evaluate_generate, evaluate_memorisation, eva
 from plm_scaling.api_plan import plan
 from plm_scaling.api_runs import halted_runs, runs_export, runs_sql, runs_table, status, status_isoflop, watch
 from plm_scaling.api_scores import evaluate_score
+from plm_scaling.api_seals import predict_score, predict_seal
 from plm_scaling.api_sizing import size, size_allocation, size_check, size_page, size_uses
 from plm_scaling.api_spending import exchange, spend
 
@@ -79,6 +80,8 @@ __all__ = [
     "ledger",
     "plan",
     "predict",
+    "predict_score",
+    "predict_seal",
     "prep",
     "report",
     "run",

@@ -9,7 +9,15 @@ import numpy.typing as npt
 
 from plm_scaling.core.records import Record
 
-__all__ = ["Interval", "interval_of", "normal_strata", "percentile_interval", "quantiles", "weighted_quantiles"]
+__all__ = [
+    "Interval",
+    "binomial_interval",
+    "interval_of",
+    "normal_strata",
+    "percentile_interval",
+    "quantiles",
+    "weighted_quantiles",
+]
 
 FloatArray = npt.NDArray[np.float64]
 
@@ -54,3 +62,16 @@ def interval_of(value: float, draws: FloatArray, level: float = 0.95) -> Interva
     if not math.isfinite(value) or len(finite) < (1 - (1 - level) / 4) * len(draws) or not len(finite):
         return None
     return percentile_interval(value, finite, level)
+
+
+def binomial_interval(found: int, of: int, level: float = 0.95) -> tuple[float, float]:
+    """Exact interval of a share that was seen `found` times of `of`; (0, 1) of none.
+
+    **Source:** Clopper & Pearson 1934.
+    """
+    from scipy.special import betaincinv
+
+    tail = (1 - level) / 2
+    low = float(betaincinv(found, of - found + 1, tail)) if found else 0.0
+    high = float(betaincinv(found + 1, of - found, 1 - tail)) if found < of else 1.0
+    return low, high

@@ -15,7 +15,7 @@ from plm_scaling.laws.jets import FloatArray
 from plm_scaling.laws.law_fit import LawFit, SurfaceFit
 from plm_scaling.laws.surface import form_of, rows_at, surface_loss, theta_draws
 
-__all__ = ["Prediction", "extrapolation_sd", "predict_losses"]
+__all__ = ["Prediction", "extrapolation_sd", "members_of", "predict_losses", "predictive_samples"]
 
 _SAMPLES: Final = 4000
 _LEAST_WEIGHT: Final = 0.02
@@ -60,21 +60,11 @@ def predict_losses(
     """
     if not 0 < level < 1:
         raise ConfigError(f"the level of an interval is a share between 0 and 1, got {level!r}", hint="0.9")
-    if law.surface is None:
-        reason = "; ".join(refusal.reason for refusal in law.refusals) or "no surface could be fitted"
-        raise RefusedError("this fit predicts no losses", why=reason, hint="add sizes and budgets to the sweep")
-    n, d = (np.atleast_1d(np.asarray(v, dtype=np.float64)) for v in np.broadcast_arrays(N, D))
-    rng = np.random.default_rng(seed)
-    members = _members(law)
-    counts = rng.multinomial(_SAMPLES, [weight for _, weight in members])
-    top = law.range_C[1] if law.currency == "C_6nd" else _top_6nd(law)
-    decades = np.maximum(np.log10(6.0 * n * d / top), 0.0)
-    drift = extrapolation_sd(law) * np.sqrt(decades)
-    samples = []
-    for (fit, _), count in zip(members, counts, strict=True):
-        if count:
-            samples.append(_sample(fit, (n, d, batch_tokens), int(count), drift, rng))
-    low, high = np.quantile(np.concatenate(samples), [(1 - level) / 2, (1 + level) / 2], axis=0)
+    samples = predictive_samples(law, N, D, batch_tokens, seed=seed)
+    low, high = np.quantile(samples, [(1 - level) / 2, (1 + level) / 2], axis=0)
+    assert law.surface is not None
+    members = members_of(law)
+    n, d = _points(N, D)
     estimates = np.log([surface_loss(fit, n, d, batch_tokens) for fit, _ in members])
     weights = np.array([weight for _, weight in members])
     centre = weights @ estimates
@@ -85,8 +75,47 @@ def predict_losses(
         high=np.maximum(np.exp(high), loss),
         sd_parameters=_log_draws(law.surface, (n, d, batch_tokens)).std(axis=0),
         sd_forms=np.sqrt(weights @ (estimates - centre) ** 2),
-        decades=decades,
+        decades=_decades(law, n, d),
     )
+
+
+def predictive_samples(
+    law: LawFit, N: npt.ArrayLike, D: npt.ArrayLike, batch_tokens: npt.ArrayLike | None = None, *, seed: int = 0
+) -> FloatArray:
+    """Samples of ln L of new runs at N, D [n], float64[4000, n]: what the intervals of `predict_losses` are read off.
+
+    A row is one possible world: its runs share form, parameters and extrapolation error, and each has its own noise.
+    Rows of one form follow each other.
+
+    Raises
+    ------
+    RefusedError : the fit holds no surface.
+    """
+    if law.surface is None:
+        reason = "; ".join(refusal.reason for refusal in law.refusals) or "no surface could be fitted"
+        raise RefusedError("this fit predicts no losses", why=reason, hint="add sizes and budgets to the sweep")
+    n, d = _points(N, D)
+    rng = np.random.default_rng(seed)
+    members = members_of(law)
+    counts = rng.multinomial(_SAMPLES, [weight for _, weight in members])
+    drift = extrapolation_sd(law) * np.sqrt(_decades(law, n, d))
+    samples = [
+        _sample(fit, (n, d, batch_tokens), int(count), drift, rng)
+        for (fit, _), count in zip(members, counts, strict=True)
+        if count
+    ]
+    return np.concatenate(samples)
+
+
+def _points(N: npt.ArrayLike, D: npt.ArrayLike) -> tuple[FloatArray, FloatArray]:
+    n, d = (np.atleast_1d(np.asarray(v, dtype=np.float64)) for v in np.broadcast_arrays(N, D))
+    return n, d
+
+
+def _decades(law: LawFit, n: FloatArray, d: FloatArray) -> FloatArray:
+    """Of compute beyond the largest fitted; 0 inside."""
+    top = law.range_C[1] if law.currency == "C_6nd" else _top_6nd(law)
+    return np.maximum(np.log10(6.0 * n * d / top), 0.0)
 
 
 def extrapolation_sd(law: LawFit) -> float:
@@ -123,7 +152,7 @@ def _log_draws(fit: SurfaceFit, points: Points) -> FloatArray:
     return log_loss(form_of(fit), theta_draws(fit), rows_at(fit, n, d, batch))
 
 
-def _members(law: LawFit) -> list[tuple[SurfaceFit, float]]:
+def members_of(law: LawFit) -> list[tuple[SurfaceFit, float]]:
     """The ensemble's surfaces with their weights; the surface alone where one form was asked for."""
     assert law.surface is not None
     held = [(score.surface, score.weight) for score in law.forms if score.surface and score.weight >= _LEAST_WEIGHT]

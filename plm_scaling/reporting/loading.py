@@ -27,6 +27,8 @@ from plm_scaling.sizing.allocation_record import AllocationPlan
 from plm_scaling.sizing.recommendation import Recommendation
 from plm_scaling.sizing.spending_view import SpendingView
 from plm_scaling.sweeps.plan_records import SweepPlan
+from plm_scaling.sweeps.seal_records import read_seals, seals_path
+from plm_scaling.sweeps.seal_scores import SealScore, score_seals
 from plm_scaling.transfers.transfer_fit import TransferFit
 
 __all__ = ["comparison_pairs", "load_study"]
@@ -38,7 +40,7 @@ _MOST_TOKENS: Final = 500_000_000
 
 
 def load_study(path: Path, *, validation: str = VAL_IID, evals: Sequence[Path] = ()) -> Study:
-    """Read plan.json, runs/, fit-clm.json, fit-mlm.json, transfer.json, size.json, spend.json, evals/ and the corpus.
+    """Read plan.json with its seals, runs/, fit-*.json, transfer.json, size.json, spend.json, evals/ and the corpus.
 
     Parameters
     ----------
@@ -89,6 +91,7 @@ def load_study(path: Path, *, validation: str = VAL_IID, evals: Sequence[Path] =
         spending=spending,
         allocation=allocation,
         scores=scores,
+        sealed=_sealed(path, missing),
         manifest=manifest,
         statistics=_statistics(corpus, manifest) if manifest else None,
         floors=_floors(corpus, records, validation, missing) if manifest else {},
@@ -111,6 +114,15 @@ def _optional(kind: type[_R], path: Path, what: str, missing: list[str]) -> _R |
 def _unasked(kind: type[_R], path: Path, what: str, missing: list[str]) -> _R | None:
     """As `_optional`, of what no study needs: only a file that cannot be read is worth a sentence."""
     return _optional(kind, path, what, missing) if path.is_file() else None
+
+
+def _sealed(path: Path, missing: list[str]) -> tuple[SealScore, ...]:
+    """Sealed predictions and their scores; of a broken seal only that it is broken."""
+    try:
+        return score_seals(read_seals(seals_path(path / "plan.json")), path / "runs")
+    except PlmScalingError as error:
+        missing.append(f"The sealed predictions cannot be scored: {error.what} ({error.why or error.where}).")
+        return ()
 
 
 def _scores(path: Path, named: Sequence[Path], missing: list[str]) -> tuple[ResultRow, ...]:

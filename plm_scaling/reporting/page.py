@@ -21,6 +21,7 @@ from plm_scaling.reporting.doubts import limits, named_doubts
 from plm_scaling.reporting.drawing import COLORS, DARK
 from plm_scaling.reporting.evals_section import evals_sections
 from plm_scaling.reporting.loading import load_study
+from plm_scaling.reporting.seal_section import seal_sections
 from plm_scaling.reporting.study import Study
 from plm_scaling.reporting.tables import Table, tabulate_ledger, tabulate_runs, tabulate_sources
 from plm_scaling.reporting.verdict import answers
@@ -34,8 +35,8 @@ def write_report(study: Path, out: Path, *, validation: str = VAL_IID, evals: Se
 
     Parameters
     ----------
-    study : folder with plan.json, runs/, fit-clm.json, fit-mlm.json, transfer.json, size.json, spend.json,
-        allocation.json, evals/, corpus/ (each may be missing).
+    study : folder with plan.json, plan.sealed.json, runs/, fit-clm.json, fit-mlm.json, transfer.json, size.json,
+        spend.json, allocation.json, evals/, corpus/ (each may be missing).
     out : the HTML file, replaced atomically.
     validation : name of the validation set whose losses are shown.
     evals : files of results of evaluations, instead of evals/*.jsonl.
@@ -67,7 +68,13 @@ def render_page(study: Study, *, now: datetime | None = None) -> str:
         doubts=named_doubts(study),
         decision=decision,
         size_command=SIZE_COMMAND,
-        sections=(*decision.sections, *figures.all_sections(study), *evals_sections(study), *corpus_sections(study)),
+        sections=(
+            *decision.sections,
+            *figures.all_sections(study),
+            *seal_sections(study),
+            *evals_sections(study),
+            *corpus_sections(study),
+        ),
         corpus=_present([tabulate_sources(study)]),
         ledger=tabulate_ledger(study),
         runs=tabulate_runs(study),

@@ -21,6 +21,7 @@ from plm_scaling.sizing.allocation_record import AllocationPlan
 from plm_scaling.sizing.recommendation import Recommendation
 from plm_scaling.sizing.spending_view import SpendingView
 from plm_scaling.sweeps.plan_records import SweepPlan
+from plm_scaling.sweeps.seal_scores import SealScore
 from plm_scaling.transfers.transfer_fit import TransferFit, TransferPair
 
 __all__ = [
@@ -83,6 +84,8 @@ class Study:
     """How an allocation is to be split: allocation.json."""
     scores: tuple[ResultRow, ...] = ()
     """What models scored on tasks, the last row of every question: evals/*.jsonl."""
+    sealed: tuple[SealScore, ...] = ()
+    """What was predicted of runs before they were made, and what became of it: plan.sealed.json."""
     manifest: Manifest | None = None
     statistics: CorpusStatistics | None = None
     """Of the corpus, where it is at hand and small enough to be read for a page."""
