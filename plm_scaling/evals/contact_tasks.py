@@ -19,6 +19,7 @@ from plm_scaling.evals.contacts import (
     random_contacts,
     separation_floor,
 )
+from plm_scaling.evals.data_alarms import contamination_of, token_alarms
 from plm_scaling.evals.results import FloorScore
 from plm_scaling.evals.structures import Structure, read_structure
 from plm_scaling.evals.task import Answer, Asked, Scored, Task, answer_of
@@ -47,6 +48,7 @@ def _contacts(task: Task, adapter: Adapter, asked: Asked) -> list[Answer]:
             why=f"a head is fitted to all families but one, and at least {_LEAST_FAMILIES} give an interval",
             hint="add structures, one folder a family",
         )
+    alarms = (*token_alarms(adapter.info), *contamination_of(asked, task.name, [one.sequence for one in structures]))
     protocol = "head of the weights" if published else "head fitted to the other families"
 
     def model(train: Sequence[Structure]) -> ContactScorer:
@@ -72,8 +74,8 @@ def _contacts(task: Task, adapter: Adapter, asked: Asked) -> list[Answer]:
             floors=tuple(
                 FloorScore(name=name, value=one.value, low=one.low, high=one.high) for name, one in beside if one
             ),
-            flags=("FAMILIES_UNKNOWN",) if len(folders) == 1 else (),
-            warnings=(_UNKNOWN,) if len(folders) == 1 else (),
+            flags=(*(("FAMILIES_UNKNOWN",) if len(folders) == 1 else ()), *(alarm.code for alarm in alarms)),
+            warnings=(*((_UNKNOWN,) if len(folders) == 1 else ()), *(alarm.sentence for alarm in alarms)),
         )
         answer = answer_of(task, adapter, asked, scored, value=value, started=started, name=f"{task.name}/{key}")
         answers.append(replace(answer, row=answer.row.model_copy(update={"metric": key})))

@@ -15,8 +15,9 @@ from plm_scaling.core.errors import ConfigError, did_you_mean
 from plm_scaling.core.files import write_atomic
 from plm_scaling.core.records import Record
 from plm_scaling.evals.adapters.base import Adapter, ModelInfo
-from plm_scaling.evals.alarms import Alarm, piece_alarms, score_alarms, task_token_alarms
+from plm_scaling.evals.alarms import Alarm, score_alarms
 from plm_scaling.evals.bootstrap import Bootstrapped, bootstrap_metric
+from plm_scaling.evals.data_alarms import model_alarms
 from plm_scaling.evals.fasta import read_fasta
 from plm_scaling.evals.scoring import Scores
 from plm_scaling.evals.variants import Variant
@@ -162,9 +163,7 @@ def judge_scores(
         tokens_unshared=scores.cost.tokens_unshared,
         spearman=spearman,
         measured=count,
-        alarms=score_alarms(scores.values, lengths=lengths, mutations=changes)
-        + piece_alarms(adapter.info)
-        + task_token_alarms(adapter.info),
+        alarms=score_alarms(scores.values, lengths=lengths, mutations=changes) + model_alarms(adapter, []),
     )
 
 

@@ -56,7 +56,7 @@ def _site_nats(task: Task, adapter: Adapter, asked: Asked) -> list[Answer]:
     sample = sample_sites(sequences, per_sequence=_SITES, seed=asked.seed)
     clusters, kind = _clusters(tuple(sequences))
     found = site_nats(adapter, sequences, sample, clusters=clusters, draws=asked.resamples)
-    alarms, floors = contamination_of(asked, task.name, sequences), []
+    alarms, floors = (*model_alarms(adapter, sequences), *contamination_of(asked, task.name, sequences)), []
     if asked.corpus is not None:
         corpus = Corpus.open(asked.corpus)
         composition = corpus_composition(corpus, training_rows(corpus, adapter)[0])

@@ -18,6 +18,7 @@ import numpy.typing as npt
 from plm_scaling.core.errors import ConfigError
 from plm_scaling.evals.adapters.base import Adapter
 from plm_scaling.evals.bootstrap import bootstrap_metric
+from plm_scaling.evals.data_alarms import table_alarms, token_alarms
 from plm_scaling.evals.encodings import letter_matrix, one_hot
 from plm_scaling.evals.long_embeddings import embed_any_length
 from plm_scaling.evals.results import FloorScore
@@ -199,8 +200,11 @@ def _measure(task: Task, adapter: Adapter, asked: Asked) -> list[Answer]:
     if control is not None:
         found = residue_head(residue_features(control, rows), rows, seed=asked.seed)
         floors = (*floors, _floor(rows, "random weights", found, asked.resamples, asked.seed))
+    test = rows.of("test")
+    tested = [rows.sequences[k] for k in np.unique(rows.owner[test])]
+    alarms = (*token_alarms(adapter.info), *table_alarms(asked, task.name, tested))
     scored = Scored(
-        truth=rows.label[rows.of("test")].astype(np.float64),
+        truth=rows.label[test].astype(np.float64),
         scores=residue_head(residue_features(adapter, rows), rows, seed=asked.seed).astype(np.float64),
         protocol="residue embedding + ridge",
         clusters=tuple(_names(rows)),
@@ -208,7 +212,8 @@ def _measure(task: Task, adapter: Adapter, asked: Asked) -> list[Answer]:
         n_train=len(rows.of("train")) + len(rows.of("validation")),
         floors=floors,
         tokens=float(sum(map(len, rows.sequences))),
-        flags=("NO_CONTROL",) if control is None else (),
+        flags=(*(("NO_CONTROL",) if control is None else ()), *(alarm.code for alarm in alarms)),
+        warnings=tuple(alarm.sentence for alarm in alarms),
     )
     return [answer_of(task, adapter, asked, scored, metric="accuracy", started=started)]
 

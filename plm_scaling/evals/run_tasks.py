@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +13,7 @@ from plm_scaling.core.errors import PlmScalingError, RecordError
 from plm_scaling.core.files import writing_atomic
 from plm_scaling.evals.adapters.base import Adapter
 from plm_scaling.evals.results import ResultRow, append_rows, read_rows
+from plm_scaling.evals.size_audit import contradictions
 from plm_scaling.evals.task import Answer, Asked, NoDataError, Task, answer_hash
 
 __all__ = ["Step", "has_scores", "keep_answers", "load_scores", "run_tasks"]
@@ -51,18 +52,22 @@ def run_tasks(
 
     A task that fails for one model is reported as failed with its reason, and the others go on.
     """
-    known = read_rows(out) if out.exists() and not again else []
+    there = read_rows(out) if out.exists() else []
+    known = [] if again else list(there)
     steps = []
     for opened in models:
         adapter = opened()
         for task in tasks:
-            step = _step(task, adapter, asked, out, known)
+            step = _step(task, adapter, asked, out, known, there)
+            there += step.rows if step.outcome == "done" else ()
             steps.append(step)
             told(step)
     return steps
 
 
-def _step(task: Task, adapter: Adapter, asked: Asked, out: Path, known: Sequence[ResultRow]) -> Step:
+def _step(
+    task: Task, adapter: Adapter, asked: Asked, out: Path, known: Sequence[ResultRow], there: Sequence[ResultRow]
+) -> Step:
     info = adapter.info
     if not task.can(adapter):
         why = f"needs {' or '.join(task.needs)}; it has {', '.join(info.abilities) or 'none'}"
@@ -70,7 +75,7 @@ def _step(task: Task, adapter: Adapter, asked: Asked, out: Path, known: Sequence
     try:
         if rows := _already(task, adapter, asked, known):
             return Step(info.name, task.name, "kept", rows)
-        answers = task.measure(task, adapter, asked)
+        answers = [_beside_other_sizes(answer, there) for answer in task.measure(task, adapter, asked)]
     except NoDataError as error:
         return Step(info.name, task.name, "no data", why=str(error))
     except PlmScalingError as error:
@@ -90,6 +95,18 @@ def _already(task: Task, adapter: Adapter, asked: Asked, known: Sequence[ResultR
         if (row.task == task.name or row.task.startswith(f"{task.name}/"))
         and wanted == (row.task_version, row.data_sha256, row.limit, row.corpus_id, row.resamples, row.seed, row.head)
         and (row.model.name, row.model.sha256) == (info.name, info.sha256)
+    )
+
+
+def _beside_other_sizes(answer: Answer, there: Sequence[ResultRow]) -> Answer:
+    """With alarms about models of its family and other sizes in the file; their sentence where they are new."""
+    alarms, known = contradictions(answer.row, there)
+    if not alarms:
+        return answer
+    flags = (*answer.row.flags, *(alarm.code for alarm in alarms))
+    said = () if known else tuple(f"{alarm.where}: {alarm.sentence}" for alarm in alarms)
+    return replace(
+        answer, row=answer.row.model_copy(update={"flags": flags, "warnings": (*answer.row.warnings, *said)})
     )
 
 

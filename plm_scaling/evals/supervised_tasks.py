@@ -12,6 +12,7 @@ import numpy as np
 
 from plm_scaling.core.errors import ConfigError, RefusedError, did_you_mean
 from plm_scaling.evals.adapters.base import Adapter
+from plm_scaling.evals.data_alarms import table_alarms, token_alarms
 from plm_scaling.evals.floors import EncodedTable, metric_of
 from plm_scaling.evals.results import FloorScore
 from plm_scaling.evals.splits import Split, find_split, own_split
@@ -147,6 +148,11 @@ def _answer(
     if found.control is not None:
         beside.append(("random weights", found.control))
     flags, warnings = _doubts(found)
+    tested = [data.table.sequences[k] for k in split.test]
+    alarms = (
+        *token_alarms(adapter.info),
+        *table_alarms(asked, task.name, tested, wild_type=data.table.wild_type),
+    )
     scored = Scored(
         truth=data.table.targets[split.test],
         scores=found.model.scores,
@@ -158,8 +164,11 @@ def _answer(
             if row.value is not None
         ),
         tokens=float(sum(len(one) for one in data.table.sequences)),
-        flags=flags,
-        warnings=tuple(f"{task.name}, {adapter.info.name}, {protocol}: {said}" for said in warnings),
+        flags=(*flags, *(alarm.code for alarm in alarms)),
+        warnings=(
+            *(f"{task.name}, {adapter.info.name}, {protocol}: {said}" for said in warnings),
+            *(alarm.sentence for alarm in alarms),
+        ),
     )
     return answer_of(task, adapter, asked, scored, metric=metric_of(data.table), started=started)
 

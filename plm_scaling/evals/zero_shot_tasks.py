@@ -15,9 +15,9 @@ import numpy as np
 
 from plm_scaling.core.errors import CorpusError
 from plm_scaling.evals.adapters.base import Adapter, FloatArray
-from plm_scaling.evals.alarms import piece_alarms, score_alarms, task_token_alarms
+from plm_scaling.evals.alarms import score_alarms
 from plm_scaling.evals.bootstrap import bootstrap_metric, measured_twice, noise_ceiling
-from plm_scaling.evals.data_alarms import contamination_of
+from plm_scaling.evals.data_alarms import contamination_of, model_alarms
 from plm_scaling.evals.encodings import blosum62_scores, letter_matrix, mutation_counts
 from plm_scaling.evals.proteingym import Assay, read_reference
 from plm_scaling.evals.results import FloorScore
@@ -81,7 +81,9 @@ def scored_variants(
         mutations=[len(variant.substitutions) for variant in variants],
         where=where,
     )
-    alarms += piece_alarms(adapter.info) + task_token_alarms(adapter.info) + contamination_of(asked, where, [target])
+    # Only scores of different lengths rest on what a model knows of ends.
+    alarms += model_alarms(adapter, [target] if any(variant.indel for variant in variants) else [])
+    alarms += contamination_of(asked, where, [target])
     return Scored(
         truth=measured,
         scores=found.values,

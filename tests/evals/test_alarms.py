@@ -100,6 +100,16 @@ def test_task_tokens_and_dead_rows() -> None:
     variants = parse_variants("AKV", ["A1G", "A1C", "K2W"])
     scored = scored_variants(asked, Asked(resamples=20), "AKV", variants, np.array([1.0, 2.0, 3.0]), "assay")
     assert "TASK_TOKEN_MISSING" in scored.flags
+    asked._info = UniformModel().info.model_copy(update={"N_total": 2_520_000_000, "N_dead": 260_000_000})
+    scored = scored_variants(asked, Asked(resamples=20), "AKV", variants, np.array([1.0, 2.0, 3.0]), "assay")
+    assert "DEAD_ROWS" in scored.flags
+    flat = np.full((20, 20), 1 / 20)
+    for texts, flags in ((["K30del", "A1G", "A1C"], ["ENDS_UNKNOWN"]), (["A1W", "A1G", "A1C"], [])):
+        indels = parse_variants("AKV" * 10, [text.replace("K30", "V30") for text in texts])
+        found = scored_variants(
+            MarkovModel(flat, end=1e-6), Asked(resamples=20), "AKV" * 10, indels, np.arange(3.0), "a"
+        )
+        assert [flag for flag in found.flags if flag == "ENDS_UNKNOWN"] == flags
     assert task_token_alarms(UniformModel().info) == ()
     info = UniformModel().info
     large = info.model_copy(update={"N_total": 2_520_000_000, "N_dead": 260_000_000})

@@ -9,10 +9,15 @@ import pytest
 
 from data_prep import PrepSpec
 from plm_scaling import api
+from plm_scaling.core.architecture import ModelShape
 from plm_scaling.core.errors import CorpusError
 from plm_scaling.corpus.homology import find_mmseqs
 from plm_scaling.corpus.reader import Corpus
+from plm_scaling.evals.adapters.own_models import random_weights
 from plm_scaling.evals.contamination import Contamination, check_contamination
+from plm_scaling.evals.data_alarms import table_alarms
+from plm_scaling.evals.supervised_tasks import TASKS
+from plm_scaling.evals.task import Asked, match_tasks
 
 LETTERS = np.array(list("ACDEFGHIKLMNPQRSTVWY"))
 
@@ -79,3 +84,28 @@ def test_without_the_program_it_is_said(
         check_contamination(corpus, ["MKV", "MK1"], task="bad")
     with pytest.raises(CorpusError, match="no sequence"):
         check_contamination(corpus, [""], task="empty")
+
+
+def test_rows_of_tables_say_what_of_them_was_trained_on(
+    corpus: Corpus, proteins: list[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Variants by the protein that they are variants of, known or not; other tables by every test sequence."""
+    monkeypatch.setenv("PATH", str(tmp_path))
+    rng, wild = np.random.default_rng(2), trained(corpus, proteins)[0]
+    library = [mutated(wild, 0.03, rng) for _ in range(40)]
+    asked = Asked(data=tmp_path, corpus=corpus.path, resamples=20)
+    exact = ["CONTAMINATED_EXACT", "CONTAMINATION_UNSEARCHED"]
+    assert [alarm.code for alarm in table_alarms(asked, "t", library)] == exact
+    assert [alarm.code for alarm in table_alarms(asked, "t", library[:1], wild_type=wild)] == exact
+    assert [alarm.code for alarm in table_alarms(asked, "t", library[:1])] == exact[1:]
+    others = ["".join(rng.choice(LETTERS, 160)) for _ in range(5)]
+    (copy, _) = table_alarms(asked, "t", [*others, wild])
+    assert "1 of 6 sequences of t" in copy.sentence
+    assert table_alarms(Asked(), "t", library) == ()
+    (tmp_path / "gb1").mkdir()
+    rows = [f"{one},{k},{'test' if k % 2 else 'train'},False" for k, one in enumerate(library)]
+    (tmp_path / "gb1" / "sampled.csv").write_text("sequence,target,set,validation\n" + "\n".join(rows) + "\n")
+    [task] = match_tasks(["flip.gb1.sampled"], TASKS)
+    answers = task.measure(task, random_weights(ModelShape(n_layers=1, d_model=16)), asked)
+    assert all(set(exact) <= set(answer.row.flags) for answer in answers)
+    assert "results on them are not held out" in " ".join(answers[0].row.warnings)

@@ -65,6 +65,27 @@ def test_a_question_is_asked_once(tmp_path: Path, asked: Asked) -> None:
         load_scores(tmp_path / "elsewhere.jsonl", rows[0])
 
 
+def test_sizes_that_contradict_each_other_are_an_alarm_in_the_row(tmp_path: Path, asked: Asked) -> None:
+    """In the row that completes it and in those that follow; its sentence once, and never in a control's row."""
+
+    def signed(task: Task, adapter: Adapter, asked: Asked) -> list[Answer]:
+        sign = -1.0 if adapter.info.name == "small" else 1.0
+        return [answer_of(task, adapter, asked, Scored(TRUTH, sign * (TRUTH + 10 * np.sin(TRUTH)), "made"))]
+
+    def of(name: str, N: int, origin: str = "made") -> UniformModel:
+        model = UniformModel(name=name)
+        model._info = model.info.model_copy(update={"family": "progen2", "N": N, "origin": origin})
+        return model
+
+    out = tmp_path / "rows.jsonl"
+    models = [of("small", 1), of("control", 9, "random weights, seed 0"), of("large", 10), of("larger", 11)]
+    for model in models:  # call by call, as a user adds models to a file
+        run_tasks([lambda model=model: model], [replace(FILE, measure=signed)], asked, out)
+    rows = read_rows(out)
+    assert [row.flags.count("SIGN_FLIP") for row in rows] == [0, 0, 1, 1]
+    assert [sum("the other way round" in said for said in row.warnings) for row in rows] == [0, 0, 1, 0]
+
+
 def test_what_fails_costs_one_step(tmp_path: Path, asked: Asked) -> None:
     def fails(task: Task, adapter: Adapter, asked: Asked) -> list[Answer]:
         raise RefusedError("no contact here", why="made so")
