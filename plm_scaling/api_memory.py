@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
     from plm_scaling.evals.alarms import Alarm
@@ -11,6 +11,9 @@ if TYPE_CHECKING:
     from plm_scaling.evals.memorisation import MemorisationReport
 
 __all__ = ["evaluate_generate", "evaluate_memorisation", "evaluate_sizes"]
+
+_MEASURED: Final = 1000
+"""Drawn sequences whose qualities are measured: clustering takes the square of their number."""
 
 
 def evaluate_memorisation(
@@ -75,10 +78,13 @@ def evaluate_generate(
     structures: str | Path = "structures",
     references: str | Path | None = None,
     fasta: str | Path | None = None,
+    keep: str | Path | None = None,
+    shortest: int = 30,
+    near: float = 0.9,
     resamples: int = 1000,
     seed: int = 0,
 ) -> GenerationReport:
-    """Draw sequences from a causal model and measure them beside natural and shuffled ones.
+    """Draw sequences from a causal model and measure the first thousand beside natural and shuffled ones.
 
     Parameters
     ----------
@@ -90,6 +96,8 @@ def evaluate_generate(
     judged : structures judged elsewhere (`evals.structure_judge.JudgedFile`), or `esmfold:FOLDER` of weights.
     structures, references : folders of predicted and of known structures, see `evals.structure_judge.open_judge`.
     fasta : file for the sequences.
+    keep : file for those that may serve as training data (`evals.sieve`).
+    shortest, near : what is left out of it: fewer residues, or at least this identity to a record of the corpus.
     resamples : draws of the intervals.
 
     Raises
@@ -104,7 +112,8 @@ def evaluate_generate(
     from plm_scaling.evals.adapters.opening import open_adapter
     from plm_scaling.evals.fasta import read_fasta
     from plm_scaling.evals.generation import evaluate_generation
-    from plm_scaling.evals.sampling import sample_sequences
+    from plm_scaling.evals.sampling import drawn_fasta, sample_sequences
+    from plm_scaling.evals.sieve import sieve
     from plm_scaling.evals.structure_judge import open_judge
 
     adapter = open_adapter(str(model))
@@ -118,15 +127,15 @@ def evaluate_generate(
         adapter, n, prompt=prompt, longest=longest, temperature=temperature, top_p=top_p, seed=seed
     )
     if fasta is not None:
-        records = (
-            f">drawn{k} {'ended' if one.ended else 'cut'} ln_p={one.logp:.2f}\n{one.sequence}\n"
-            for k, one in enumerate(drawn, start=1)
-        )
-        write_atomic(Path(fasta), "".join(records))
+        write_atomic(Path(fasta), drawn_fasta(drawn))
     report = evaluate_generation(
         adapter, n=n, natural=kept, corpus=known, judge=judge, prompt=prompt, temperature=temperature, top_p=top_p,
-        longest=longest, drawn=drawn, draws=resamples, seed=seed,
+        longest=longest, drawn=drawn[:_MEASURED], draws=resamples, seed=seed,
     )  # fmt: skip
+    if keep is not None:
+        chosen, sieved = sieve(drawn, corpus=known, shortest=shortest, near=near)
+        write_atomic(Path(keep), drawn_fasta(chosen))
+        report = report.model_copy(update={"sieved": sieved})
     if out is not None:
         report.write(Path(out))
     return report

@@ -78,16 +78,21 @@ def memorisation(model: str, seen: Path, unseen: Path, output: str, **asked: Any
 @click.option("--structures", type=_PATH, default=Path("structures"), show_default=True, help="Predicted ones go here.")
 @click.option("--references", type=_FOLDER, help="Known structures: the nearest, by Foldseek or TM-align on PATH.")
 @click.option("--fasta", type=_PATH, help="Also write the sequences.")
+@click.option("--keep", type=_PATH, help="Also write those that may serve as training data; --corpus finds copies.")
+@click.option("--shortest", type=click.IntRange(1), default=30, show_default=True, help="Residues, of what is kept.")
+@click.option("--near", type=float, default=0.9, show_default=True, help="Identity to the corpus that is not kept.")
 @click.option("-o", "--out", type=_PATH, default=Path("generation.json"), show_default=True, help="The report.")
 @click.option("--resamples", type=click.IntRange(10), default=1000, show_default=True, help="For the intervals.")
 @click.option("--seed", type=int, default=0, show_default=True)
 @OutputFormat
 def generate(model: str, output: str, **asked: Any) -> None:
-    """Draw sequences from a causal MODEL, and measure them beside natural and shuffled proteins."""
+    """Draw sequences from a causal MODEL, and measure the first 1,000 beside natural and shuffled proteins."""
     from plm_scaling import api
 
     report = api.evaluate_generate(model, **asked)
     emit(output, rows=[_group(group) for group in report.groups], value=report)
+    if output == "human" and report.sieved is not None:
+        click.echo(f"kept {asked['keep']}: {report.sieved.sentence}")
     for warning in report.warnings:
         warn(warning)
 

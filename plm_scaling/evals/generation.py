@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import Final
 
@@ -16,15 +15,15 @@ from plm_scaling.corpus.reader import Corpus
 from plm_scaling.evals.adapters.base import Adapter
 from plm_scaling.evals.bootstrap import Bootstrapped, bootstrap_mean
 from plm_scaling.evals.likelihoods import clm_totals
+from plm_scaling.evals.low_complexity import low_complexity_share
 from plm_scaling.evals.novelty import measure_novelty, sequence_clusters
 from plm_scaling.evals.sampling import Drawn, sample_sequences
+from plm_scaling.evals.sieve import Sieved
 from plm_scaling.evals.structure_judge import StructureJudge
 
 __all__ = ["GenerationReport", "GroupQuality", "evaluate_generation", "group_quality", "shuffled_sequences"]
 
 FloatArray = npt.NDArray[np.float64]
-_WINDOW: Final = 20
-_LOW_ENTROPY: Final = 1.5
 _TINY: Final = 1e-6
 
 
@@ -78,6 +77,8 @@ class GenerationReport(Record):
     judge: str = ""
     groups: tuple[GroupQuality, ...]
     """Drawn; natural and shuffled where natural ones were given."""
+    sieved: Sieved | None = None
+    """What a filter let through; None where none was asked for."""
     warnings: tuple[str, ...] = ()
 
 
@@ -181,7 +182,7 @@ def group_quality(
         length_spread=float(lengths.std()),
         unique=len(set(sequences)) / len(sequences),
         clusters=(max(sequence_clusters(sequences)) + 1) / len(sequences),
-        low_complexity=float(np.mean([_low_complexity(one) for one in sequences])),
+        low_complexity=float(np.mean([low_complexity_share(one) for one in sequences])),
         composition_distance=float(own @ np.log(own / reference)),
         known_words=None if novelty is None else _mean(novelty.known_words),
         nearest_identity=None if novelty is None else float(novelty.identity.mean()),
@@ -204,17 +205,6 @@ def _composition(sequences: Sequence[str]) -> FloatArray:
     text = "".join(sequences)
     counts = np.array([text.count(letter) for letter in STANDARD], dtype=np.float64) + _TINY
     return np.asarray(counts / counts.sum())
-
-
-def _low_complexity(sequence: str) -> float:
-    """Share of windows whose composition has little entropy; a sequence shorter than a window is one."""
-    windows = [sequence[i : i + _WINDOW] for i in range(max(1, len(sequence) - _WINDOW + 1))]
-    low = 0
-    for window in windows:
-        share = np.array([window.count(letter) for letter in set(window)]) / len(window)
-        # A window that is cut short cannot have more entropy than its length allows.
-        low += -float(share @ np.log(share)) < min(_LOW_ENTROPY, 0.75 * math.log(max(len(window), 2)))
-    return low / len(windows)
 
 
 def _mean(values: FloatArray) -> float | None:

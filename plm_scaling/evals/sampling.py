@@ -18,7 +18,7 @@ from plm_scaling.core.errors import ConfigError
 from plm_scaling.evals.adapters.asking import need
 from plm_scaling.evals.adapters.base import Adapter, Continues
 
-__all__ = ["Drawn", "continue_sequences", "next_logprobs", "sample_sequences"]
+__all__ = ["Drawn", "continue_sequences", "drawn_fasta", "next_logprobs", "sample_sequences"]
 
 FloatArray = npt.NDArray[np.float64]
 _ENDS_APART: Final = 0.01
@@ -99,8 +99,8 @@ def continue_sequences(
     going = [k for k, text in enumerate(texts) if len(text) < limits[k]]
     while going:
         table = next_logprobs(adapter, [texts[k] for k in going])
-        for k, row in zip(going, table, strict=True):
-            choice = _choose(row, temperature, top_p, random[k])
+        choices = _choose(table, temperature, top_p, [random[k] for k in going])
+        for k, row, choice in zip(going, table, choices.tolist(), strict=True):
             logp[k] += row[choice]
             if choice == len(STANDARD):
                 ended[k] = True
@@ -124,12 +124,27 @@ def sample_sequences(
     return continue_sequences(adapter, [prompt] * n, longest=longest, temperature=temperature, top_p=top_p, seed=seed)
 
 
-def _choose(row: FloatArray, temperature: float, top_p: float, random: np.random.Generator) -> int:
+def drawn_fasta(drawn: Sequence[Drawn]) -> str:
+    """The sequences as FASTA, with how each ended and its ln p."""
+    return "".join(
+        f">drawn{k} {'ended' if one.ended else 'cut'} ln_p={one.logp:.2f}\n{one.sequence}\n"
+        for k, one in enumerate(drawn, start=1)
+    )
+
+
+def _choose(
+    table: FloatArray, temperature: float, top_p: float, random: Sequence[np.random.Generator]
+) -> npt.NDArray[np.int64]:
+    """A column of each row of ln p, int64[n]; every row by a number of its own stream."""
     if temperature == 0.0:
-        return int(row.argmax())
-    p = np.exp((row - row.max()) / temperature)
-    p /= p.sum()
-    order = np.argsort(-p, kind="stable")
-    before = np.cumsum(p[order]) - p[order]
-    kept = np.sort(order[before < top_p])  # which of two equal letters is the likelier hangs on rounding
-    return int(random.choice(kept, p=p[kept] / p[kept].sum()))
+        return np.asarray(table.argmax(axis=1))
+    p = np.exp((table - table.max(axis=1, keepdims=True)) / temperature)
+    p /= p.sum(axis=1, keepdims=True)
+    if top_p < 1.0:
+        order = np.argsort(-p, axis=1, kind="stable")
+        ranked = np.take_along_axis(p, order, axis=1)
+        ranked[np.cumsum(ranked, axis=1) - ranked >= top_p] = 0.0
+        np.put_along_axis(p, order, ranked, axis=1)
+    ends = np.cumsum(p, axis=1)
+    uniform = np.array([[one.random()] for one in random])
+    return np.asarray((ends / ends[:, -1:] <= uniform).sum(axis=1))

@@ -21,6 +21,8 @@ from plm_scaling.evals.novelty import WORD, measure_novelty, sequence_clusters
 from plm_scaling.evals.pairs import paired_rows
 from plm_scaling.evals.results import read_rows
 from plm_scaling.evals.run_tasks import run_tasks
+from plm_scaling.evals.sampling import Drawn
+from plm_scaling.evals.sieve import sieve
 from plm_scaling.evals.structure_judge import JudgedFile, JudgedStructure
 from plm_scaling.evals.task import Asked, match_tasks
 from plm_scaling.evals.tasks import all_tasks
@@ -94,6 +96,24 @@ def test_a_chains_samples_have_its_entropy_and_lengths(corpus: Corpus) -> None:
     assert random.length == real.length
     assert report.warnings == ()
     assert GenerationReport.model_validate_json(report.model_dump_json()) == report
+
+
+def test_the_sieve_counts_every_sequence_under_its_first_fault(corpus: Corpus) -> None:
+    """One of each fault, a relative that is far enough, and a new one; held-out records are no copies."""
+    trained = [KNOWN[int(name[1:])] for name in corpus.accessions(corpus.rows("train"))]
+    held = next(one for one in KNOWN if one not in trained)
+    new, poor = proteins(8, 1)[0], "AAAAAC" * 10
+    near, far = trained[1][:40] + "WWW" + trained[1][43:], trained[2][:60] + new[:30]
+    texts = [new, poor, new, trained[0], near, far, held, "MKV"]
+    drawn = [Drawn(new, False, 0.0), *(Drawn(one, True, 0.0) for one in [proteins(9, 1)[0], *texts[1:]])]
+    kept, found = sieve(drawn, corpus=corpus, search=False)
+    assert [one.sequence for one in kept] == [proteins(9, 1)[0], far, held]
+    faults = (found.cut, found.short, found.low_complexity, found.drawn_before, found.copies, found.near)
+    assert faults == (1, 1, 1, 1, 1, 1)
+    assert found.n == len(drawn) == found.kept + sum(faults)
+    assert found.tokens == sum(len(one.sequence) + 1 for one in kept)
+    kept, found = sieve(drawn, shortest=1)
+    assert (found.kept, found.copies, found.near) == (6, 0, 0)
 
 
 def test_collapse_is_said() -> None:

@@ -94,6 +94,10 @@ def test_sequences_are_drawn_and_kept(tmp_path: Path, cli: Callable[..., Any]) -
     saved = json.loads(report.read_text())
     assert [group["name"] for group in saved["groups"]] == ["drawn", "natural", "natural, shuffled"]
     assert saved["groups"][0]["length"] == 12.0
+    assert saved["sieved"] is None
+    screen = cli(*words, "--keep", drawn, "--resamples", 20)
+    assert "0 of 4 (0 tokens); left out 4 cut" in screen.out
+    assert drawn.read_text() == ""
 
 
 def row(name: str, N: int, value: float, **changes: Any) -> ResultRow:
