@@ -21,6 +21,7 @@ from plm_scaling.api_evals import (
     evaluate_validate,
 )
 from plm_scaling.api_fit import collect, completed_runs, fit, import_runs, laws_choices, predict, transfer
+from plm_scaling.api_groups import fit_groups
 from plm_scaling.api_labels import evaluate_labels
 from plm_scaling.api_laws import laws_causes, laws_check, laws_compare, laws_list, laws_show
 from plm_scaling.api_memory import evaluate_generate, evaluate_memorisation, evaluate_sizes
@@ -69,6 +70,7 @@ __all__ = [
     "exchange",
     "export",
     "fit",
+    "fit_groups",
     "halted_runs",
     "import_runs",
     "laws_causes",

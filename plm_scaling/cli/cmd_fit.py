@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Literal
 import click
 
 from plm_scaling.cli.render import DryRun, OutputFormat, emit, next_command, say, warn
+from plm_scaling.core.errors import ConfigError
 from plm_scaling.core.units import parse_quantity
 
 if TYPE_CHECKING:
@@ -47,6 +48,13 @@ def _flops(context: click.Context, param: click.Parameter, value: str | None) ->
 @click.option(
     "--partial", is_flag=True, help="Take in unfinished runs too: their final losses predicted, with their errors."
 )
+@click.option(
+    "--by",
+    metavar="COLUMN",
+    help="Laws of groups of validation sequences: source, set, taxon, cluster50, cluster90, identity, or of --groups.",
+)
+@click.option("--groups", type=click.Path(path_type=Path, exists=True), help="CSV or TSV: accession, COLUMN.")
+@click.option("--also", multiple=True, help="With --by: one more validation set whose sequences are grouped.")
 @click.option("--pictures", type=click.Path(path_type=Path, file_okay=False), help="Folder to draw the fit into.")
 @click.option("-o", "--out", type=click.Path(path_type=Path), help="Default: fit-OBJECTIVE.json beside TABLE.")
 @DryRun
@@ -64,6 +72,9 @@ def command(
     draws: int,
     seed: int,
     partial: bool,
+    by: str | None,
+    groups: Path | None,
+    also: tuple[str, ...],
     pictures: Path | None,
     out: Path | None,
     dry_run: bool,
@@ -73,8 +84,16 @@ def command(
 
     A CSV needs the columns N, D and loss; objective, C, batch_tokens, loss_se and schedule_complete are used where
     they are there, and with --partial D_planned and the curves beside the table. Exit code 4 if a quantity is refused;
-    the fit is written all the same and says why.
+    the fit is written all the same and says why. With --by a runs folder's laws by group: groups-OBJECTIVE.json.
     """
+    if by is not None:
+        _check_by({"schedule": schedule, "plateau": plateau, "max-compute": max_compute, "partial": partial or None})
+        from plm_scaling.cli.groups_screen import fit_by
+
+        choices = {"objective": objective, "validation": validation, "form": form, "draws": draws, "seed": seed}
+        return fit_by(table, out, dry_run, output, by=by, groups=groups, also=also, **choices)
+    if groups is not None or also:
+        raise ConfigError("--groups and --also belong to --by", hint="--by COLUMN")
     from plm_scaling import api
     from plm_scaling.cli.fit_screen import form_rows, law_rows
     from plm_scaling.cli.main import EXIT_REFUSED
@@ -99,6 +118,8 @@ def command(
         emit(output, rows=form_rows(fitted), title="forms, by their error on larger budgets than they were fitted to")
     if output == "human" and partial:
         _say_predicted(api.completed_runs(table, objective=fitted.objective, validation=validation))
+    elif output == "human" and table.is_dir() and (halted := api.halted_runs(table, objective=fitted.objective)):
+        warn(f"{len(halted)} halted runs are left out; --partial takes them in with their predicted ends")
     for note in fitted.notes:
         warn(note)
     target = out or table.parent / f"fit-{fitted.objective}.json"
@@ -115,11 +136,16 @@ def command(
     return EXIT_REFUSED if fitted.refusals else 0
 
 
+def _check_by(given: dict[str, object]) -> None:
+    """Refuse options that laws by group do not know."""
+    for name, value in given.items():
+        if value is not None:
+            raise ConfigError(f"--{name} and --by do not go together", hint=f"leave out --{name}")
+
+
 def _say_predicted(completed: CompletedTable) -> None:
     """The predicted ends, how good such predictions are, and which runs were passed over."""
     from plm_scaling.cli.fit_screen import predicted_rows
-    elif output == "human" and table.is_dir() and (halted := api.halted_runs(table, objective=fitted.objective)):
-        warn(f"{len(halted)} halted runs are left out; --partial takes them in with their predicted ends")
 
     if completed.completions:
         emit("human", rows=predicted_rows(completed), title="final losses predicted from the first part of a run")

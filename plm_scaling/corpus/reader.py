@@ -293,6 +293,15 @@ class Corpus(IndexColumns):
         names: list[str] = self._column("accession").take(np.asarray(rows, dtype=np.int64)).to_pylist()
         return names
 
+    def lines_of(self, accessions: Any) -> Int:
+        """int64[n]: of every record, the position of its accession in a list (or Arrow array) of them, -1 for none."""
+        import pyarrow as pa
+        import pyarrow.compute as pc
+
+        wanted = accessions if isinstance(accessions, pa.Array) else pa.array(accessions, pa.string())
+        found = pc.fill_null(pc.index_in(self._column("accession"), value_set=wanted), -1)
+        return np.asarray(found, dtype=np.int64)
+
     def sequence(self, row: int) -> str:
         """Residue letters of a record."""
         return decode(self.tokens(row)[:-1])
