@@ -13,7 +13,8 @@ from pydantic import Field
 
 from plm_scaling.core.errors import RefusedError, did_you_mean
 from plm_scaling.core.records import Record
-from plm_scaling.evals.baselines import load_baselines
+from plm_scaling.evals.assays import load_assay_scores
+from plm_scaling.evals.baselines import Baseline, load_baselines
 from plm_scaling.evals.results import FloorScore, ResultRow, latest_rows, read_rows
 from plm_scaling.evals.scored_models import load_scored_models
 from plm_scaling.laws.interval import Interval
@@ -109,7 +110,7 @@ def frontier_of_rows(rows: Sequence[ResultRow], task: str, metric: str | None = 
         task=task,
         metric=name,
         higher_is_better=chosen[0].higher_is_better,
-        points=(*computed, *_published(f"{task}.{name}")),
+        points=(*computed, *_published(task, name)),
         floors=max((row.floors for row in chosen), key=len),
         slopes=slopes,
         slopes_of_loss=slopes_of_loss,
@@ -155,8 +156,12 @@ def _point(row: ResultRow) -> FrontierPoint:
     )
 
 
-def _published(key: str) -> list[FrontierPoint]:
+def _published(task: str, metric: str) -> list[FrontierPoint]:
+    """What is published of a task, of a part of it (a function, a depth), or of one of ProteinGym's assays."""
     families = {model.name: family.name for family in load_scored_models().family for model in family.models}
+    whole, _, part = task.partition("/")
+    keys = [f"{task}.{metric}", *([f"{whole}.{metric}.{part}", f"proteingym.dms.{part}.{metric}"] if part else [])]
+    rows = [row for row in load_baselines() if row.metric in keys] or _of_assay(whole, part, metric)
     found = [
         FrontierPoint(
             model=row.model,
@@ -169,10 +174,19 @@ def _published(key: str) -> list[FrontierPoint]:
             C=row.flops,
             value=row.value,
         )
-        for row in load_baselines()
-        if row.metric == key
+        for row in rows
     ]
     return sorted(found, key=lambda point: (point.C or math.inf, point.model))
+
+
+def _of_assay(whole: str, part: str, metric: str) -> list[Baseline]:
+    """The scores of an assay of models whose means are among the published ones, which say what they are."""
+    table = load_assay_scores()
+    if (whole, metric) != ("proteingym.subs", "spearman") or part not in table.assays:
+        return []
+    score = dict(zip(table.models, table.scores_MA[:, table.assays.index(part)].tolist(), strict=True))
+    means = [row for row in load_baselines() if row.metric == f"{whole}.{metric}" and row.model in score]
+    return [row.model_copy(update={"value": score[row.model], "stderr": None}) for row in means]
 
 
 def _slopes(

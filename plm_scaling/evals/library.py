@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import gzip
 import io
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
@@ -181,8 +182,11 @@ def write_scores(path: Path, table: VariantTable, scores: Sequence[float]) -> Pa
 
 def _number(cell: str, line: int) -> float:
     if not cell.strip():
-        return float("nan")
+        return math.nan
     try:
-        return float(cell)
+        value = float(cell)
     except ValueError:
-        raise ConfigError(f"{cell!r} is no measurement", where=f"line {line}", hint="a number, or nothing") from None
+        value = math.nan
+    if not math.isfinite(value):
+        raise ConfigError(f"{cell!r} is no measurement", where=f"line {line}", hint="a number, or nothing")
+    return value

@@ -68,6 +68,7 @@ def test_a_table_gets_a_column(cli: Callable[..., Screen], chain: str, tmp_path:
         (("name,fit", "x,1"), (), ["no column of variants", "name, fit", "--column"]),
         (("mutant,fit", "K2A,1"), ("--measured", "fitt"), ["no column 'fitt'", "fit?"]),
         (("mutant,fit", "K2A,high"), ("--measured", "fit"), ["'high' is no measurement", "line 2"]),
+        (("mutant,fit", "K2A,nan"), ("--measured", "fit"), ["'nan' is no measurement", "line 2"]),
         (("mutant,fit", "K2A"), (), ["1 cells, the header has 2", "line 2"]),
         (("mutant",), (), ["no variant"]),
         (("mutant", "K2A"), ("--region", "here"), ["no range"]),

@@ -11,6 +11,8 @@ import scipy.stats
 from plm_scaling.core.errors import ConfigError, RefusedError
 from plm_scaling.evals.adapters.base import Adapter, ModelInfo
 from plm_scaling.evals.adapters.doubles import UniformModel
+from plm_scaling.evals.assays import load_assay_scores
+from plm_scaling.evals.baselines import find_baselines
 from plm_scaling.evals.frontier import frontier_of, loss_frontiers
 from plm_scaling.evals.pairs import paired_rows
 from plm_scaling.evals.results import FloorScore, ResultRow, append_rows, read_rows
@@ -52,6 +54,16 @@ def test_the_frontier_has_slopes_published_models_and_doubts(tmp_path: Path) -> 
     assert "NO_CONTROL" not in later.flags
     assert "MIXED_PROTOCOLS" in later.flags
     assert [p.control for p in later.points if p.source == "computed"][-1]
+    parts = {"Function_Binding": "esm2_t33_650M_UR50D", "A0A140D2T1_ZIKV_Sourisseau_2019": "progen2-small"}
+    scores = load_assay_scores()
+    append_rows(out, [row(models[0], 0.2, task=f"proteingym.subs/{part}") for part in parts])
+    for part, model in parts.items():  # a group of the leaderboard, and a single assay
+        (one,) = (p for p in frontier_of(out, f"proteingym.subs/{part}").points if p.model == model)
+        column = scores.scores_MA[scores.models.index(model)]
+        single = column[scores.assays.index(part)] if part in scores.assays else None
+        (mean,) = find_baselines(model=model, benchmark="proteingym.subs", split=part) if single is None else (None,)
+        assert (one.source, one.N is None) == ("published", False)
+        assert one.value == (single if mean is None else mean.value)
     with pytest.raises(RefusedError, match="no rows of 'contacts'"):
         frontier_of(out, "contacts")
 
