@@ -38,10 +38,10 @@ class Composition(Double):
     Parameters
     ----------
     logprobs : ln p, float64[20], or [L, 20] for sequences of L residues.
-    name, origin : what tables say of it.
+    name, origin : what tables say of it. sha256 : of the file it was counted in.
     """
 
-    def __init__(self, logprobs: FloatArray, *, name: str, origin: str) -> None:
+    def __init__(self, logprobs: FloatArray, *, name: str, origin: str, sha256: str = "") -> None:
         super().__init__(
             ModelInfo(
                 name=name,
@@ -49,6 +49,7 @@ class Composition(Double):
                 objective="none",
                 origin=origin,
                 abilities=_ABILITIES,
+                sha256=sha256,
                 dtype="float64",
                 symbols=tuple(STANDARD),
             )
@@ -105,13 +106,16 @@ def corpus_composition(corpus: Corpus, rows: Int, *, name: str = "composition") 
     return Composition(np.log(counts / counts.sum()), name=name, origin=f"counted in {len(rows)} sequences")
 
 
-def fit_site_profile(sequences: Sequence[str], *, pseudocount: float = 1.0, name: str = "site profile") -> Composition:
+def fit_site_profile(
+    sequences: Sequence[str], *, pseudocount: float = 1.0, name: str = "site profile", sha256: str = ""
+) -> Composition:
     """Frequencies at every site of sequences of one length, with pseudocounts in the proportion of the composition.
 
     Parameters
     ----------
     sequences : of one length, such as a library's 28-mers, or the columns of an alignment without gaps.
     pseudocount : added to the counts of each site, times 20.
+    sha256 : of the file they come from.
 
     Raises
     ------
@@ -128,4 +132,4 @@ def fit_site_profile(sequences: Sequence[str], *, pseudocount: float = 1.0, name
     ids_nL: Int = np.array([amino_ids(sequence) for sequence in sequences])
     counts = np.stack([(ids_nL == letter).sum(0) for letter in range(_A)], axis=1) + pseudocount * _A * background
     logprobs = np.log(counts / counts.sum(1, keepdims=True))
-    return Composition(logprobs, name=name, origin=f"counted at each site of {len(sequences)} sequences")
+    return Composition(logprobs, name=name, origin=f"counted at each site of {len(sequences)} sequences", sha256=sha256)

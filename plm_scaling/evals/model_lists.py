@@ -15,7 +15,7 @@ from plm_scaling.evals.embedding_cache import cached
 
 __all__ = ["model_openers", "model_specs"]
 
-_NO_CONTROL: Final = ("uniform", "markov:", "random:", "hf:")
+_NO_CONTROL: Final = ("uniform", "markov:", "profile:", "random:", "hf:")
 _SET: Final = "val_iid"
 
 

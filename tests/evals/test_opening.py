@@ -15,6 +15,8 @@ from plm_scaling.core.architecture import ModelShape
 from plm_scaling.core.errors import CheckpointError, ConfigError, CorpusError, RefusedError
 from plm_scaling.evals.adapters.base import Query
 from plm_scaling.evals.adapters.opening import open_adapter
+from plm_scaling.evals.scoring import score_variants
+from plm_scaling.evals.variants import parse_variants
 from plm_scaling.models.build import build_model
 from plm_scaling.models.esm2 import Esm2
 from plm_scaling.models.esm2_files import Esm2Weights, save_hf_esm2
@@ -152,6 +154,20 @@ def test_what_is_no_language_model_is_refused(tmp_path: Path) -> None:
     (endless / "config.json").write_text(json.dumps(config))
     with pytest.raises(ConfigError, match="GPT2ForSequenceClassification is neither"):
         open_adapter(f"hf:{endless}")
+
+
+def test_an_alignment_is_a_profile_of_its_sites(tmp_path: Path) -> None:
+    """Variants score by how often their letter stands at the site, whatever stands elsewhere."""
+    path = tmp_path / "family.fasta"
+    path.write_text(">a\nMKVA\n>b\nMKIA\n>c\nMRIA\n>d\nMKVG\n>e\nMKVA\n")
+    model = open_adapter(f"profile:{path}")
+    assert (model.info.name, "profile" in model.info.abilities, len(model.info.sha256)) == ("family", True, 64)
+    found = score_variants(model, "MKVA", parse_variants("MKVA", ["V3I", "V3W", "A4G", "V3I:A4G"])).values
+    assert found[1] < found[2] < found[0] < 0
+    assert found[3] == pytest.approx(found[0] + found[2])
+    path.write_text(">a\nMKVA\n>b\nMK\n")
+    with pytest.raises(ConfigError, match="2 to 4 residues"):
+        open_adapter(f"profile:{path}")
 
 
 def test_checksums_kinds_and_damage_are_named(esm2: Path, tmp_path: Path) -> None:

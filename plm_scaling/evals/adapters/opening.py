@@ -16,16 +16,17 @@ from plm_scaling.evals.adapters.doubles import MarkovModel, UniformModel
 
 if TYPE_CHECKING:
     from plm_scaling.evals.adapters.own import OwnModel
+    from plm_scaling.evals.composition import Composition
 
 __all__ = ["MODEL_SPECS", "open_adapter"]
 
 MODEL_SPECS: Final = (
     "PATH, run:PATH, esm2:PATH, progen2:PATH, hf:PATH (each also with @SHA256; esm2, progen2 and hf also with a hub id "
     "ORG/NAME; hf also with #lines60, for weights trained on FASTA lines of so many residues), random:SIZE or "
-    "random:SPEC (also with #SEED), uniform, markov:FILE.npy"
+    "random:SPEC (also with #SEED), uniform, markov:FILE.npy, profile:FASTA (relatives of one length, site by site)"
 )
 """What `open_adapter` reads."""
-_KINDS: Final = ("run", "esm2", "progen2", "hf", "random", "markov")
+_KINDS: Final = ("run", "esm2", "progen2", "hf", "random", "markov", "profile")
 _WEIGHT_FILES: Final = (".pt", ".pth", ".bin", ".ckpt", ".safetensors")
 _CHECKED: Final = re.compile(r"(?P<rest>.+)@(?P<sha256>[0-9a-fA-F]{64})")
 _SEEDED: Final = re.compile(r"(?P<rest>.+)#(?P<seed>\d+)")
@@ -75,6 +76,8 @@ def open_adapter(
     options = _Options(name, published_as, context, dtype, device)
     if kind == "markov" and rest:
         return _markov(Path(rest), name)
+    if kind == "profile" and rest:
+        return _profile(Path(rest), name)
     if kind == "random" and rest:
         return _random(rest, options)
     if kind not in _KINDS or not rest:
@@ -163,6 +166,16 @@ def _markov(path: Path, name: str | None) -> MarkovModel:
     except (OSError, ValueError) as error:
         raise ConfigError("not a matrix that numpy saved", where=str(path), why=str(error)) from None
     return MarkovModel(transition, name=name or path.stem)
+
+
+def _profile(path: Path, name: str | None) -> Composition:
+    """The floor that looks at no other site: frequencies at every site of an alignment without gaps."""
+    from plm_scaling.core.files import sha256_file
+    from plm_scaling.evals.composition import fit_site_profile
+    from plm_scaling.evals.fasta import read_fasta
+
+    sequences = [protein.sequence for protein in read_fasta(path)]
+    return fit_site_profile(sequences, name=name or path.name.partition(".")[0], sha256=sha256_file(path))
 
 
 def _without_checksum(place: str) -> tuple[str, str]:
