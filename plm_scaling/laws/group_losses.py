@@ -34,8 +34,6 @@ class GroupLosses:
     """float64[K], residues of each sequence."""
     share: FloatArray | None = None
     """float64[G], each group's share of the training tokens; None where nobody knows."""
-    token_floor: float = 1e-9
-    """Share of one typical sequence: what a group counts for that has none in training."""
 
     def largest(self, count: int) -> GroupLosses:
         """The groups with most targets alone, in their order."""
@@ -56,7 +54,6 @@ class GroupLosses:
             tuple(self.names[group] for group in groups),
             self.length[here],
             None if self.share is None else self.share[groups],
-            self.token_floor,
         )
 
 

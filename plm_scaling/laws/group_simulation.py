@@ -117,6 +117,5 @@ def simulate_groups(world: GroupWorld, seed: int) -> SimulatedSweep:
     )  # fmt: skip
     names = tuple(f"group-{g}" for g in range(G))
     length = targets / (1.0 + 0.0 * targets)
-    floor = float(targets.mean() / (1000.0 * targets.sum()))
-    losses = GroupLosses(tuple(row.run_id for row in rows), sums, targets, label, names, length, share, floor)
+    losses = GroupLosses(tuple(row.run_id for row in rows), sums, targets, label, names, length, share)
     return SimulatedSweep(RunTable(rows), losses, world, np.stack([E, A, B, alpha, beta], axis=1), N0, D0)

@@ -38,8 +38,8 @@ _CONFOUNDED: Final = 0.5
 _SENTENCES: Final = {
     "FEW_SEQUENCES": f"Groups with this flag have fewer than {FEW_SEQUENCES} validation sequences: their laws are "
     "mostly those of the other groups.",
-    "NO_HOMOLOGOUS_TOKENS": "Groups with this flag have no training tokens of their own kind; they count as having "
-    "one sequence.",
+    "NO_HOMOLOGOUS_TOKENS": "Groups with this flag have no training tokens of their own kind: they are not part of the "
+    "line in homologous tokens.",
     "SLOPES_NOT_TOLD_APART": "The changes with N or with D differ between groups by less than their errors: the ranks "
     "say little.",
     "BETWEEN_GROUPS_ONLY": "Homologous tokens were never varied within a group: their line compares groups, which "
@@ -132,7 +132,9 @@ def fit_group_laws(
     groups = tuple(
         _group(losses, evidence, place, made, int(g), parts[:, g], ranks[:, g], kept[g], fastest) for g in order
     )
-    homology = None if tokens is None else _homology(place, evidence, made, tokens, seed, draws)
+    homology = None
+    if tokens is not None and losses.share is not None:
+        homology = _homology(place, evidence, made, tokens, losses.share > 0, seed, draws)
     reliability = kept.mean(axis=0)
     flags = [*dict.fromkeys(flag for group in groups for flag in group.flags)]
     flags += ["SLOPES_NOT_TOLD_APART"] if min(reliability[1:]) < 0.5 else []
@@ -223,11 +225,16 @@ def _compute(row: RunRow) -> float:
 
 
 def _log_tokens(losses: GroupLosses) -> FloatArray | None:
-    """Ln of each group's share of the training tokens, float64[G]; None where a line in it makes no sense."""
-    if losses.share is None or len(losses.names) < _LINE_GROUPS:
+    """Ln of each group's share of the training tokens, float64[G]; None where a line in it makes no sense.
+
+    Groups without any stand at the others' mean: they say nothing about the slope, and a logarithm nothing of them.
+    """
+    if losses.share is None or int((losses.share > 0).sum()) < _LINE_GROUPS:
         return None
-    logs: FloatArray = np.log(np.maximum(losses.share, 0.0) + losses.token_floor)
-    return logs if np.ptp(logs) > 0.1 else None
+    known = losses.share > 0
+    logs: FloatArray = np.log(np.where(known, losses.share, 1.0))
+    mean = float(logs[known].mean())
+    return np.where(known, logs, mean) if float(logs[known].std()) > 0.05 else None
 
 
 def _line(groups: int, *columns: FloatArray | None) -> FloatArray:
@@ -279,16 +286,22 @@ def _group(
 
 
 def _homology(
-    place: _Place, evidence: GroupEvidence, made: GroupPosterior, tokens: FloatArray, seed: int, draws: int
+    place: _Place,
+    evidence: GroupEvidence,
+    made: GroupPosterior,
+    tokens: FloatArray,
+    known: npt.NDArray[np.bool_],
+    seed: int,
+    draws: int,
 ) -> HomologyEffect:
     """The slope of the groups' line in ln tokens, with lengths held equal beside it."""
     effects = made.gamma[:, 1] @ place.functionals.T * math.log(2.0)
     loss, of_N, of_D = (percentile_interval(float(column.mean()), column) for column in effects.T)
     length = np.log(evidence.length)
-    known = float(np.ptp(length)) > 0
-    correlation = float(np.corrcoef(tokens, length)[0, 1]) if known else 0.0
+    differ = float(length[known].std()) > 0
+    correlation = float(np.corrcoef(tokens[known], length[known])[0, 1]) if differ else 0.0
     given = None
-    if known and len(tokens) >= _SAME_LENGTH_GROUPS and abs(correlation) < 0.98:
+    if differ and len(tokens) >= _SAME_LENGTH_GROUPS and abs(correlation) < 0.98:
         covariates = _line(len(tokens), tokens, length)
         again = draw_posterior(
             evidence.estimate, evidence.covariance, evidence.degrees, covariates, draws=draws, seed=seed
@@ -297,7 +310,7 @@ def _homology(
         given = percentile_interval(float(column.mean()), column)
     moved = given is not None and abs(given.value - loss.value) > 0.25 * (loss.high - loss.low)
     return HomologyEffect(
-        groups=len(tokens),
+        groups=int(known.sum()),
         loss=loss,
         per_doubling_N=of_N,
         per_doubling_D=of_D,

@@ -177,13 +177,13 @@ def _from_file(corpus: Corpus, by: str, path: Path) -> Labels:
     return Labels(tuple(names), number)
 
 
-def training_shares(corpus: Corpus, config: RunConfig, labels: Labels) -> tuple[Float, float]:
-    """Each group's share of the tokens a run draws from, float64[G], and that of one sequence of mean length.
+def training_shares(corpus: Corpus, config: RunConfig, labels: Labels) -> Float:
+    """Each group's share of the tokens a run draws from, float64[G].
 
     Streams count by their weight, shuffled ones not at all; copies count once.
     """
     shares = np.zeros(len(labels.names))
-    whole, sequences, tokens = sum(stream.weight for stream in config.streams), 0, 0.0
+    whole = sum(stream.weight for stream in config.streams)
     for stream in config.streams:
         if stream.shuffled:
             continue
@@ -193,9 +193,7 @@ def training_shares(corpus: Corpus, config: RunConfig, labels: Labels) -> tuple[
         here = number >= 0
         counted = np.bincount(number[here], length[here], len(labels.names))
         shares += stream.weight / whole * counted / length.sum()
-        sequences += len(rows)
-        tokens += float(length.sum())
-    return shares, 1.0 / max(sequences, 1)
+    return shares
 
 
 def group_losses_of(
@@ -203,7 +201,7 @@ def group_losses_of(
     corpus: Corpus,
     labels: Labels,
     *,
-    share: tuple[Float, float] | None = None,
+    share: Float | None = None,
     least: int = 3,
     most: int = 1000,
 ) -> tuple[GroupLosses, int]:
@@ -211,10 +209,9 @@ def group_losses_of(
 
     Parameters
     ----------
-    labels : of the K sequences. share : of the training tokens by group, and of one sequence.
+    labels : of the K sequences. share : of the training tokens by group.
     """
     count = np.bincount(labels.number[labels.number >= 0], minlength=len(labels.names))
-    shares, floor = share if share is not None else (None, 1e-9)
     losses = GroupLosses(
         found.run_ids,
         found.loss_sum,
@@ -222,8 +219,7 @@ def group_losses_of(
         labels.number,
         labels.names,
         corpus.length[found.rows].astype(np.float64),
-        shares,
-        floor,
+        share,
     )
     kept = losses.keep(np.flatnonzero(count >= least)).largest(most)
     return kept, int((count > 0).sum()) - len(kept.names)

@@ -87,10 +87,9 @@ def test_groups_of_a_users_file(study: Path, tmp_path: Path) -> None:
     labels = label_records(corpus, "family", table)
     assert labels.names == ("even", "odd")
     assert (labels.number >= 0).sum() == len(rows) - 4 + 1
-    share, one = training_shares(corpus, RunFolder(next((study / "runs").iterdir())).order().config, labels)
+    share = training_shares(corpus, RunFolder(next((study / "runs").iterdir())).order().config, labels)
     assert share[0] == pytest.approx((corpus.length[0] + 1) / corpus.pool_tokens(Stream()))
     assert share[1] == 0
-    assert one == pytest.approx(1 / len(corpus.pool(Stream())))
     fit = api.fit_groups(study / "runs", by="family", groups=table, form="multiplicative", draws=60)
     assert "NO_HOMOLOGOUS_TOKENS" in fit.group("odd").flags
     table.write_text("accession,clan\nx,y\n")
