@@ -7,7 +7,7 @@ DEMO := demo
 # Two workers on two cores want one thread each; compiled test modules are kept even where the environment says not to.
 SUITE := PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1
 
-.PHONY: demo test coverage test-slow test-fast check types format lint imports bars bench docs clean
+.PHONY: demo test coverage test-slow test-fast check types format lint imports bars bench scoreboard docs clean
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -51,6 +51,9 @@ bars:
 
 bench: $(READY)  ## every benchmark, peers beside ours in one run; figures belong in benchmarks/RESULTS.md
 	for file in benchmarks/bench_*.py; do echo "== $$file"; $(BIN)/python $$file || exit 1; done
+
+scoreboard: $(READY)  ## fit small, predict large on every published table at hand, beside peers; writes benchmarks/scoreboard.md
+	$(BIN)/python benchmarks/scoreboard.py
 
 docs: $(READY)  ## regenerate docs/cli.md from --help
 	$(BIN)/python docs/make_cli_md.py

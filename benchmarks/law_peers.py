@@ -106,12 +106,14 @@ def bfgs(runs: Runs, start: Array, weights: Array) -> None:
 
 @dataclass(frozen=True)
 class Peer:
-    """A package: a fit alone, and a fit with draws where it has them; both return predicted losses of the runs."""
+    """A package: a fit alone, and a fit with draws where it has them; both return predicted losses."""
 
     name: str
     what: str
     fit: Callable[[], Array]
     draw: Callable[[int], Array] | None = None
+    interval: Callable[[float], tuple[Array, Array, Array]] | None = None
+    """Loss and the ends of the interval of a new run, at a level, where it has them."""
 
 
 def missing_peers() -> list[str]:
@@ -119,21 +121,28 @@ def missing_peers() -> list[str]:
     return [name for name, module in PACKAGES.items() if importlib.util.find_spec(module) is None]
 
 
-def find_peers(runs: Runs, *, quick: bool = False) -> list[Peer]:
-    """The installed packages, ready to fit these runs; quick: those that start from grids start from smaller ones."""
+def find_peers(runs: Runs, *, quick: bool = False, at: Runs | None = None) -> list[Peer]:
+    """The installed packages, ready to fit these runs and to predict their losses, or those of other runs.
+
+    Parameters
+    ----------
+    quick : packages that start from grids start from smaller ones.
+    at : runs whose losses are predicted.
+    """
+    there = runs if at is None else at
     makers = {
-        "chinchilla": lambda runs: _chinchilla(runs, 2 if quick else 3),
-        "simple-scaling-laws": _simple_scaling_laws,
-        "vpnls": _vpnls,
+        "chinchilla": lambda: _chinchilla(runs, there, 2 if quick else 3),
+        "simple-scaling-laws": lambda: _simple_scaling_laws(runs, there),
+        "vpnls": lambda: _vpnls(runs, there),
     }
-    return [make(runs) for name, make in makers.items() if name not in missing_peers()]
+    return [make() for name, make in makers.items() if name not in missing_peers()]
 
 
 def _additive(runs: Runs, E: float, A: float, B: float, alpha: float, beta: float) -> Array:
     return np.asarray(E + A * runs.N ** -float(alpha) + B * runs.D ** -float(beta), dtype=np.float64)
 
 
-def _chinchilla(runs: Runs, levels: int) -> Peer:
+def _chinchilla(runs: Runs, at: Runs, levels: int) -> Peer:
     """BFGS in extended precision from a grid of levels^5 starts; without its pictures."""
     import pandas
     from chinchilla import Chinchilla
@@ -151,32 +160,41 @@ def _chinchilla(runs: Runs, levels: int) -> Peer:
             model.visualizer.optim = lambda *_, **__: None
             model.fit(parallel=False)
             p = model.params
-        return _additive(runs, p["E"], p["A"], p["B"], p["alpha"], p["beta"])
+        return _additive(at, p["E"], p["A"], p["B"], p["alpha"], p["beta"])
 
     return Peer("chinchilla", f"{levels**5} starts, Huber on ln L", fit)
 
 
-def _simple_scaling_laws(runs: Runs) -> Peer:
+def _simple_scaling_laws(runs: Runs, at: Runs) -> Peer:
     import polars
     import simple_scaling_laws
 
-    points = polars.DataFrame({"model_size__n": runs.N, "dataset_size__d": runs.D})
+    def points(of: Runs) -> polars.DataFrame:
+        return polars.DataFrame({"model_size__n": of.N, "dataset_size__d": of.D})
+
     ids = polars.Series("training_run_id", [f"r{i}" for i in range(len(runs.N))])
-    frame = points.with_columns(ids, polars.Series("test_loss__nats", runs.loss))
+    frame = points(runs).with_columns(ids, polars.Series("test_loss__nats", runs.loss))
 
     def draw(count: int) -> Array:
-        predicted = simple_scaling_laws.fit(frame, n_draws=count).predict(points)
+        predicted = simple_scaling_laws.fit(frame, n_draws=count).predict(points(at))
         return predicted["test_loss__nats__median"].to_numpy()
 
-    return Peer("simple-scaling-laws", "squared error of L, wild bootstrap", lambda: draw(1), draw)
+    def interval(level: float) -> tuple[Array, Array, Array]:
+        ends = [(1 - level) / 2, 0.5, (1 + level) / 2]
+        predicted = simple_scaling_laws.fit(frame).predict(points(at), kind="new-run", quantiles=ends)
+        columns = [name for name in predicted.columns if name.startswith("test_loss__nats__")]
+        low, loss, high = (predicted[name].to_numpy() for name in columns)
+        return loss, low, high
+
+    return Peer("simple-scaling-laws", "squared error of L, wild bootstrap", lambda: draw(1), draw, interval)
 
 
-def _vpnls(runs: Runs) -> Peer:
+def _vpnls(runs: Runs, at: Runs) -> Peer:
     from vpnls.api import fit_vpnls, huber
 
     def fit() -> Array:
         found = fit_vpnls(runs.N / 1e6, runs.D / 1e9, runs.loss.copy(), resolution=0.01, loss=huber(DELTA))
-        scaled = Runs(runs.name, runs.N / 1e6, runs.D / 1e9, runs.loss)
+        scaled = Runs(at.name, at.N / 1e6, at.D / 1e9, at.loss)
         return _additive(scaled, found.E, found.A, found.B, found.alpha, found.beta)
 
     return Peer("vpnls", "exponents to .01, Huber on L", fit)
