@@ -135,6 +135,7 @@ def _draw(score: SealScore, key: str) -> Markup:
                 axes.plot([x], [100 * (measured[run.run_id].measured / run.loss - 1)],
                           marker="o" if inside else "X", ms=5 if inside else 7, **style)  # fmt: skip
         axes.axhline(0.0, color=COLORS["muted"], lw=0.8, zorder=1)
+        axes.grid(axis="x", visible=False)  # its lines would lie on the bars
         axes.set_xlim(0.3, len(runs) + 0.7)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.set_xlabel("Sealed runs, by compute")

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import io
 import json
 from collections.abc import Callable
@@ -12,6 +13,8 @@ import pytest
 from plm_scaling import api
 from plm_scaling.reporting.loading import load_study
 from plm_scaling.reporting.page import render_page
+from plm_scaling.reporting.seal_section import seal_sections
+from plm_scaling.reporting.study import Study
 from tests.sweeps.seal_kit import LARGE, begin, config, finish, fitted_law, planned, write_plan
 
 Cli = Callable[..., Any]
@@ -85,6 +88,11 @@ def test_the_report_scores_what_was_sealed(law: Path, plan: Path) -> None:
         assert state in row
     assert f"{RUNS[2].run_id} does not count: begun at 2001" in page
     assert made.sha256[:16] in page
+    (score,) = load_study(study).sealed
+    off = tuple(dataclasses.replace(run, measured=1.5 * run.measured) for run in score.scored)
+    (section,) = seal_sections(Study(name="off", sealed=(dataclasses.replace(score, scored=off),)))
+    assert "0\u00a0% of the runs lie inside their 90 % intervals: too few" in section.alarms[-1]
+    assert "more than the seal expected" in section.points[0]
     sealed = study / "plan.sealed.json"
     sealed.write_text(sealed.read_text().replace(f'"loss": {made.runs[0].loss!r}', '"loss": 1.0'))
     broken = load_study(study)
