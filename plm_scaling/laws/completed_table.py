@@ -78,7 +78,9 @@ class CompletedTable:
         return Imputed(self.ends, measured) if self.ends else measured
 
 
-def complete_table(table: RunTable, curves: Curves, objective: str) -> CompletedTable:
+def complete_table(
+    table: RunTable, curves: Curves, objective: str, *, most_uncertain: float = MOST_UNCERTAIN
+) -> CompletedTable:
     """Predict the final losses of the unfinished runs of one objective.
 
     Learned from complete runs of the same recipe, validation set and corpus, those a law may be fitted to.
@@ -87,6 +89,7 @@ def complete_table(table: RunTable, curves: Curves, objective: str) -> Completed
     Parameters
     ----------
     curves : evaluations of complete and unfinished runs alike; of one kind, and noise removed alike.
+    most_uncertain : standard error of a predicted end over the end, above which the run stays unfinished.
     """
     by_id = {curve.run_id: curve for curve in curves}
     rows = [row for row in table.of(objective) if not row.schedule_complete]
@@ -109,7 +112,7 @@ def complete_table(table: RunTable, curves: Curves, objective: str) -> Completed
             passed |= {row.run_id: f"{error.what}" for row in members}
             continue
         for completion, end in made:
-            if completion.loss_se > MOST_UNCERTAIN * completion.loss:
+            if completion.loss_se > most_uncertain * completion.loss:
                 passed[completion.run_id] = f"its end is known to {completion.loss_se / completion.loss:.1%} only"
             else:
                 found[completion.run_id], ends[completion.run_id] = completion, end

@@ -39,7 +39,7 @@ FEWEST_SIZES: Final = 4
 _NEAREST: Final = 3
 """Sizes about the minimum that always go on: a fit that takes no predictions must still have its minimum."""
 _MOST_LOST: Final = 0.005
-"""Share of draws without a minimum inside the sizes above which a run goes on."""
+"""Share of draws in which a run's end decides whether there is a minimum at all, above which it goes on."""
 
 
 def dominated_runs(
@@ -151,10 +151,18 @@ class _Case:
         return valley_minima(self.budget, loss, _RULE)
 
     def effect(self, runs: Collection[str]) -> tuple[float, float]:
-        """Standard deviation of ln N_opt that the ends of these runs account for; share of draws without a minimum."""
-        moved = self.drawn - self.minima([run_id for run_id in self.place if run_id not in runs])
-        lost = np.isnan(moved)
-        return (float(np.sqrt(np.mean(moved[~lost] ** 2))) if not lost.all() else math.inf), float(lost.mean())
+        """Standard deviation of ln N_opt that the ends of these runs account for, and how often they decide on more.
+
+        The second is the share of draws where they decide whether there is a minimum at all. Draws without one either
+        way say nothing; where these are the most, nothing is known.
+        """
+        fixed = self.minima([run_id for run_id in self.place if run_id not in runs])
+        moved = self.drawn - fixed
+        known = ~np.isnan(moved)
+        lost = float((np.isnan(self.drawn) ^ np.isnan(fixed)).mean())
+        if 2 * known.sum() < len(moved):
+            return math.inf, 1.0
+        return float(np.sqrt(np.mean(moved[known] ** 2))), lost
 
     def beside(self) -> set[int]:
         """Places of the lowest loss, of the sizes on either side of the minimum, and of the three nearest to it."""
@@ -183,7 +191,7 @@ def _verdicts(case: _Case, asked: list[str], halted: Collection[str], tolerance:
         together, lost_together = case.effect([*out, r])
         size = f"its end moves ln N_opt by {effect:.2g}, the interval's half-width is {half:.2g}"
         if max(lost, lost_together) > _MOST_LOST:
-            verdict = _go_on(r, f"with {max(lost, lost_together):.0%} of its ends there is no minimum inside the sizes")
+            verdict = _go_on(r, "whether there is a minimum inside the sizes hangs on its end")
         elif case.place[r] in beside:
             verdict = _go_on(r, "it stands next to the minimum")
         elif effect > allowed:

@@ -7,6 +7,7 @@ are known when the next budget is decided. Files are the truth: killed at any po
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -165,7 +166,8 @@ def _decide(wave: Wave, plan: SweepPlan, runs_dir: Path, share: float, tolerance
     if not paused:
         return []
     halted = halted_runs(runs_dir, wave.objective)
-    completed = completed_folder(runs_dir, wave.objective)
+    # However little is known of an end: the rule weighs what it may be.
+    completed = completed_folder(runs_dir, wave.objective, most_uncertain=math.inf)
     made = dominated_runs(completed, paused, wave.objective, halted=halted, currency=plan.currency, tolerance=tolerance)
     lines = {line.run_id: line for line in sweep_status(runs_dir, plan)}
     for verdict in made:

@@ -17,7 +17,7 @@ from plm_scaling.core.run_row import RunRow, columns_of
 from plm_scaling.core.run_table import RunTable
 from plm_scaling.core.units import six_nd
 from plm_scaling.corpus.format import VAL_IID
-from plm_scaling.laws.completed_table import CompletedTable, complete_table
+from plm_scaling.laws.completed_table import MOST_UNCERTAIN, CompletedTable, complete_table
 from plm_scaling.laws.curves import Curve, Curves
 from plm_scaling.sweeps.run_log import merged_metrics
 from plm_scaling.sweeps.runs import collect_runs
@@ -50,7 +50,9 @@ def unfinished_runs(runs_dir: Path, complete: RunTable) -> RunTable:
     return RunTable(tuple(rows))
 
 
-def completed_folder(runs_dir: Path, objective: str, validation: str = VAL_IID) -> CompletedTable:
+def completed_folder(
+    runs_dir: Path, objective: str, validation: str = VAL_IID, *, most_uncertain: float = MOST_UNCERTAIN
+) -> CompletedTable:
     """The runs of a folder, the unfinished ones with the final losses that their training losses foretell.
 
     Raises
@@ -59,7 +61,8 @@ def completed_folder(runs_dir: Path, objective: str, validation: str = VAL_IID) 
     """
     complete = collect_runs(runs_dir, validation=validation)
     runs = RunTable((*complete, *unfinished_runs(runs_dir, complete)))
-    return complete_table(runs, training_curves(runs_dir, [row.run_id for row in runs]), objective)
+    curves = training_curves(runs_dir, [row.run_id for row in runs])
+    return complete_table(runs, curves, objective, most_uncertain=most_uncertain)
 
 
 def training_curves(runs_dir: Path, run_ids: Iterable[str]) -> Curves:

@@ -95,7 +95,7 @@ def test_an_end_that_may_be_anywhere_matters_however_far_off_it_is() -> None:
     wide = StudentMixture(np.ones(1), completed.ends[far].mean, np.array([0.3]), 20.0)
     verdict = verdicts(CompletedTable(completed.table, (), (), {}, completed.ends | {far: wide}))[far]
     assert not verdict.halt
-    assert "there is no minimum inside the sizes" in verdict.reason
+    assert "hangs on its end" in verdict.reason
 
 
 def test_runs_halted_before_use_up_the_tolerance() -> None:
