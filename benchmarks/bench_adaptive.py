@@ -56,6 +56,8 @@ GRID: Final = ((0, 1, 2, 3), (0, 1, 2, 3), (0, 2, 3, 5), (0, 2, 3, 5), (0, 1, 2,
 """Of every budget, the sizes of the fixed grid."""
 SHARE: Final = 0.5
 MOST_ROUNDS: Final = 12
+MOST_UNCERTAIN: Final = float(os.environ.get("MOST_UNCERTAIN", "0.01"))
+"""Standard error over the loss, up to which a predicted end is taken; `fit --partial` has .01."""
 TOTALS: Final = (4.0 * sum(BUDGETS[:3]), 4.0 * sum(BUDGETS[:4]), 4.0 * sum(BUDGETS[:2]) + 6.0 * sum(BUDGETS[2:4]))
 Cell = tuple[int, int]
 
@@ -237,7 +239,7 @@ class Growing:
             first_half(self.trial.curves[n], self.rows[n]) if n in self.paused else self.trial.curves[n]
             for n in self.rows
         ]
-        completed = complete_table(RunTable(tuple(rows)), Curves.joined(curves), "clm")
+        completed = complete_table(RunTable(tuple(rows)), Curves.joined(curves), "clm", most_uncertain=MOST_UNCERTAIN)
         unknown = self.paused & set(completed.passed_over)
         if unknown:
             self.paused -= unknown
