@@ -4,8 +4,9 @@
 
 DATA/corpus holds FASTA files, two of which (the distant genome and the second strain) are held out. Stages: prep, plan,
 run, fit, size, report, each by the function of that name; nothing is reused from an earlier study. CLM, four budgets of
-five sizes and four replicates: 8 to 10 minutes of two idle cores at scale 1. With `--stop-dominated` runs of the larger
-budgets are halted where their predicted ends cannot move N_opt, and the fit takes their predicted ends.
+five sizes and four replicates; by the speed of earlier sweeps about ten minutes of two idle cores at scale 1. With
+`--stop-dominated` runs of the larger budgets are halted where their predicted ends cannot move N_opt, and the fit takes
+these ends.
 
 CPU seconds are those of this process and its children, and say more than wall seconds on a machine that others use.
 """
