@@ -34,6 +34,7 @@ import numpy as np  # noqa: E402
 import numpy.typing as npt  # noqa: E402
 from law_peers import PACKAGES, Runs, find_peers, missing_peers  # noqa: E402
 
+from plm_scaling import __version__  # noqa: E402
 from plm_scaling.core.run_table import RunRow, RunTable  # noqa: E402
 from plm_scaling.core.units import six_nd  # noqa: E402
 from plm_scaling.laws.combine import fit_laws  # noqa: E402
@@ -266,8 +267,8 @@ def page(scores: list[Score], notes: list[str], draws: int) -> str:
 
 
 def _versions() -> list[str]:
-    found = ["plm-scaling", "numpy", "scipy", *(name for name in ASKED if name not in missing_peers())]
-    return [f"{name} {version(name)}" for name in found]
+    found = ["numpy", "scipy", *(name for name in ASKED if name not in missing_peers())]
+    return [f"plm-scaling {__version__}", *(f"{name} {version(name)}" for name in found)]
 
 
 def _score_lines(scores: list[Score]) -> list[str]:
