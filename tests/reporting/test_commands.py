@@ -15,7 +15,8 @@ from plm_scaling.reporting.study import Study
 def test_report_passes_the_validation_set_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[tuple[Any, ...]] = []
 
-    def report(study: Path, out: Path | None = None, *, validation: str = "val_iid") -> Path:
+    def report(study: Path, out: Path | None = None, *, validation: str = "val_iid", evals: Any = None) -> Path:
+        assert not evals
         asked.append((study, out, validation))
         return study / "report.html"
 
