@@ -246,8 +246,8 @@ def page(scores: list[Score], notes: list[str], draws: int) -> str:
         "# Scoreboard: fit small, predict large",
         "",
         f"Written by `make scoreboard` on {datetime.now(UTC):%Y-%m-%d}, {platform.machine()}, Python "
-        f"{platform.python_version()}; " + ", ".join(_versions()) + ". One thread a tool; the machine was shared, so "
-        "seconds (CPU) are rough.",
+        f"{platform.python_version()}; " + ", ".join(_versions()) + ". One thread a tool; seconds are "
+        "of CPU.",
         "",
         "The same automatic procedure on every table: of the runs a law is about (`law_runs`: from scratch, to the "
         "end, at most four epochs where a table states them) those up to the cut are fitted, those above predicted. "
