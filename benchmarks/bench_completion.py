@@ -1,6 +1,6 @@
 """Ends of the released protein runs predicted from their first parts; N_opt of a sweep whose large runs were cut.
 
-Run: python benchmarks/bench_completion.py DATA   (DATA/cheng2024_logs holds the released logs; about 2 minutes)
+Run: python benchmarks/bench_completion.py DATA   (DATA/cheng2024_logs holds the released logs; 4 minutes of CPU)
 
 A run that is predicted is cut before the noise that runs share is removed, so that nothing of its later part is known.
 """
