@@ -111,7 +111,7 @@ def halves(fitted: Any, runs: RunTable, losses: GroupLosses, splits: int) -> Non
     from plm_scaling.laws.surface import surface_loss
 
     rng = np.random.default_rng(0)
-    basis = GroupBasis(fitted.basis, fitted.law.surface, fitted.N0, fitted.D0)
+    basis = GroupBasis(fitted.basis, fitted.law.surface, fitted.N0, fitted.D0, fitted.bends)
     at_end = basis.columns(np.array([fitted.N_largest]), np.array([fitted.D_largest]))
     functionals = np.concatenate([at_end, basis.doublings()])
     inside, shrunk, alone = [], [], []

@@ -25,7 +25,7 @@ from typing import Final
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 from plm_scaling import api
-from plm_scaling.core.errors import RefusedError
+from plm_scaling.core.errors import ConfigError, RefusedError
 from plm_scaling.laws.law_fit import LawFit
 
 HELD_OUT: Final = {"distant": "UP000221734-K.stuttgartiensis", "close": "UP000008962-S.typhimurium"}
@@ -137,8 +137,8 @@ def decision(out: Path, flops: float, unique_tokens: float) -> str:
     laws = [out / "fit-clm.json"]
     try:
         advice = api.size(objective="clm", flops=flops, unique_tokens=unique_tokens, laws=laws, out=out / "size.json")
-    except RefusedError as error:
-        return f"refused: {error.what}"
+    except (RefusedError, ConfigError) as error:  # the latter: too small for heads of 64
+        return f"none: {error.what}"
     return f"N {advice.N:.3g}, D {advice.D:.3g} for {flops:.3g} FLOPs"
 
 

@@ -87,7 +87,7 @@ def fit(
     currency: Literal["auto", "C_exact", "C_6nd"] = "auto",
     draws: int = 4000,
     seed: int = 0,
-    partial: bool = False,
+    partial: bool | CompletedTable = False,
     pictures: Path | str | None = None,
     out: Path | str | None = None,
 ) -> LawFit:
@@ -103,14 +103,16 @@ def fit(
     max_compute : runs of more than this many FLOPs are left out.
     delta : border of Huber's quadratic zone in units of ln L; inf is least squares, 0 least absolute deviations.
     validation : name of the validation set whose losses are fitted (runs folders only).
-    partial : take in runs that have not ended, with the loss predicted for their ends and its error
-        (`completed_runs`).
+    partial : take in runs that have not ended, with the loss predicted for their ends and its error; or what
+        `completed_runs` gave for this table and objective.
     pictures : folder to draw the fit into.
     """
     from plm_scaling.laws.combine import fit_laws
 
     table = Path(table)
-    completed = completed_runs(table, objective=objective, validation=validation) if partial else None
+    completed = partial or None
+    if completed is True:
+        completed = completed_runs(table, objective=objective, validation=validation)
     runs = completed.table if completed else collect(table, validation=validation, objective=objective)
     if schedule is not None:
         runs = runs.where(lambda row: row.schedule == schedule)

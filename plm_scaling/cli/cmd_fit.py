@@ -98,6 +98,7 @@ def command(
     from plm_scaling.cli.fit_screen import form_rows, law_rows
     from plm_scaling.cli.main import EXIT_REFUSED
 
+    completed = api.completed_runs(table, objective=objective, validation=validation) if partial else None
     fitted = api.fit(
         table,
         objective=objective,
@@ -110,14 +111,14 @@ def command(
         currency=currency,
         draws=draws,
         seed=seed,
-        partial=partial,
+        partial=completed or False,
         pictures=None if dry_run else pictures,
     )
     emit(output, rows=law_rows(fitted), title=f"{fitted.objective}, {fitted.n_runs} runs", value=fitted)
     if output == "human" and fitted.forms:
         emit(output, rows=form_rows(fitted), title="forms, by their error on larger budgets than they were fitted to")
-    if output == "human" and partial:
-        _say_predicted(api.completed_runs(table, objective=fitted.objective, validation=validation))
+    if output == "human" and completed:
+        _say_predicted(completed)
     elif output == "human" and table.is_dir() and (halted := api.halted_runs(table, objective=fitted.objective)):
         warn(f"{len(halted)} halted runs are left out; --partial takes them in with their predicted ends")
     for note in fitted.notes:

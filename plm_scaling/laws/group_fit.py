@@ -13,7 +13,10 @@ __all__ = ["GroupFit", "GroupLaw", "HomologyEffect"]
 
 
 class GroupLaw(Record):
-    """One group's law: L_g(N, D) = L(N, D) + a + b phi_N(N) + c phi_D(D), drawn towards the other groups' laws."""
+    """One group's law, drawn towards the other groups' laws.
+
+    L_g(N, D) = L(N, D) + a + b phi_N(N) + c phi_D(D) [+ d phi_N(N) ln(N/N0) + e phi_D(D) ln(D/D0)]
+    """
 
     name: str
     sequences: int
@@ -39,10 +42,10 @@ class GroupLaw(Record):
     fastest_D: float
     loading: float
     """How much of an error of the law of all is this group's: 1 all of it, 0 none."""
-    coefficients: tuple[float, float, float]
-    """a, b, c: posterior means."""
-    covariance: tuple[tuple[float, float, float], ...]
-    """Of a, b, c: posterior."""
+    coefficients: tuple[float, ...]
+    """a, b, c, with bends also d, e: posterior means."""
+    covariance: tuple[tuple[float, ...], ...]
+    """Of the coefficients: posterior."""
     flags: tuple[str, ...] = ()
     """FEW_SEQUENCES, NO_HOMOLOGOUS_TOKENS."""
 
@@ -78,6 +81,8 @@ class GroupFit(Record):
     """The law of all sequences of the first of these sets; its draws resample runs alone."""
     basis: Literal["law", "log"]
     """`law`: phi_N = L(N, D0) - L(N0, D0) and phi_D likewise, the law's own cuts; `log`: ln(N/N0) and ln(D/D0)."""
+    bends: bool = False
+    """Whether groups have bends d, e: enough runs, spread widely enough."""
     N0: float
     D0: float
     """Centre of the runs."""

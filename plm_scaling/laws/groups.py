@@ -62,7 +62,7 @@ class _Place:
 
     @cached_property
     def functionals(self) -> FloatArray:
-        """float64[3, 3]: from coefficients to the loss at the largest run and the changes per doubling of N and D."""
+        """float64[3, p]: from coefficients to the loss at the largest run and the changes per doubling of N and D."""
         at = self.basis.columns(np.array([self.N]), np.array([self.D]))
         return np.concatenate([at, self.basis.doublings()])
 
@@ -94,7 +94,8 @@ def fit_group_laws(
     """The laws of groups of validation sequences.
 
     A group's loss, less the law of all sequences and less its share of what befell all in a run (a seed), is linear in
-    the law's own cuts in N and in D, or in their logarithms: whichever leaves less. Coefficients are shrunk towards
+    the law's own cuts in N and in D, or in their logarithms: whichever leaves less; and in their bends, without which
+    the change with D of a group that has exponents of its own is too sure of itself. Coefficients are shrunk towards
     the other groups' (`group_posterior`), towards a line in ln(training tokens of the group) where these are known.
 
     Parameters
@@ -146,6 +147,7 @@ def fit_group_laws(
         validation=validation,
         law=law,
         basis=basis.name,
+        bends=basis.bends,
         N0=basis.N0,
         D0=basis.D0,
         N_largest=place.N,
@@ -176,7 +178,7 @@ def group_loss(
     group = fit.group(name)
     surface = _surface(fit.law)
     at_N, at_D = np.array([float(N)]), np.array([float(D)])
-    columns = GroupBasis(fit.basis, surface, fit.N0, fit.D0).columns(at_N, at_D)[0]
+    columns = GroupBasis(fit.basis, surface, fit.N0, fit.D0, fit.bends).columns(at_N, at_D)[0]
     rng = np.random.default_rng([seed, 4])
     estimate = float(surface_loss(surface, N, D))
     off_law = group.loading * (law_draws(surface, at_N, at_D)[:, 0] - estimate)
@@ -279,8 +281,8 @@ def _group(
         fastest_N=float((ranks[:, 0] <= fastest).mean()),
         fastest_D=float((ranks[:, 1] <= fastest).mean()),
         loading=float(evidence.loading[g]),
-        coefficients=_three(mean),
-        covariance=tuple(_three(row) for row in covariance),
+        coefficients=tuple(mean.tolist()),
+        covariance=tuple(tuple(row) for row in covariance.tolist()),
         flags=tuple(flags),
     )
 

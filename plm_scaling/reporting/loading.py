@@ -19,6 +19,7 @@ from plm_scaling.core.run_table import RunTable
 from plm_scaling.corpus.format import MANIFEST_NAME, VAL_IID, Manifest
 from plm_scaling.corpus.statistics import CorpusStatistics, corpus_statistics
 from plm_scaling.evals.results import ResultRow, latest_rows, read_rows
+from plm_scaling.laws.group_fit import GroupFit
 from plm_scaling.laws.law_fit import LawFit
 from plm_scaling.reporting.arms import Arm, repeat_series
 from plm_scaling.reporting.mixtures import diversity_groups, diversity_sources
@@ -91,6 +92,7 @@ def load_study(path: Path, *, validation: str = VAL_IID, evals: Sequence[Path] =
         spending=spending,
         allocation=allocation,
         scores=scores,
+        groups=_groups(path, missing),
         sealed=_sealed(path, missing),
         manifest=manifest,
         statistics=_statistics(corpus, manifest) if manifest else None,
@@ -114,6 +116,16 @@ def _optional(kind: type[_R], path: Path, what: str, missing: list[str]) -> _R |
 def _unasked(kind: type[_R], path: Path, what: str, missing: list[str]) -> _R | None:
     """As `_optional`, of what no study needs: only a file that cannot be read is worth a sentence."""
     return _optional(kind, path, what, missing) if path.is_file() else None
+
+
+def _groups(path: Path, missing: list[str]) -> dict[Objective, GroupFit]:
+    found: dict[Objective, GroupFit] = {}
+    for objective in OBJECTIVES:
+        named = f"The fit of {objective.upper()} by group"
+        fit = _unasked(GroupFit, path / f"groups-{objective}.json", named, missing)
+        if fit is not None:
+            found[objective] = fit
+    return found
 
 
 def _sealed(path: Path, missing: list[str]) -> tuple[SealScore, ...]:

@@ -20,6 +20,7 @@ from plm_scaling.reporting.decision_view import SIZE_COMMAND
 from plm_scaling.reporting.doubts import limits, named_doubts
 from plm_scaling.reporting.drawing import COLORS, DARK
 from plm_scaling.reporting.evals_section import evals_sections
+from plm_scaling.reporting.groups_section import groups_sections
 from plm_scaling.reporting.loading import load_study
 from plm_scaling.reporting.seal_section import seal_sections
 from plm_scaling.reporting.study import Study
@@ -35,8 +36,8 @@ def write_report(study: Path, out: Path, *, validation: str = VAL_IID, evals: Se
 
     Parameters
     ----------
-    study : folder with plan.json, plan.sealed.json, runs/, fit-clm.json, fit-mlm.json, transfer.json, size.json,
-        spend.json, allocation.json, evals/, corpus/ (each may be missing).
+    study : folder with plan.json, plan.sealed.json, runs/, fit-clm.json, fit-mlm.json, transfer.json,
+        groups-clm.json, groups-mlm.json, size.json, spend.json, allocation.json, evals/, corpus/ (each may be missing).
     out : the HTML file, replaced atomically.
     validation : name of the validation set whose losses are shown.
     evals : files of results of evaluations, instead of evals/*.jsonl.
@@ -71,6 +72,7 @@ def render_page(study: Study, *, now: datetime | None = None) -> str:
         sections=(
             *decision.sections,
             *figures.all_sections(study),
+            *groups_sections(study),
             *seal_sections(study),
             *evals_sections(study),
             *corpus_sections(study),

@@ -15,6 +15,7 @@ from plm_scaling.core.run_table import RunTable
 from plm_scaling.corpus.format import TRAIN, VAL_IID, Manifest
 from plm_scaling.corpus.statistics import CorpusStatistics
 from plm_scaling.evals.results import ResultRow
+from plm_scaling.laws.group_fit import GroupFit
 from plm_scaling.laws.law_fit import LawFit
 from plm_scaling.laws.noise import law_runs, pooled_seed_noise
 from plm_scaling.sizing.allocation_record import AllocationPlan
@@ -84,6 +85,8 @@ class Study:
     """How an allocation is to be split: allocation.json."""
     scores: tuple[ResultRow, ...] = ()
     """What models scored on tasks, the last row of every question: evals/*.jsonl."""
+    groups: Mapping[Objective, GroupFit] = field(default_factory=dict)
+    """The laws of groups of sequences: groups-clm.json, groups-mlm.json."""
     sealed: tuple[SealScore, ...] = ()
     """What was predicted of runs before they were made, and what became of it: plan.sealed.json."""
     manifest: Manifest | None = None

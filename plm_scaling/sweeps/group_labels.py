@@ -10,7 +10,7 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from plm_scaling.core.errors import ConfigError, RecordError, RefusedError, did_you_mean
+from plm_scaling.core.errors import ConfigError, CorpusError, RecordError, RefusedError, did_you_mean
 from plm_scaling.core.run import RunConfig
 from plm_scaling.core.run_folder import RunFolder
 from plm_scaling.core.run_table import RunTable
@@ -112,14 +112,22 @@ def label_records(corpus: Corpus, by: str, groups: Path | None = None) -> Labels
     Raises
     ------
     ConfigError : no such column. RecordError : a file that cannot be read, or names no record of the corpus.
-    CorpusError : a corpus without clusters.
+    CorpusError : a corpus without clusters, or without taxa.
     """
     if groups is not None:
         return _from_file(corpus, by, groups)
     if by == "source":
         return Labels(tuple(source.name for source in corpus.manifest.sources), corpus.source.astype(np.int64))
     if by == "taxon":
-        return _numbered(corpus.taxon.astype(np.int64), nothing=0)
+        taxon = corpus.taxon.astype(np.int64)
+        if not taxon.any():
+            raise CorpusError(
+                "no record of the corpus has a taxon",
+                where=str(corpus.path),
+                why="taxa are read from OX= or TaxID= in FASTA headers",
+                hint="--by source, or --by COLUMN --groups FILE with a taxonomy of your own",
+            )
+        return _numbered(taxon, nothing=0)
     if by in ("cluster50", "cluster90"):
         return _numbered(corpus.cluster(int(by.removeprefix("cluster"))), nothing=None)
     raise ConfigError(
@@ -132,9 +140,9 @@ def label_records(corpus: Corpus, by: str, groups: Path | None = None) -> Labels
 
 def _numbered(values: Int, nothing: int | None) -> Labels:
     """Groups of equal values; `nothing` is no group."""
-    known, number = np.unique(values, return_inverse=True)
-    if nothing is not None:
-        number = np.where(values == nothing, -1, number)
+    grouped = np.ones(len(values), dtype=np.bool_) if nothing is None else values != nothing
+    known = np.unique(values[grouped])
+    number = np.where(grouped, np.searchsorted(known, values), -1)
     return Labels(tuple(str(value) for value in known.tolist()), number.astype(np.int64))
 
 

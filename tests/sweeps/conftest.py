@@ -36,10 +36,12 @@ def _entry(folder: Path, name: str) -> FileEntry:
     return FileEntry(name=name, bytes=len(data), sha256=hashlib.sha256(data).hexdigest())
 
 
-def build_corpus(folder: Path, *, sequences: dict[str, int], seed: int = 0, clusters: int = 0) -> Corpus:
+def build_corpus(
+    folder: Path, *, sequences: dict[str, int], seed: int = 0, clusters: int = 0, taxa: Sequence[int] = (0,)
+) -> Corpus:
     """Random sequences of 10 to 150 residues per source, without duplicates; every tenth is validation.
 
-    Every fifth is flagged as a fragment; with `clusters` they are spread over so many.
+    Every fifth is flagged as a fragment; with `clusters` they are spread over so many; `taxa` are given in turn.
     """
     (folder / "shards").mkdir(parents=True)
     (folder / "index").mkdir()
@@ -74,7 +76,8 @@ def build_corpus(folder: Path, *, sequences: dict[str, int], seed: int = 0, clus
     n = len(rows)
     columns = {name: [row[i] for row in rows] for i, name in enumerate(_COLUMNS)}
     columns["cluster50"] = columns["cluster90"] = random.integers(0, clusters, n).tolist() if clusters else [None] * n
-    columns |= {name: [0] * n for name in ("taxon", "members", "evidence")} | {"rep_id": [None] * n}
+    columns |= {name: [0] * n for name in ("members", "evidence")} | {"rep_id": [None] * n}
+    columns["taxon"] = [taxa[row % len(taxa)] for row in range(n)]
     columns["flags"] = [int(row % 5 == 0) << FLAGS.index("fragment") for row in range(n)]
     pq.write_table(pa.Table.from_pydict(columns, schema=INDEX_SCHEMA), folder / "index" / "000000.parquet")
     (folder / "shards" / "000000.bin").write_bytes(np.concatenate(tokens).tobytes())

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 
@@ -9,12 +10,15 @@ import pyarrow.parquet as pq
 import pytest
 
 from plm_scaling import api
-from plm_scaling.core.errors import ConfigError, RecordError, RefusedError
+from plm_scaling.core.errors import ConfigError, CorpusError, RecordError, RefusedError
 from plm_scaling.core.run import RunRecord, Stream, ValidationLoss
 from plm_scaling.core.run_folder import RunFolder
 from plm_scaling.core.run_order import RunOrder
 from plm_scaling.corpus.reader import Corpus
 from plm_scaling.laws.group_fit import GroupFit
+from plm_scaling.reporting.groups_section import groups_sections
+from plm_scaling.reporting.loading import load_study
+from plm_scaling.reporting.page import render_page
 from plm_scaling.sweeps.group_labels import label_records, read_sweep_losses, training_shares
 from plm_scaling.sweeps.plan import plan_sweep
 from plm_scaling.sweeps.plan_records import GridArm, SweepSpec
@@ -75,6 +79,40 @@ def test_groups_of_a_runs_folder(study: Path, cli: Callable[..., Screen], tmp_pa
     assert known > 1.2 * new
 
 
+def test_taxa_are_groups_and_unknown_ones_are_none(study: Path, tmp_path: Path) -> None:
+    corpus = build_corpus(tmp_path / "corpus", sequences={"a": 6}, taxa=(0, 9606, 562))
+    labels = label_records(corpus, "taxon")
+    assert labels.names == ("562", "9606")
+    assert labels.number.tolist() == [-1, 1, 0, -1, 1, 0]
+
+
+def test_the_report_shows_the_groups_beside_the_runs(study: Path) -> None:
+    fit = api.fit_groups(study / "runs", by="source", form="multiplicative", draws=60, out=study / "groups-clm.json")
+    try:
+        read = load_study(study)
+        assert dict(read.groups) == {"clm": fit}
+        (section,) = groups_sections(read)
+        said = " ".join(section.points)
+        assert "CLM by source: a doubling of D changes the loss of known most" in said
+        assert "that of new least" in said
+        assert len(section.panels) == 2
+        (table,) = section.tables
+        assert [row[0] for row in table.rows] == ["known", "new"]
+        assert not any(note.startswith("SLOPES") for note in section.alarms)
+        page = render_page(read)
+        assert page.count("<svg") >= 2
+        assert section.title in page
+        many = tuple(fit.groups[k % 2].model_copy(update={"name": f"g{k}"}) for k in range(30))
+        (large,) = groups_sections(dataclasses.replace(read, groups={"clm": fit.model_copy(update={"groups": many})}))
+        assert len(large.tables[0].rows) == 20
+        assert "10 between them are in the file" in large.tables[0].title
+        (study / "groups-mlm.json").write_text("{")
+        assert any("The fit of MLM by group cannot be read" in text for text in load_study(study).missing)
+    finally:
+        for path in study.glob("groups-*.json"):
+            path.unlink()
+
+
 def test_groups_of_a_users_file(study: Path, tmp_path: Path) -> None:
     corpus = Corpus.open(study / "corpus")
     rows = corpus.rows("val_iid")
@@ -105,6 +143,8 @@ def test_clusters_sets_and_what_is_no_column(study: Path) -> None:
     assert len(labels.names) == len(np.unique(corpus.cluster(50)))
     with pytest.raises(ConfigError, match="no column 'sources'"):
         label_records(corpus, "sources")
+    with pytest.raises(CorpusError, match="no record of the corpus has a taxon"):
+        label_records(corpus, "taxon")
     with pytest.raises(RefusedError, match="1 groups"):
         api.fit_groups(study / "runs", by="set", form="multiplicative", draws=50)
     with pytest.raises(ConfigError, match="need a runs folder"):
