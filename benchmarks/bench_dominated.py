@@ -126,7 +126,7 @@ def decided(
         halted += [verdict.run_id for verdict in made if verdict.halt]
         left = left[1:]
     table, curves = cut(set(halted))
-    completed = complete_table(table, curves, objective)
+    completed = complete_table(table, curves, objective, however_uncertain=halted)
     paused = [run_id for wave in waves for run_id in wave]
     spent, saved = sum(cost.values()), (1.0 - share) * sum(cost[run_id] for run_id in halted)
     print(f"\n{objective}, paused at {share:.0%}: {len(cost)} runs, {spent:.3g} FLOPs; {len(paused)} paused, ", end="")

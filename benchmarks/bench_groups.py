@@ -114,7 +114,7 @@ def halves(fitted: Any, runs: RunTable, losses: GroupLosses, splits: int) -> Non
     basis = GroupBasis(fitted.basis, fitted.law.surface, fitted.N0, fitted.D0, fitted.bends)
     at_end = basis.columns(np.array([fitted.N_largest]), np.array([fitted.D_largest]))
     functionals = np.concatenate([at_end, basis.doublings()])
-    inside, shrunk, alone = [], [], []
+    inside, shrunk, alone, fewest = [], [], [], []
     for split in range(splits):
         order, mixed = rng.permutation(len(runs)), rng.permutation(len(losses.label))
         parts = []
@@ -125,22 +125,26 @@ def halves(fitted: Any, runs: RunTable, losses: GroupLosses, splits: int) -> Non
             at = surface_loss(fitted.law.surface, N, D, rows.column("batch_tokens"))
             part = _half(losses, chosen, np.sort(mixed[half::2]))
             parts.append((part, at, rows.column("loss") - at, basis.columns(N, D)))
-        counts = [np.bincount(part[0].label, minlength=len(losses.names)) for part in parts]
-        keep = np.flatnonzero(np.minimum(*counts) >= 5)
+        counts = np.minimum(*(np.bincount(part[0].label, minlength=len(losses.names)) for part in parts))
+        keep = np.flatnonzero(counts >= 5)
         a, b = (evidence_of(part[0].keep(keep), *part[1:]) for part in parts)
         made = draw_posterior(a.estimate, a.covariance, a.degrees, np.ones((len(keep), 1)), draws=600, seed=split)
-        of_a = made.beta @ functionals.T
-        other = b.estimate @ functionals.T
-        error = of_a.var(axis=0) + np.einsum("ki,gij,kj->gk", functionals, b.covariance, functionals)
-        apart = of_a.mean(axis=0) - other
-        inside.append(np.abs(apart) <= 1.96 * np.sqrt(error))
-        shrunk.append(apart)
+        of_a, other = made.beta @ functionals.T, b.estimate @ functionals.T
+        error = np.sqrt(np.einsum("ki,gij,kj->gk", functionals, b.covariance, functionals))
+        tail = np.random.default_rng([split, 1]).standard_t(b.degrees, (600, len(keep)))
+        low, high = np.percentile(of_a - other - tail[:, :, None] * error, [2.5, 97.5], axis=0)
+        inside.append((low <= 0) & (high >= 0))
+        shrunk.append(of_a.mean(axis=0) - other)
         alone.append(a.estimate @ functionals.T - other)
-    print("| quantity | agree within 95 % | rms difference, shrunk | alone |\n|---|---|---|---|")
+        fewest.append(counts[keep])
+    held, size = np.concatenate(inside), np.concatenate(fewest)
+    print("| quantity | agree within 95 % | of groups of 10 or more in a half | rms difference, shrunk | alone |")
+    print("|---|---|---|---|---|")
     for k, quantity in enumerate(QUANTITIES):
         of = [np.sqrt(np.mean(np.concatenate(some)[:, k] ** 2)) for some in (shrunk, alone)]
-        print(f"| {quantity} | {100 * np.concatenate(inside)[:, k].mean():.1f} % | {of[0]:.4f} | {of[1]:.4f} |")
-    print(f"{len(np.concatenate(inside))} groups in {splits} splits")
+        shares = " | ".join(f"{100 * held[size >= least, k].mean():.1f} %" for least in (0, 10))
+        print(f"| {quantity} | {shares} | {of[0]:.4f} | {of[1]:.4f} |")
+    print(f"{len(held)} groups in {splits} splits, {int((size >= 10).sum())} of 10 or more")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -248,9 +248,9 @@ def run(
         way they go on, and the next call takes them over.
     executor : where the runs train, instead of `workers` processes here.
     watch : go on until every run is complete or has failed, or gets no further.
-    stop_dominated : runs of the larger budgets wait at `pause_share` of their steps; those whose predicted ends can
-        move ln N_opt of their budget by no more than `halt_tolerance` of the half-width of its interval, all together,
-        are halted (`halted.json`), the others go on. What that saved is in the outcome.
+    stop_dominated : runs of the larger budgets wait at `pause_share` of their steps, at least .3; those whose predicted
+        ends can move ln N_opt of their budget by no more than `halt_tolerance` of the half-width of its interval, all
+        together, are halted (`halted.json`), the others go on. What that saved is in the outcome.
     resume_halted : go on with runs that were halted.
 
     Raises

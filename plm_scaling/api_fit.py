@@ -121,7 +121,9 @@ def fit(
     if table.is_dir():
         from plm_scaling.sweeps.runs import read_clusters
 
-        clusters = read_clusters(table, [row.run_id for row in runs.of(chosen) if not row.is_imputed], validation)
+        # Only runs that went to their ends were scored by sequence.
+        scored = runs.of(chosen).where(lambda row: row.schedule_complete and not row.is_imputed)
+        clusters = read_clusters(table, [row.run_id for row in scored], validation)
     fitted = fit_laws(
         runs,
         chosen,

@@ -22,6 +22,7 @@ def fit_groups(
     by: str,
     groups: Path | str | None = None,
     objective: str | None = None,
+    schedule: str | None = None,
     validation: str = "val_iid",
     also: Sequence[str] = (),
     corpus: Path | str | None = None,
@@ -41,7 +42,7 @@ def fit_groups(
     by : source, taxon, cluster50, cluster90, set (validation sets), identity (to the training split, MMseqs2), or a
         column of `groups`.
     groups : CSV or TSV with the columns `accession` and `by`; the first line of an accession counts.
-    objective : needed only where the folder holds both.
+    objective, schedule : needed only where the folder holds both; a schedule is cosine or wsd.
     validation : the set whose law is fitted. also : more sets whose sequences are grouped; `set` takes all there are.
     corpus : folder of the prepared corpus; where the runs name it by default.
     form : of the law of all sequences, as in `fit`.
@@ -54,16 +55,14 @@ def fit_groups(
     ConfigError : no such column. RecordError : losses or a file that cannot be read. RefusedError : too few runs or
     groups, or N and D that move together. CorpusError : clusters or identities that this corpus or machine lacks.
     """
-    from plm_scaling.api_fit import collect
     from plm_scaling.laws.combine import fit_laws
     from plm_scaling.laws.groups import fit_group_laws
 
     read = grouped_losses(
-        runs_dir, by=by, groups=groups, objective=objective, validation=validation, also=also, corpus=corpus,
-        least=least, most=most, tell=tell,
+        runs_dir, by=by, groups=groups, objective=objective, schedule=schedule, validation=validation, also=also,
+        corpus=corpus, least=least, most=most, tell=tell,
     )  # fmt: skip
-    chosen = read.runs.rows[0].objective
-    law = fit_laws(collect(runs_dir, validation=validation), chosen, form=form, draws=max(draws, 50), seed=seed)
+    law = fit_laws(read.table, read.runs.rows[0].objective, form=form, draws=max(draws, 50), seed=seed)
     fitted = fit_group_laws(
         read.runs,
         law,
@@ -85,6 +84,7 @@ def grouped_losses(
     by: str,
     groups: Path | str | None = None,
     objective: str | None = None,
+    schedule: str | None = None,
     validation: str = "val_iid",
     also: Sequence[str] = (),
     corpus: Path | str | None = None,
@@ -113,6 +113,8 @@ def grouped_losses(
             "laws by group need a runs folder", where=str(runs_dir), why="a table holds no losses by sequence"
         )
     table = collect(runs_dir, validation=validation)
+    if schedule is not None:
+        table = table.where(lambda row: row.schedule == schedule)
     runs = law_runs(table, _objective_of(table, objective, runs_dir))
     if not len(runs):
         raise RecordError(
@@ -133,7 +135,7 @@ def grouped_losses(
         labels = Labels(records.names, records.number[found.rows])
         share = training_shares(held, order.config, records)
     losses, left_out = group_losses_of(found, held, labels, share=share, least=least, most=most)
-    return GroupedRuns(runs, losses, found.sets, left_out)
+    return GroupedRuns(table, runs, losses, found.sets, left_out)
 
 
 def _by_identity(found: SweepLosses, corpus: Corpus, tell: Callable[[str], None]) -> Labels:

@@ -22,15 +22,20 @@ def predict_seal(law: Path | str, plan: Path | str, *, runs: Path | str | None =
     runs : folder the plan's runs are trained in (default: `runs/` beside the plan).
     dry_run : predict, and write nothing.
 
+    Runs on another corpus, or by another recipe, than those behind the law are left out. What the law's fit does not
+    say of its runs stands in the seal's `flags` and `notes`.
+
     Raises
     ------
     RefusedError : no run can be sealed, each with its reason; or the fit predicts no losses.
     RecordError : an earlier seal of the plan is broken.
     """
+    from plm_scaling import __version__
     from plm_scaling.sweeps.sealing import add_seal
 
     plan = Path(plan)
-    return add_seal(plan, Path(law), plan.parent / "runs" if runs is None else Path(runs), write=not dry_run)
+    runs = plan.parent / "runs" if runs is None else Path(runs)
+    return add_seal(plan, Path(law), runs, version=__version__, write=not dry_run)
 
 
 def predict_score(plan: Path | str, *, runs: Path | str | None = None) -> tuple[SealScore, ...]:

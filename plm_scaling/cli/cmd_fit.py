@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 import click
 
@@ -15,6 +15,9 @@ if TYPE_CHECKING:
     from plm_scaling.laws.completed_table import CompletedTable
 
 __all__ = ["command"]
+
+_NOT_BY: Final = frozenset({"plateau", "max_compute", "delta", "currency", "partial", "pictures"})
+"""Options of the law of all sequences that laws by group do not take."""
 
 
 def _flops(context: click.Context, param: click.Parameter, value: str | None) -> float | None:
@@ -59,7 +62,10 @@ def _flops(context: click.Context, param: click.Parameter, value: str | None) ->
 @click.option("-o", "--out", type=click.Path(path_type=Path), help="Default: fit-OBJECTIVE.json beside TABLE.")
 @DryRun
 @OutputFormat
+@click.pass_context
 def command(
+    context: click.Context,
+    /,
     table: Path,
     objective: str | None,
     schedule: Literal["cosine", "wsd"] | None,
@@ -87,10 +93,11 @@ def command(
     the fit is written all the same and says why. With --by a runs folder's laws by group: groups-OBJECTIVE.json.
     """
     if by is not None:
-        _check_by({"schedule": schedule, "plateau": plateau, "max-compute": max_compute, "partial": partial or None})
+        _check_by(context)
         from plm_scaling.cli.groups_screen import fit_by
 
-        choices = {"objective": objective, "validation": validation, "form": form, "draws": draws, "seed": seed}
+        choices: dict[str, Any] = {"objective": objective, "schedule": schedule, "validation": validation}
+        choices |= {"form": form, "draws": draws, "seed": seed}
         return fit_by(table, out, dry_run, output, by=by, groups=groups, also=also, **choices)
     if groups is not None or also:
         raise ConfigError("--groups and --also belong to --by", hint="--by COLUMN")
@@ -137,11 +144,14 @@ def command(
     return EXIT_REFUSED if fitted.refusals else 0
 
 
-def _check_by(given: dict[str, object]) -> None:
-    """Refuse options that laws by group do not know."""
-    for name, value in given.items():
-        if value is not None:
-            raise ConfigError(f"--{name} and --by do not go together", hint=f"leave out --{name}")
+def _check_by(context: click.Context) -> None:
+    """Refuse options that laws by group do not know, if they were typed."""
+    from click.core import ParameterSource
+
+    for option in context.command.params:
+        name = option.name or ""
+        if name in _NOT_BY and context.get_parameter_source(name) is ParameterSource.COMMANDLINE:
+            raise ConfigError(f"{option.opts[0]} and --by do not go together", hint=f"leave out {option.opts[0]}")
 
 
 def _say_predicted(completed: CompletedTable) -> None:
@@ -153,7 +163,8 @@ def _say_predicted(completed: CompletedTable) -> None:
     for check in completed.checks:
         say(
             f"from {check.share:.0%} of a run, the ends of {check.n} complete runs are predicted to "
-            f"{check.mean_relative_error:.2%} (each left out in turn; {check.coverage:.0%} inside their 95 % intervals)"
+            f"{check.mean_relative_error:.2%} (each left out in turn; {check.coverage:.0%} inside their intervals "
+            "before they were widened to hold 95 %)"
         )
     for run_id, why in completed.passed_over.items():
         warn(f"{run_id} stays out: {why}")

@@ -13,6 +13,12 @@ __all__ = ["command"]
 _FAR = 1.0
 """Decades: the reach of the law's own extrapolation test."""
 _FILE = click.Path(path_type=Path, exists=True, dir_okay=False)
+_ONLY = {
+    "level": ("--level", "--points", "a seal holds the intervals of 50, 90 and 95 %"),
+    "out": ("-o", "--points", "--format csv prints what the others show"),
+    "runs": ("--runs", "--seal and --score", "the points of a CSV are no runs of a plan"),
+}
+"""Options that some ways of asking have no use for: which, what they go with, and why."""
 
 
 @click.command("predict", epilog="Example: plm-scaling predict fit-mlm.json --points points.csv -o predicted.csv")
@@ -23,11 +29,21 @@ _FILE = click.Path(path_type=Path, exists=True, dir_okay=False)
 @click.option("--seal", type=_FILE, metavar="PLAN", help="Seal what LAW predicts of PLAN's runs that have not begun.")
 @click.option("--score", type=click.Path(path_type=Path), metavar="PLAN", help="Score the seals of PLAN; needs no LAW.")
 @click.option("--runs", type=click.Path(path_type=Path), help="Runs folder of PLAN. Default: runs/ beside it.")
-@click.option("--level", default=0.90, show_default=True, type=click.FloatRange(0.5, 0.999), help="Of the interval.")
-@click.option("-o", "--out", type=click.Path(path_type=Path), help="CSV to write. Default: print only.")
+@click.option(
+    "--level",
+    default=0.90,
+    show_default=True,
+    type=click.FloatRange(0.5, 0.999),
+    help="Of the interval; with --points only: a seal holds those of 50, 90 and 95 %.",
+)
+@click.option(
+    "-o", "--out", type=click.Path(path_type=Path), help="CSV to write; with --points only. Default: print only."
+)
 @DryRun
 @OutputFormat
+@click.pass_context
 def command(
+    ctx: click.Context,
     law: Path | None,
     points: Path | None,
     seal: Path | None,
@@ -46,6 +62,7 @@ def command(
     """
     if sum(way is not None for way in (points, seal, score)) != 1:
         raise click.UsageError("give one of --points CSV, --seal PLAN and --score PLAN")
+    _refuse_unused(ctx, {"runs"} if points is not None else {"level", "out"})
     if score is None and law is None:
         raise click.UsageError("Missing argument 'LAW': the fit.json to predict with")
     if score is not None:
@@ -58,6 +75,20 @@ def command(
     elif points is not None:
         assert law is not None
         _predict(law, points, level, None if dry_run else out, out, output)
+
+
+def _refuse_unused(ctx: click.Context, names: set[str]) -> None:
+    """Refuse options that were typed and would be passed over in silence.
+
+    Raises
+    ------
+    UsageError : the first of them.
+    """
+    from click.core import ParameterSource
+
+    for name, (option, way, why) in _ONLY.items():
+        if name in names and ctx.get_parameter_source(name) is ParameterSource.COMMANDLINE:
+            raise click.UsageError(f"{option} goes with {way} only: {why}", ctx)
 
 
 def _predict(law: Path, points: Path, level: float, out: Path | None, named: Path | None, output: str) -> None:
@@ -85,6 +116,8 @@ def _seal(law: Path, plan: Path, runs: Path | None, dry_run: bool, output: str) 
     made = api.predict_seal(law, plan, runs=runs, dry_run=dry_run)
     rows = seal_screen.sealed_rows(made)
     emit(output, rows=rows, value=made, title=f"{law.name}: predicted loss, nats per token")
+    for note in made.notes:
+        warn(note)
     for line in by_reason(made.left_out):
         warn(f"not sealed: {line}")
     _warn_far(max(run.decades_beyond for run in made.runs))

@@ -53,7 +53,7 @@ def _per_device(context: click.Context, param: click.Parameter, value: str | Non
 )
 @click.option(
     "--pause-share",
-    type=click.FloatRange(0, 1, min_open=True, max_open=True),
+    type=click.FloatRange(0.3, 1, max_open=True),
     default=0.5,
     show_default=True,
     help="Share of its steps at which a run waits for that decision.",
@@ -93,6 +93,8 @@ def command(
     from plm_scaling.cli.main import EXIT_INCOMPLETE
     from plm_scaling.cli.sweep_progress import SweepProgress
 
+    if not stop_dominated:
+        _refuse_without_halting(click.get_current_context())
     runs = out or plan.parent / "runs"
     run = partial(
         api.run,
@@ -137,13 +139,26 @@ def command(
     return 0
 
 
+def _refuse_without_halting(context: click.Context) -> None:
+    """Refuse what only `--stop-dominated` heeds: it would be passed over in silence."""
+    from click.core import ParameterSource
+
+    for param in context.command.params:
+        typed = context.get_parameter_source(param.name or "") is ParameterSource.COMMANDLINE
+        if param.name in ("pause_share", "halt_tolerance") and typed:
+            raise click.UsageError(f"{param.opts[-1]} goes with --stop-dominated, which is missing", context)
+
+
 def _say_halting(report: HaltingReport, output: str) -> None:
-    """What halting saved, and the minima that are left."""
+    """What halting saved, why it left the other runs alone, and the minima that are left."""
     from plm_scaling.cli.status_screen import duration, optima_rows
+    from plm_scaling.sweeps.halting_report import why_not_halted
 
     saved = f"{report.C_saved:.3g} of {report.C_planned:.3g} FLOPs ({report.C_saved / report.C_planned:.1%})"
     time = "" if report.seconds_saved is None else f", {duration(report.seconds_saved)} of devices"
     say(f"{report.n_halted} of {report.n_runs} runs halted; saved {saved}{time}")
+    for line in why_not_halted(report.verdicts):
+        say(line)
     if output == "human" and report.optima:
         emit(output, rows=optima_rows(report.optima), title="minima, halted runs taken in with their predicted ends")
     for remark in report.remarks:

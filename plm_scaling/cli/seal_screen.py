@@ -70,7 +70,7 @@ def score_lines(score: SealScore) -> list[str]:
         for runs, what in ((score.waiting, "waiting"), (score.not_counted, "not counted"))
         if runs
     )
-    lines = [head + tail]
+    lines = [head + tail, *(f"  {note}" for note in seal.notes)]
     if score.scored:
         low, high = score.mean_error_expected
         lines.append(

@@ -80,8 +80,8 @@ def _recipe(answer: Recommendation) -> list[str]:
         lines.append(f"  bill          {bill_line(answer.bill)}")
     else:
         lines.append(
-            f"  buildable     {answer.n_layers} layers x {answer.d_model}, {answer.n_heads} heads: "
-            f"N {format_count(answer.N_built)}"
+            f"  buildable     {answer.n_layers} layers x {answer.d_model}, "
+            f"{answer.n_heads} head{'s' * (answer.n_heads > 1)}: N {format_count(answer.N_built)}"
         )
     if answer.peak_lr is not None and answer.batch_tokens is not None and answer.n_steps is not None:
         lines.append(

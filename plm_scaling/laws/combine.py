@@ -8,6 +8,7 @@ from typing import Final, Literal
 
 import numpy as np
 
+from plm_scaling.core.run_row import RECIPE
 from plm_scaling.core.run_table import RunTable
 from plm_scaling.laws.budgets import Currency, check_runs, compute_of, gather_budgets
 from plm_scaling.laws.clusters import ResampledLosses
@@ -15,7 +16,7 @@ from plm_scaling.laws.doubts import explain, explain_rows
 from plm_scaling.laws.ensemble import AUTO, Surfaces, fit_surfaces
 from plm_scaling.laws.frontier import frontier_of
 from plm_scaling.laws.isoflop import ISOFLOP_WINDOW, fit_isoflop_both
-from plm_scaling.laws.law_fit import FormScore, IsoflopFit, LawFit, Optimum, Refusal, SurfaceFit
+from plm_scaling.laws.law_fit import FormScore, IsoflopFit, LawFit, Optimum, Recipe, Refusal, SurfaceFit
 from plm_scaling.laws.noise import law_runs, pooled_seed_noise
 from plm_scaling.laws.optima import budget_levels, disagreement, optimum_at, with_profile
 from plm_scaling.laws.plateau import composition_plateau
@@ -113,6 +114,8 @@ def fit_laws(
         currency=currency,
         n_runs=len(runs),
         validation_id=next((row.validation_id for row in runs if row.validation_id), None),
+        corpus_id=_corpus_of(runs),
+        recipe=_recipe_of(runs),
         noise_sd=noise.sd if noise else None,
         isoflop=isoflop if isoflop.rows else None,
         isoflop_other_currency=other if other and other.rows else None,
@@ -130,6 +133,22 @@ def fit_laws(
         refusals=refusals,
         data_hash=runs.content_hash(),
     )
+
+
+def _corpus_of(runs: RunTable) -> str | None:
+    """The corpus of runs that passed `check_runs`; None where one does not name it."""
+    found = {row.corpus_id or None for row in runs}
+    return found.pop() if len(found) == 1 else None
+
+
+def _recipe_of(runs: RunTable) -> Recipe | None:
+    """The recipe of runs that passed `check_runs`; None where one does not state it.
+
+    Schedule and architecture are believed only of rows that name their corpus: others may come from anywhere, and a
+    column they never had reads as its default.
+    """
+    stated = all(row.corpus_id and (row.objective != "mlm" or row.mask_ratio is not None) for row in runs)
+    return Recipe(**{name: getattr(runs.rows[0], name) for name in RECIPE}) if stated else None
 
 
 def _table_flags(table: RunTable, runs: RunTable, wanted: Currency | Literal["auto"]) -> tuple[list[str], Currency]:

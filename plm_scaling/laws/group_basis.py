@@ -85,7 +85,7 @@ def bases_of(surface: SurfaceFit, N: FloatArray, D: FloatArray) -> tuple[GroupBa
 
 def _can_bend(columns: FloatArray) -> bool:
     """Whether runs with these columns float64[R, 5] tell bends from the cuts and from each other."""
-    if len(columns) < _BEND_RUNS:
+    if len(columns) < _BEND_RUNS or np.linalg.matrix_rank(columns / np.linalg.norm(columns, axis=0), tol=1e-6) < 5:
         return False
     for bend in (3, 4):
         others = np.delete(columns, bend, axis=1)

@@ -95,7 +95,8 @@ class GroupFit(Record):
     """How many groups count as the fastest: a tenth of them, at least one."""
     homology: HomologyEffect | None = None
     spread: tuple[float, float, float]
-    """Standard deviation between groups of the loss at the largest run and of the changes per doubling of N and D."""
+    """Standard deviation between these groups of the loss at the largest run and of the changes per doubling of N and
+    D, without the scatter of their estimates."""
     reliability: tuple[float, float, float]
     """Mean of `kept`: near 0, groups cannot be told apart by it."""
     run_sd: float

@@ -116,6 +116,5 @@ def simulate_groups(world: GroupWorld, seed: int) -> SimulatedSweep:
         for i in range(len(N))
     )  # fmt: skip
     names = tuple(f"group-{g}" for g in range(G))
-    length = targets / (1.0 + 0.0 * targets)
-    losses = GroupLosses(tuple(row.run_id for row in rows), sums, targets, label, names, length, share)
+    losses = GroupLosses(tuple(row.run_id for row in rows), sums, targets, label, names, targets - 1.0, share)
     return SimulatedSweep(RunTable(rows), losses, world, np.stack([E, A, B, alpha, beta], axis=1), N0, D0)

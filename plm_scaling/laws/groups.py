@@ -123,7 +123,8 @@ def fit_group_laws(
         seed=seed,
     )
     off_law = place.law_draws(draws, seed) - place.law
-    parts = place.law + made.beta @ place.functionals.T + off_law[:, None] * evidence.loading[:, None]
+    between = made.beta @ place.functionals.T
+    parts = place.law + between + off_law[:, None] * evidence.loading[:, None]
     scales = np.einsum("ki,sij,kj->sk", place.functionals, made.omega, place.functionals)
     own = np.einsum("ki,gij,kj->gk", place.functionals, evidence.covariance, place.functionals)
     kept = np.median(scales, axis=0) / (np.median(scales, axis=0) + own)
@@ -156,7 +157,7 @@ def fit_group_laws(
         groups=groups,
         fastest_of=fastest,
         homology=homology,
-        spread=_three(np.sqrt(np.median(scales, axis=0))),
+        spread=_three(np.median(between.std(axis=1, ddof=1), axis=0)),
         reliability=_three(reliability),
         run_sd=evidence.run_sd,
         left_out=left_out,

@@ -22,6 +22,7 @@ __all__ = [
     "LawFit",
     "LrCorner",
     "Optimum",
+    "Recipe",
     "Refusal",
     "SurfaceFit",
 ]
@@ -200,15 +201,31 @@ class Refusal(Record):
     reason: str
 
 
+class Recipe(Record):
+    """What all runs of a law were trained by: the columns `plm_scaling.core.run_row.RECIPE`."""
+
+    schedule: str
+    architecture: str
+    mask_ratio: float | None = None
+    """Share of MLM targets; None for CLM."""
+    regularisation: str = ""
+
+
 class LawFit(Record):
     """What a table of runs says about one objective (`fit-clm.json`, `fit-mlm.json`)."""
 
     SCHEMA_VERSION: ClassVar[int] = 2
+    # Both follow from the rows behind `data_hash`: a fit made before they were kept is the same law.
+    NOT_IDENTITY: ClassVar[frozenset[str]] = frozenset({"corpus_id", "recipe"})
 
     objective: Objective
     currency: Literal["C_exact", "C_6nd"]
     n_runs: int
     validation_id: str | None = None
+    corpus_id: str | None = None
+    """Of the corpus that all runs were trained on; None where one of them does not say."""
+    recipe: Recipe | None = None
+    """None where one of the runs does not name its corpus, or of MLM its mask ratio."""
     noise_sd: float | None = None
     """Standard deviation of the loss between seeds at equal settings, nats; None without replicates."""
     isoflop: IsoflopFit | None = None

@@ -15,6 +15,7 @@ from plm_scaling.laws.forms import FloatArray
 
 __all__ = [
     "PAIRED_SHARE",
+    "PREDICTED",
     "LossNoise",
     "law_runs",
     "loss_errors",
@@ -27,6 +28,9 @@ PAIRED_SHARE: Final = 0.4
 """Share of a run's validation standard error that remains between two runs scored on the same sequences.
 
 Measured on a simulated corpus: .2-.3 for CLM, .3-.45 for MLM; the upper end is used."""
+
+PREDICTED: Final = "predicted"
+"""`final_loss` of a row whose loss was predicted, whatever becomes of its flags: it measures no noise between seeds."""
 
 SAME_D: Final = 0.02
 """Replicates' numbers of tokens differ by less than this share."""
@@ -94,9 +98,13 @@ def _setting(row: RunRow) -> Hashable:
 
 
 def replicate_groups(table: RunTable) -> list[list[RunRow]]:
-    """Runs of two or more seeds that differ by nothing else; each seed draws other windows, so D differs a little."""
+    """Measured runs of several seeds that differ by nothing else; each seed draws other windows, so D differs a little.
+
+    A predicted end is none of them: its error is the prediction's, and the scatter between two says nothing of seeds.
+    """
     groups: list[list[RunRow]] = []
-    for row in sorted(table, key=lambda r: (repr(_setting(r)), r.D)):
+    measured = (row for row in table if not row.is_imputed and row.final_loss != PREDICTED)
+    for row in sorted(measured, key=lambda r: (repr(_setting(r)), r.D)):
         last = groups[-1] if groups else []
         if last and _setting(last[0]) == _setting(row) and row.D <= last[0].D * (1 + SAME_D):
             last.append(row)
@@ -106,7 +114,7 @@ def replicate_groups(table: RunTable) -> list[list[RunRow]]:
 
 
 def pooled_seed_noise(table: RunTable) -> LossNoise | None:
-    """Pooled standard deviation of the loss between seeds at equal settings; None without replicates.
+    """Pooled standard deviation of the measured loss between seeds at equal settings; None without replicates.
 
     **Source:** pooled variance, sum of squares within settings over the sum of their degrees of freedom.
     """

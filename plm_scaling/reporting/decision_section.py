@@ -187,7 +187,7 @@ def _numbers(view: DecisionView) -> tuple[KeyNumber, ...]:
     if _is_uncertain(made):
         numbers.append(KeyNumber(f"Within {VALLEY_NATS} nats", chance(made.probability), "of the laws"))
     if sizing is not None:
-        shape = f"{sizing.n_layers} \u00d7 {sizing.d_model}, {sizing.n_heads} heads"
+        shape = f"{sizing.n_layers} \u00d7 {sizing.d_model}, {sizing.n_heads} head{'s' * (sizing.n_heads > 1)}"
         numbers.append(KeyNumber("Buildable shape", shape, f"{format_count(sizing.N_built)} parameters"))
         if sizing.usd is not None:
             hours = f"{sizing.gpu_hours:,.0f} {sizing.gpu.upper()} hours"

@@ -73,7 +73,8 @@ def _conclusions(score: SealScore) -> list[str]:
 
 
 def _alarms(score: SealScore) -> list[str]:
-    alarms = [f"{_name(score)}: {run.run_id} does not count: {run.reason}." for run in score.not_counted]
+    alarms = [f"{_name(score)}: {note}" for note in score.seal.notes]
+    alarms += [f"{_name(score)}: {run.run_id} does not count: {run.reason}." for run in score.not_counted]
     cover = score.coverage(0.9)
     if cover.of and cover.interval[1] < cover.level:
         alarms.append(

@@ -213,7 +213,7 @@ def throughput_for(
     ----------
     mfu : a measured utilisation, used as it is; None takes the hardware file's, lowered at narrow widths.
     """
-    # Nothing smaller can be built, and below it speed would fall faster than N: hours would not decide C.
+    # Nobody measured narrower models, and below this speed would fall faster than N: hours would not decide C.
     N = max(N, Shape(1, HEAD_WIDTH).N)
     used = mfu if mfu is not None else mfu_at_width(gpu, typical_width(N), hardware.mfu_by_width)
     overhead = exact_over_6nd(N, attended_tokens)

@@ -132,7 +132,7 @@ class _HoursPurse:
 
     @property
     def kinks(self) -> tuple[float, ...]:
-        """Sizes of the widths at which the utilisation bends, and the smallest that can be built."""
+        """Sizes of the widths at which the utilisation bends, and the smallest whose speed is told apart."""
         if self.machine.mfu is not None:
             return (float(Shape(1, HEAD_WIDTH).N),)
         curve = self.machine.gpu.mfu_by_width or self.machine.hardware.mfu_by_width

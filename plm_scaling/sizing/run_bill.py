@@ -195,7 +195,8 @@ def bill_line(bill: RunBill) -> str:
     if bill.usd_low < bill.usd_high:
         money += f" (${bill.usd_low:,.0f} to ${bill.usd_high:,.0f})"
     return (
-        f"{bill.n_layers} layers x {bill.d_model}, {bill.n_heads} heads, N {count(bill.N)}, on {count(bill.D)} tokens: "
+        f"{bill.n_layers} layers x {bill.d_model}, {bill.n_heads} head{'s' * (bill.n_heads > 1)}, N {count(bill.N)}, "
+        f"on {count(bill.D)} tokens: "
         f"{bill.C_exact:.3g} FLOPs, {hours}{wall}{jobs}; {_memory(bill.memory)}; "
         f"{money}, {_hours(bill.energy_kwh)} kWh, {_hours(bill.co2_kg)} kg CO2"
     )

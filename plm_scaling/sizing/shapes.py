@@ -1,18 +1,21 @@
-"""The nearest model that can be built: whole layers, widths of whole 64-wide heads, published proportions."""
+"""The nearest model that can be built: whole layers, one narrow head or whole ones of 64, published proportions."""
 
 from __future__ import annotations
 
 import math
 from typing import Final, NamedTuple
 
+from plm_scaling.core.architecture import head_dim_for
 from plm_scaling.core.errors import ConfigError
 from plm_scaling.core.units import block_parameters
 
 __all__ = ["HEAD_WIDTH", "Shape", "nearest_shape", "size_of_width", "typical_width", "width_per_layer"]
 
 HEAD_WIDTH: Final = 64
-_WIDTHS: Final = (*range(64, 1024, 64), *range(1024, 2048, 128), *range(2048, 32_769, 256))
-"""Steps that grow with the width, as published shapes take them: whole heads that split over accelerators."""
+_NARROW: Final = (16, 24, 32, 48)
+"""Of one head: what sweeps on a laptop are made of, and their decisions."""
+_WIDTHS: Final = (*_NARROW, *range(64, 1024, 64), *range(1024, 2048, 128), *range(2048, 32_769, 256))
+"""From 64 on as published shapes take them: steps that grow, whole heads that split over accelerators."""
 _PROPORTION_WEIGHT: Final = 0.05
 """A shape twice too flat or too deep is taken only if it is 5 % nearer in N than a well-proportioned one."""
 
@@ -28,8 +31,8 @@ class Shape(NamedTuple):
 
     @property
     def n_heads(self) -> int:
-        """Heads of 64."""
-        return self.d_model // HEAD_WIDTH
+        """Heads of 64, or a narrower one."""
+        return self.d_model // head_dim_for(self.d_model)
 
     @property
     def N(self) -> int:
@@ -71,7 +74,7 @@ def nearest_shape(N: float) -> Shape:
 
     Raises
     ------
-    ConfigError : N is so small or so large that no shape with heads of 64 comes within 20 %.
+    ConfigError : N is so small or so large that no shape comes within 20 %.
     """
     target = width_per_layer(N)
     best: tuple[float, Shape] | None = None
@@ -86,8 +89,8 @@ def nearest_shape(N: float) -> Shape:
     assert best is not None
     if abs(math.log(best[1].N / N)) > 0.2:
         raise ConfigError(
-            f"no shape with heads of {HEAD_WIDTH} comes near N = {N:.3g}",
-            why=f"the smallest is 1x{HEAD_WIDTH}, with {block_parameters(1, HEAD_WIDTH):,} block parameters",
-            hint="ask for a larger budget, or build a narrow model by hand",
+            f"no shape comes near N = {N:.3g}",
+            why=f"the smallest is 1x{_NARROW[0]}, with {block_parameters(1, _NARROW[0]):,} block parameters",
+            hint="ask for a larger budget",
         )
     return best[1]

@@ -88,7 +88,10 @@ def _go_on(run_id: str, reason: str) -> Verdict:
 
 
 def _as_if_complete(table: RunTable) -> RunTable:
-    """The table that full training is expected to leave: predicted losses as exact as the measured ones."""
+    """The table that full training is expected to leave: predicted losses as exact as the measured ones.
+
+    `final_loss` still says which were predicted: the noise between seeds is the measured rows'.
+    """
     measured = [row.loss_se for row in table if row.loss_se is not None and not row.is_imputed]
     usual = float(np.median(measured)) if measured else None
 

@@ -61,8 +61,10 @@ class SweepLosses:
 
 @dataclass(frozen=True)
 class GroupedRuns:
-    """The runs a law is fitted to, and their losses by group."""
+    """A folder's runs, those a law is fitted to, and the losses of these by group."""
 
+    table: RunTable
+    """All runs of the folder, of the schedule asked for."""
     runs: RunTable
     losses: GroupLosses
     sets: tuple[str, ...]

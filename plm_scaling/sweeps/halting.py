@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
-from plm_scaling.core.errors import ConfigError, FitError, RecordError
+from plm_scaling.core.errors import ConfigError, FitError, PlmScalingError, RecordError
 from plm_scaling.core.halt import Halt
 from plm_scaling.core.run_folder import RunFolder
 from plm_scaling.core.run_order import StatusFile
@@ -26,13 +26,17 @@ from plm_scaling.sweeps.decisions import needed_runs
 from plm_scaling.sweeps.dominated import FEWEST_SIZES, dominated_runs
 from plm_scaling.sweeps.halting_report import TOLERANCE_OF_INTERVAL, HaltingReport, Optimum, Verdict
 from plm_scaling.sweeps.plan_records import PlannedRun, SweepPlan
-from plm_scaling.sweeps.reconcile import SweepOutcome
+from plm_scaling.sweeps.reconcile import RunOutcome, SweepOutcome
+from plm_scaling.sweeps.seal_records import LeftOut, by_reason
 from plm_scaling.sweeps.status import RunLine, sweep_status
 from plm_scaling.sweeps.unfinished import completed_folder
 
-__all__ = ["PAUSE_SHARE", "Wave", "halted_runs", "halting_report", "pausing_waves", "run_halting"]
+__all__ = ["LEAST_PAUSE", "PAUSE_SHARE", "Wave", "halted_runs", "halting_report", "pausing_waves", "run_halting"]
 
 PAUSE_SHARE: Final = 0.5
+LEAST_PAUSE: Final = 0.3
+"""Above `LEAST_SHARE`: the last loss may be logged 1/300 of the steps ahead of a pause, and a whole number of steps may
+fall some percent short of the tokens planned."""
 _LAW: Final = frozenset({"isoflop", "grid"})
 """Roles of runs that only a law of N and D is fitted to. Replicates measure its noise, and go to their ends."""
 _FEWEST_BUDGETS: Final = 2
@@ -51,6 +55,8 @@ class Wave:
     C: float
     """Largest compute of a run, in the plan's currency, FLOPs."""
     run_ids: tuple[str, ...]
+    budget: tuple[str, ...]
+    """All runs of the budget: those that are not paused go to their ends."""
 
 
 def pausing_waves(plan: SweepPlan) -> tuple[Wave, ...]:
@@ -73,7 +79,8 @@ def pausing_waves(plan: SweepPlan) -> tuple[Wave, ...]:
             free = [run.run_id for run in budget if _is_free(run) and run.run_id not in needed]
             n_sizes = len({run.config.N for run in budget})
             if enough and free and n_sizes >= FEWEST_SIZES:
-                waves.append(Wave(turn, objective, max(_compute(run, plan.currency) for run in budget), tuple(free)))
+                C, members = max(_compute(run, plan.currency) for run in budget), tuple(run.run_id for run in budget)
+                waves.append(Wave(turn, objective, C, tuple(free), members))
                 turn += 1
             else:
                 learned += len(budget)
@@ -120,14 +127,15 @@ def run_halting(
 
     Raises
     ------
-    ConfigError : a share before which nothing is predicted, or that is not below 1; a tolerance that is not positive.
+    ConfigError : a share at which too little is logged to predict from, or that is not below 1; a tolerance that is not
+        positive.
     """
-    if not LEAST_SHARE <= share < 1:
+    if not LEAST_PAUSE <= share < 1:
         raise ConfigError(
             f"runs cannot be paused at {share:g} of their steps",
             where="pause_share",
-            why=f"an end is predicted from at least {LEAST_SHARE:g}",
-            hint=f"a share between {LEAST_SHARE:g} and 1, such as {PAUSE_SHARE:g}",
+            why=f"an end is predicted from losses up to {LEAST_SHARE:g}, and the last one is logged before the pause",
+            hint=f"a share from {LEAST_PAUSE:g} to below 1, such as {PAUSE_SHARE:g}",
         )
     if not tolerance > 0:
         raise ConfigError(f"a tolerance of {tolerance:g}", where="halt_tolerance", hint="a positive share, such as 0.1")
@@ -135,32 +143,52 @@ def run_halting(
     left = list(waves)
     outcome = again(_pauses(left, share))
     verdicts: list[Verdict] = []
-    while left and not outcome.dry_run and _is_decidable(outcome, left):
+    while left and not outcome.dry_run and not _to_get_on(outcome, left, runs_dir, share):
         turn = [wave for wave in left if wave.turn == left[0].turn]
         left = [wave for wave in left if wave not in turn]
-        made = [verdict for wave in turn for verdict in _decide(wave, plan, runs_dir, share, tolerance)]
+        failed = outcome.failed
+        made = [verdict for wave in turn for verdict in _decide(wave, plan, runs_dir, failed, share, tolerance)]
         verdicts += made
         if made:
             outcome = again(_pauses(left, share))
     if outcome.dry_run:
         return outcome
     report = halting_report(plan, runs_dir)
-    remarks = () if waves else (f"no budget follows the ones to learn from ({_FEWEST_BUDGETS} at least): none paused",)
-    return replace(outcome, halting=replace(report, verdicts=tuple(verdicts), remarks=(*report.remarks, *remarks)))
+    remarks = list(report.remarks)
+    if not waves:
+        remarks.append(f"no budget follows the ones to learn from ({_FEWEST_BUDGETS} at least): none paused")
+    if first := _to_get_on(outcome, left, runs_dir, share) if left else []:
+        named = by_reason(LeftOut(run_id=line.run_id, reason=line.state) for line in first)
+        remarks.append(f"nothing more is decided until these get on (call again): {'; '.join(named)}")
+    return replace(outcome, halting=replace(report, verdicts=tuple(verdicts), remarks=tuple(remarks)))
 
 
 def _pauses(waves: Sequence[Wave], share: float) -> dict[str, float]:
     return {run_id: share for wave in waves for run_id in wave.run_ids}
 
 
-def _is_decidable(outcome: SweepOutcome, left: Sequence[Wave]) -> bool:
-    """Whether nothing but paused runs is under way: a run that was stopped from outside goes on before any decision."""
+def _to_get_on(outcome: SweepOutcome, left: Sequence[Wave], runs_dir: Path, share: float) -> list[RunOutcome]:
+    """Runs that hold up every decision: under way, or stopped from outside before their pause or their end.
+
+    Without one of them a minimum may seem to lie elsewhere, and runs next to the true one be halted.
+    """
     waiting = {run_id for wave in left for run_id in wave.run_ids}
-    return all(line.run_id in waiting for line in outcome.lines if line.state in ("planned", "running", "interrupted"))
+    unsettled = (line for line in outcome.lines if line.state in ("planned", "running", "interrupted"))
+    return [
+        line
+        for line in unsettled
+        if line.run_id not in waiting or not _is_paused(RunFolder(runs_dir / line.run_id).status(), share)
+    ]
 
 
-def _decide(wave: Wave, plan: SweepPlan, runs_dir: Path, share: float, tolerance: float) -> list[Verdict]:
-    """Verdicts on the paused runs of one budget; what is halted is so from here on, by its file."""
+def _decide(
+    wave: Wave, plan: SweepPlan, runs_dir: Path, failed: Collection[str], share: float, tolerance: float
+) -> list[Verdict]:
+    """Verdicts on the paused runs of one budget; what is halted is so from here on, by its file.
+
+    A failed run may never come to its end, so nobody waits for it. Without it, or one whose end cannot be predicted, it
+    is not known which runs stand next to the minimum: all of its budget go on.
+    """
     folders = {run_id: RunFolder(runs_dir / run_id) for run_id in wave.run_ids}
     paused = [run_id for run_id, folder in folders.items() if _is_paused(folder.status(), share)]
     if not paused:
@@ -168,7 +196,13 @@ def _decide(wave: Wave, plan: SweepPlan, runs_dir: Path, share: float, tolerance
     halted = halted_runs(runs_dir, wave.objective)
     # However little is known of an end: the rule weighs what it may be.
     completed = completed_folder(runs_dir, wave.objective, most_uncertain=math.inf)
-    made = dominated_runs(completed, paused, wave.objective, halted=halted, currency=plan.currency, tolerance=tolerance)
+    unknown = [run_id for run_id in paused if run_id not in completed.ends]
+    lost = [LeftOut(run_id=run_id, reason="failed") for run_id in wave.budget if run_id in failed]
+    lost += [LeftOut(run_id=run_id, reason="no predicted end") for run_id in unknown]
+    asked = unknown if lost else paused
+    made = dominated_runs(completed, asked, wave.objective, halted=halted, currency=plan.currency, tolerance=tolerance)
+    why = f"the minimum of its budget may lie elsewhere with what it lacks ({'; '.join(by_reason(lost))})"
+    made += tuple(Verdict(run_id, False, why) for run_id in paused if run_id not in asked)
     lines = {line.run_id: line for line in sweep_status(runs_dir, plan)}
     for verdict in made:
         if verdict.halt:
@@ -220,7 +254,7 @@ def halting_report(plan: SweepPlan, runs_dir: Path) -> HaltingReport:
         try:
             optima += _optima(completed_folder(runs_dir, objective), objective, plan.currency, frozenset(halts))
         except (FitError, RecordError) as error:
-            remarks.append(f"{objective}: {error.what}")
+            remarks.append(f"{objective}: {_told(error)}")
     seconds = [halt.seconds_saved for halt in halts.values()]
     return HaltingReport(
         n_runs=len(plan.runs),
@@ -231,6 +265,10 @@ def halting_report(plan: SweepPlan, runs_dir: Path) -> HaltingReport:
         optima=tuple(optima),
         remarks=tuple(remarks),
     )
+
+
+def _told(error: PlmScalingError) -> str:
+    return "; ".join(filter(None, (error.what, error.why)))
 
 
 def _optima(completed: CompletedTable, objective: str, currency: Currency, halted: frozenset[str]) -> list[Optimum]:

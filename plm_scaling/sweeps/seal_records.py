@@ -95,6 +95,10 @@ class Seal(Record):
     states: tuple[RunThen, ...]
     """All runs of the plan and of the runs folder at that time."""
     left_out: tuple[LeftOut, ...] = ()
+    flags: tuple[str, ...] = ()
+    """CORPUS_UNKNOWN, RECIPE_UNKNOWN, VALIDATION_UNKNOWN: what the fit does not say of the runs behind it."""
+    notes: tuple[str, ...] = ()
+    """A plain sentence for every flag."""
     previous: str = ""
     """Hash of the seal before; empty for the first."""
     sha256: str = ""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import UTC, datetime
-from importlib.metadata import version
 from pathlib import Path
 from typing import Final
 
@@ -19,6 +18,7 @@ from plm_scaling.laws.noise import law_runs
 from plm_scaling.laws.predict import members_of, predict_losses, predictive_samples
 from plm_scaling.sweeps.plan_records import PlannedRun, SweepPlan
 from plm_scaling.sweeps.runs import collect_runs
+from plm_scaling.sweeps.seal_checks import unchecked, unlike
 from plm_scaling.sweeps.seal_records import LEVELS, LeftOut, RunThen, Seal, SealedRun, by_reason, read_seals, seals_path
 from plm_scaling.sweeps.status import RunLine, sweep_status
 
@@ -29,16 +29,21 @@ _EVERY: Final = 20
 _DIGITS: Final = 7
 
 
-def seal_plan(plan: Path, law: Path, runs_dir: Path, *, previous: str = "", now: datetime | None = None) -> Seal:
+def seal_plan(
+    plan: Path, law: Path, runs_dir: Path, *, version: str, previous: str = "", now: datetime | None = None
+) -> Seal:
     """What a law predicts of every planned run that has not begun.
 
     Left out by name are runs that were started before (whatever came of them), runs of the other objective, and runs
-    that the law is not about: repeats, transfers, controls, another recipe or another corpus.
+    that the law is not about: repeats, transfers, controls, another recipe or another corpus than those of the runs it
+    was fitted to. A fit that does not say what they are is held against the plan's complete runs, and the seal says so;
+    without any, the seal says that nobody could tell.
 
     Parameters
     ----------
     plan, law : plan.json and fit.json.
     runs_dir : folder the plan's runs are trained in; it need not exist.
+    version : release that makes the seal.
     previous : hash of the plan's seal before this one.
     now : date of the seal (default: the clock's).
 
@@ -62,6 +67,7 @@ def seal_plan(plan: Path, law: Path, runs_dir: Path, *, previous: str = "", now:
     runs, draws = _predicted(fitted, wanted)
     surface = fitted.surface
     assert surface is not None
+    doubts = unchecked(fitted, known)
     return Seal(
         made=f"{now or datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}",
         objective=fitted.objective,
@@ -73,16 +79,18 @@ def seal_plan(plan: Path, law: Path, runs_dir: Path, *, previous: str = "", now:
         forms=_weights(fitted),
         parameters={"N0": surface.N0, "D0": surface.D0, **{k: v.value for k, v in surface.parameters.items()}},
         plan_sha256=planned.content_hash(),
-        version=version("plm-scaling"),
+        version=version,
         runs=runs,
         draws=draws,
         states=tuple(RunThen(run_id=o.run_id, status=o.status, attempts=o.attempts) for o in lines),
         left_out=left_out,
+        flags=tuple(doubts),
+        notes=tuple(f"{flag}: {sentence}" for flag, sentence in doubts.items()),
         previous=previous,
     ).closed()
 
 
-def add_seal(plan: Path, law: Path, runs_dir: Path, *, write: bool = True) -> Seal:
+def add_seal(plan: Path, law: Path, runs_dir: Path, *, version: str, write: bool = True) -> Seal:
     """Seal a plan and add the seal to those it has; the plan itself is not touched.
 
     Raises
@@ -91,7 +99,7 @@ def add_seal(plan: Path, law: Path, runs_dir: Path, *, write: bool = True) -> Se
     """
     path = seals_path(plan)
     found = read_seals(path)
-    seal = seal_plan(plan, law, runs_dir, previous=found.last_hash)
+    seal = seal_plan(plan, law, runs_dir, version=version, previous=found.last_hash)
     if write:
         found.model_copy(update={"seals": (*found.seals, seal)}).write(path)
     return seal
@@ -108,11 +116,7 @@ def _reason(run: PlannedRun, law: LawFit, lines: Sequence[RunLine], known: RunTa
     row = RunRow.model_validate(columns_of(run.config) | {"role": ",".join(run.roles), "loss": 1.0})
     if not len(law_runs(RunTable((row,)), law.objective)):
         return f"the law is of runs from scratch on uncut data, not of {' and '.join(run.roles) or 'such runs'}"
-    if len(known) and row.recipe_key not in {other.recipe_key for other in known}:
-        return "no complete run was trained by its recipe (schedule, architecture, masks or regularisation)"
-    if len(known) and row.corpus_id not in {other.corpus_id for other in known}:
-        return "no complete run was trained on its corpus"
-    return ""
+    return unlike(row, law, known)
 
 
 def _predicted(

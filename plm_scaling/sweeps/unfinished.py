@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import numpy.typing as npt
 from plm_scaling.core.errors import RecordError
 from plm_scaling.core.run import RunConfig
 from plm_scaling.core.run_folder import RunFolder
+from plm_scaling.core.run_order import RunOrder
 from plm_scaling.core.run_row import RunRow, columns_of
 from plm_scaling.core.run_table import RunTable
 from plm_scaling.core.units import six_nd
@@ -30,6 +32,8 @@ Float = npt.NDArray[np.float64]
 def unfinished_runs(runs_dir: Path, complete: RunTable) -> RunTable:
     """One row per run that has logged a loss and has no record; its loss is the last training loss.
 
+    Runs that diverged are left out: whatever they logged before, there is no end that it leads to.
+
     Parameters
     ----------
     complete : the folder's complete runs, which say what an unfinished one will be scored on, and what a token of a
@@ -37,17 +41,31 @@ def unfinished_runs(runs_dir: Path, complete: RunTable) -> RunTable:
     """
     done = {row.run_id for row in complete}
     rows = []
-    for path in sorted(runs_dir.iterdir()):
-        folder = RunFolder(path)
-        if path.name in done or not folder.order_path.is_file() or folder.record_path.exists():
+    for folder, order in _without_record(runs_dir):
+        if folder.path.name in done or _has_diverged(folder):
             continue
-        try:
-            order, lines = folder.order(), _logged(folder)
-        except RecordError:
-            continue
-        if lines:
+        if lines := _logged(folder):
             rows.append(_row(order.config, order.roles, lines[-1], complete))
     return RunTable(tuple(rows))
+
+
+def _without_record(runs_dir: Path) -> Iterator[tuple[RunFolder, RunOrder]]:
+    """Runs with orders that can be read, and no record."""
+    for path in sorted(runs_dir.iterdir()):
+        folder = RunFolder(path)
+        if not folder.order_path.is_file() or folder.record_path.exists():
+            continue
+        try:
+            order = folder.order()
+        except RecordError:
+            continue
+        yield folder, order
+
+
+def _has_diverged(folder: RunFolder) -> bool:
+    attempts = folder.attempts()
+    last = attempts[-1].status() if attempts else None
+    return last is not None and last.status == "diverged"
 
 
 def completed_folder(
@@ -55,14 +73,28 @@ def completed_folder(
 ) -> CompletedTable:
     """The runs of a folder, the unfinished ones with the final losses that their training losses foretell.
 
+    Halted runs are taken in whatever the errors of their ends: with these it was decided that they need no more.
+
+    Parameters
+    ----------
+    most_uncertain : as of `complete_table`, for all others.
+
     Raises
     ------
     RecordError : of `collect_runs`.
     """
     complete = collect_runs(runs_dir, validation=validation)
-    runs = RunTable((*complete, *unfinished_runs(runs_dir, complete)))
+    begun = unfinished_runs(runs_dir, complete)
+    halted = [row.run_id for row in begun if RunFolder(runs_dir / row.run_id).halted_path.is_file()]
+    runs = RunTable((*complete, *begun))
     curves = training_curves(runs_dir, [row.run_id for row in runs])
-    return complete_table(runs, curves, objective, most_uncertain=most_uncertain)
+    made = complete_table(runs, curves, objective, most_uncertain=most_uncertain, however_uncertain=halted)
+    diverged = {
+        folder.path.name: "it diverged: there is no end to predict"
+        for folder, order in _without_record(runs_dir)
+        if order.config.objective == objective and _has_diverged(folder)
+    }
+    return replace(made, passed_over=diverged | made.passed_over)
 
 
 def training_curves(runs_dir: Path, run_ids: Iterable[str]) -> Curves:

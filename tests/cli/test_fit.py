@@ -6,10 +6,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from plm_scaling import api
+from plm_scaling.core.errors import RefusedError
 from plm_scaling.core.run_table import RunRow, RunTable
+from plm_scaling.laws.curves import Curve, Curves, curves_path
 from plm_scaling.laws.law_fit import LawFit
 from plm_scaling.sweeps.runs import read_clusters
 from plm_scaling.transfers.transfer_fit import TransferFit
@@ -137,6 +140,58 @@ def test_refused_exponents_are_exit_code_4_and_a_valid_file_that_says_why(cli: C
         assert row.N_opt is None
         assert f"NO_INTERIOR_MINIMUM: at C = {row.C:.3g} FLOPs the lowest loss is at N = 32k, an edge" in screen.err
     assert "no exponents are given" in screen.err
+
+
+def test_predicted_ends_come_with_how_good_such_predictions_are(cli: Cli, good: Path) -> None:
+    """The largest budget at .6 of its schedule: its ends are known to less than their noise, and are said to be."""
+    rows, curves = [], []
+    for row in RunTable.read(good):
+        share = np.arange(1, 51) / 50.0
+        loss = row.loss + 0.3 * (share**-0.2 - 1.0)
+        if row.C_6nd == 3e10:
+            share, loss = share[:30], loss[:30]
+            update = {"D": 0.6 * row.D, "D_planned": row.D, "C_6nd": 1.8e10, "C_exact": 1.8e10}
+            row = row.model_copy(update=update | {"schedule_complete": False})
+        rows.append(row)
+        D = share * (row.D_planned or row.D)
+        curves.append(Curve(row.run_id, np.arange(1.0, len(share) + 1), D, loss, np.full(len(share), "")))
+    path = RunTable(tuple(rows)).write(good.parent / "partial.csv")
+    Curves.joined(curves).write(curves_path(path))
+    screen = cli("fit", path, "--partial", "--form", "chinchilla", "--draws", "50")
+    assert screen.code == 0
+    assert "clm, 30 runs" in screen.out
+    assert "from 60% of a run, the ends of 20 complete runs are predicted to" in screen.err
+    assert "inside their intervals before they were widened to hold 95 %)" in screen.err
+
+
+@pytest.mark.parametrize(
+    "option",
+    [
+        ("--currency", "C_6nd"),
+        ("--delta", "0.01"),
+        ("--pictures", "figures"),
+        ("--plateau", "60"),
+        ("--max-compute", "1e10"),
+        ("--partial",),
+    ],
+)
+def test_laws_by_group_refuse_what_they_would_pass_over(cli: Cli, study: Path, option: tuple[str, ...]) -> None:
+    screen = cli("fit", study / "runs", "--objective", "clm", "--by", "source", *option)
+    assert screen.code == 2
+    assert f"{option[0]} and --by do not go together" in screen.err
+    assert f"leave out {option[0]}" in screen.err
+
+
+def test_laws_by_group_take_the_schedule(cli: Cli, study: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    given: dict[str, object] = {}
+
+    def fit_groups(runs: Path, **choices: object) -> None:
+        given.update(choices)
+        raise RefusedError("nothing is fitted here")
+
+    monkeypatch.setattr(api, "fit_groups", fit_groups)
+    cli("fit", study / "runs", "--by", "source", "--schedule", "wsd", "--draws", "60")
+    assert (given["schedule"], given["by"], given["draws"]) == ("wsd", "source", 60)
 
 
 def test_a_dry_run_writes_nothing(cli: Cli, good: Path, edge: Path) -> None:

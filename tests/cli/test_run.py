@@ -7,8 +7,10 @@ from typing import Any
 
 import pytest
 
+from plm_scaling.cli.cmd_run import command
 from plm_scaling.laws.law_fit import Interval
-from plm_scaling.sweeps.halting_report import HaltingReport, Optimum
+from plm_scaling.sweeps.halting import LEAST_PAUSE, PAUSE_SHARE
+from plm_scaling.sweeps.halting_report import HaltingReport, Optimum, Verdict
 from plm_scaling.sweeps.reconcile import RunOutcome, SweepOutcome
 
 Cli = Callable[..., Any]
@@ -114,7 +116,9 @@ def test_what_was_halted_and_what_that_saved_is_told(cli: Cli, pair: Path, monke
         Optimum("clm", C, 6, halted, Interval(value=2e6, low=1e6, high=3e6) if halted else None)
         for C, halted in ((1e15, 0), (4e15, 2))
     )
-    report = HaltingReport(24, 2, 4e16, 1e16, 7200.0, optima, remarks=("mlm: no complete run",))
+    verdicts = tuple(Verdict(run_id, False, "it stands next to the minimum") for run_id in ("c", "d", "e"))
+    remarks = ("mlm: no complete run",)
+    report = HaltingReport(24, 2, 4e16, 1e16, 7200.0, optima, (*verdicts, Verdict("b", True, "far off")), remarks)
     lines = (RunOutcome("a", "complete", ""), RunOutcome("b", "halted", "halted: at 50%: its end moves ln N_opt by 0"))
     given: dict[str, Any] = {}
 
@@ -129,11 +133,32 @@ def test_what_was_halted_and_what_that_saved_is_told(cli: Cli, pair: Path, monke
     assert "at 50%: its end moves" in screen.out
     assert "1 of 2 runs complete" in screen.err
     assert "2 of 24 runs halted; saved 1e+16 of 4e+16 FLOPs (25.0%), 2.0 h of devices" in screen.err
+    assert "\n3 not halted: c, d, e: it stands next to the minimum\n" in screen.err
+    assert "far off" not in screen.err
     assert "mlm: no complete run" in screen.err
     assert "--partial" in screen.err.splitlines()[-1]
     table = [line.split() for line in screen.out.splitlines()]
     assert ["clm", "1e+15", "6", "0", "-", "-"] in table
     assert ["clm", "4e+15", "6", "2", "2M", "1M", "to", "3M"] in table
+
+
+@pytest.mark.parametrize("option", ["--pause-share", "--halt-tolerance"])
+def test_what_only_halting_heeds_is_refused_without_it(cli: Cli, pair: Path, option: str) -> None:
+    screen = cli("run", pair, option, "0.5", "--dry-run")
+    assert screen.code == 2
+    assert f"{option} goes with --stop-dominated, which is missing" in screen.err
+    assert not (pair.parent / "runs").exists()
+    assert cli("run", pair, option, "0.5", "--stop-dominated", "--dry-run").code == 0
+
+
+def test_a_pause_at_which_nothing_could_be_decided_is_refused(cli: Cli, pair: Path) -> None:
+    for share in ("0.25", "0.29", "1"):
+        screen = cli("run", pair, "--stop-dominated", "--pause-share", share, "--dry-run")
+        assert screen.code == 2
+        assert "0.3<=x<1" in screen.err
+    option = next(param for param in command.params if param.name == "pause_share")
+    assert option.type.to_info_dict()["min"] == LEAST_PAUSE
+    assert option.default == PAUSE_SHARE
 
 
 def test_status_tells_every_run_and_the_reason(cli: Cli, unlucky: Path, masked: Callable[[str], str]) -> None:

@@ -11,11 +11,12 @@ from typing import Any
 import pytest
 
 from plm_scaling import api
+from plm_scaling.laws.law_fit import LawFit
 from plm_scaling.reporting.loading import load_study
 from plm_scaling.reporting.page import render_page
 from plm_scaling.reporting.seal_section import seal_sections
 from plm_scaling.reporting.study import Study
-from tests.sweeps.seal_kit import LARGE, begin, config, finish, fitted_law, planned, write_plan
+from tests.sweeps.seal_kit import LARGE, begin, config, finish, fitted_law, planned, silent, write_plan
 
 Cli = Callable[..., Any]
 RUNS = [config(shape, D) for shape, D in LARGE]
@@ -70,6 +71,37 @@ def test_mistakes_say_what_to_do(cli: Cli, law: Path, plan: Path) -> None:
     refused = cli("predict", law, "--seal", plan)
     assert refused.code == 4
     assert "no run of this plan can be sealed" in refused.err
+    assert not (plan.parent / "plan.sealed.json").exists()
+
+
+def test_what_a_fit_does_not_say_is_seen_wherever_the_seal_is(cli: Cli, law: Path, plan: Path) -> None:
+    plain = silent(LawFit.read(law)).write(plan.parent / "plain.json")
+    sealed = cli("predict", plain, "--seal", plan)
+    (made,) = json.loads((plan.parent / "plan.sealed.json").read_text())["seals"]
+    assert made["flags"] == ["CORPUS_UNKNOWN", "RECIPE_UNKNOWN", "VALIDATION_UNKNOWN"]
+    scored = cli("predict", "--score", plan)
+    (section,) = seal_sections(load_study(plan.parent))
+    for note in made["notes"]:
+        assert f"note: {note}" in sealed.err
+        assert note in scored.err
+        assert any(alarm.endswith(note) for alarm in section.alarms)
+
+
+def test_options_that_a_seal_has_no_use_for_are_refused(cli: Cli, law: Path, plan: Path) -> None:
+    points = plan.parent / "points.csv"
+    points.write_text("N,D\n1e5,1e7\n")
+    out, seal, score = plan.parent / "out.csv", [law, "--seal", plan], ["--score", plan]
+    for words, said in (
+        ([*seal, "-o", out], "-o goes with --points only"),
+        ([*seal, "--level", "0.9"], "--level goes with --points only: a seal holds the intervals of 50, 90 and 95 %"),
+        ([*score, "-o", out], "-o goes with --points only"),
+        ([*score, "--level", "0.5"], "--level goes with --points only"),
+        ([law, "--points", points, "--runs", plan.parent], "--runs goes with --seal and --score only"),
+    ):
+        screen = cli("predict", *words)
+        assert screen.code == 2
+        assert said in " ".join(screen.err.split())
+    assert not out.exists()
     assert not (plan.parent / "plan.sealed.json").exists()
 
 

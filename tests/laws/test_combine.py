@@ -11,7 +11,7 @@ from plm_scaling.core.errors import FitError
 from plm_scaling.core.run_table import RunRow, RunTable
 from plm_scaling.laws.combine import fit_laws
 from plm_scaling.laws.doubts import SENTENCES
-from plm_scaling.laws.law_fit import LawFit
+from plm_scaling.laws.law_fit import LawFit, Recipe
 
 Simulate = Callable[..., RunTable]
 
@@ -29,6 +29,26 @@ def test_everything_is_fitted_and_survives_the_disk(truth: Any, simulate: Simula
     assert fit.noise_sd == pytest.approx(0.003, rel=0.5)
     assert fit.range_C == pytest.approx((1.5e11, 2.4e12))
     assert LawFit.read(fit.write(tmp_path / "fit.json")) == fit
+
+
+@pytest.mark.parametrize("objective", ["clm", "mlm"])
+def test_the_fit_says_on_what_and_how_its_runs_were_trained(truth: Any, simulate: Simulate, objective: str) -> None:
+    def fit(**columns: Any) -> LawFit:
+        rows = [row.model_copy(update=columns) for row in table]
+        return fit_laws(RunTable(tuple(rows)), objective, form="chinchilla", draws=20)
+
+    table = simulate(truth, sd=0.003, sizes=4, objective=objective)
+    mask = 0.15 if objective == "mlm" else None
+    known = fit(corpus_id="c", schedule="wsd", mask_ratio=mask)
+    assert known.corpus_id == "c"
+    assert known.recipe == Recipe(schedule="wsd", architecture="plm", mask_ratio=mask)
+    plain = fit(corpus_id=None, mask_ratio=mask)
+    assert (plain.corpus_id, plain.recipe) == (None, None)
+    assert (fit(corpus_id="c", mask_ratio=None).recipe is None) == (objective == "mlm")
+    table = RunTable((*[row.model_copy(update={"corpus_id": "c"}) for row in table.rows[:-1]], table.rows[-1]))
+    assert table.rows[-1].corpus_id is None
+    partly = fit(mask_ratio=mask)
+    assert (partly.corpus_id, partly.recipe) == (None, None)
 
 
 def test_every_flag_has_its_sentence(truth: Any, simulate: Simulate) -> None:

@@ -10,7 +10,7 @@ import pytest
 from plm_scaling.core.errors import FitError
 from plm_scaling.core.run_table import RunRow, RunTable
 from plm_scaling.laws.combine import fit_laws
-from plm_scaling.laws.completed_table import complete_table
+from plm_scaling.laws.completed_table import MOST_UNCERTAIN, complete_table
 from plm_scaling.laws.completion import Course, complete, completion_check
 from plm_scaling.laws.curves import Curve, Curves
 from plm_scaling.laws.noise import law_runs
@@ -158,6 +158,127 @@ def test_what_stays_out_is_said_by_name() -> None:
     assert passed["unlogged"] == "no losses on its way are known"
     alone = RunTable(tuple(row for row in partial if not row.schedule_complete))
     assert all("0 complete runs" in why for why in complete_table(alone, curves, "clm").passed_over.values())
+
+
+def test_runs_that_somebody_relied_on_are_taken_in_however_uncertain_their_ends() -> None:
+    _, partial, curves = tables(np.random.default_rng(8), 0.6)
+    least = min(made.loss_se / made.loss for made in complete_table(partial, curves, "clm").completions)
+    asked = next(row.run_id for row in partial if not row.schedule_complete)
+    completed = complete_table(partial, curves, "clm", most_uncertain=0.5 * least, however_uncertain={asked})
+    assert least < MOST_UNCERTAIN
+    assert [made.run_id for made in completed.completions] == [asked]
+    assert set(completed.ends) == {row.run_id for row in completed.table if row.is_imputed} == {asked}
+    assert len(completed.passed_over) == 5
+    assert all("is known to" in why for why in completed.passed_over.values())
+
+
+def evaluated(run: Course, times: int) -> Course:
+    """What is known of a course from so many evaluations at equal distances over its schedule."""
+    kept = np.arange(1, len(run.share) + 1) % (100 // times) == 0
+    return Course(run.run_id, run.N, run.D, run.share[kept], run.loss[kept], run.end)
+
+
+def of_courses(courses: list[Course]) -> tuple[RunTable, Curves]:
+    """Rows and curves of courses, complete and unfinished."""
+    rows, curves = [], []
+    for run in courses:
+        values = {"run_id": run.run_id, "objective": "clm", "role": "isoflop", "N": run.N}
+        values |= {"D": run.D * run.seen, "loss": run.end or run.loss[-1]}
+        values |= {} if run.end else {"schedule_complete": False, "D_planned": run.D}
+        rows.append(RunRow.model_validate(values))
+        curves.append(Curve(run.run_id, run.share, run.share * run.D, run.loss, np.full(len(run.share), "")))
+    return RunTable(tuple(rows)), Curves.joined(curves)
+
+
+def test_a_share_that_too_few_runs_were_logged_for_leaves_the_others_their_ends() -> None:
+    rng = np.random.default_rng(9)
+    settings = sweep(rng, 18)
+    known = [evaluated(course(N, D, rng), 10) for N, D in settings[:16]]
+    late = evaluated(course(*settings[16], rng, seen=0.9), 10)
+    young = course(*settings[17], rng, seen=0.3)
+    completed = complete_table(*of_courses([*known, late, young]), "clm")
+    assert [made.run_id for made in completed.completions] == [late.run_id]
+    assert [check.share for check in completed.checks] == pytest.approx([0.9])
+    assert completed.passed_over == {
+        young.run_id: "0 complete runs to learn an end from, and 8 are needed: "
+        "a run counts with 3 evaluations in either part of its schedule's first 30%"
+    }
+
+
+def test_predictions_are_checked_at_a_share_that_was_learned_at() -> None:
+    """At .5 the complete runs have two evaluations in their later part, at .504 there are three."""
+    rng = np.random.default_rng(10)
+    at = np.array([0.02, 0.13, 0.16, 0.19, 0.303, 0.4, 0.504, 0.8, 1.0])
+    known, settings = [], sweep(rng, 13)
+    for N, D in settings[:12]:
+        run = course(N, D, rng)
+        known.append(Course(run.run_id, N, D, at, np.interp(at, run.share, run.loss), run.end))
+    N, D = settings[12]
+    half = Course("half", N, D, at[:7], loss_at(N, D, at[:7]))
+    completed = complete_table(*of_courses([*known, half]), "clm")
+    assert [made.run_id for made in completed.completions] == ["half"]
+    assert [(check.share, check.n) for check in completed.checks] == [(pytest.approx(0.504), 12)]
+
+
+def with_data(table: RunTable, whole: dict[str, object], part: dict[str, object]) -> RunTable:
+    """The table with these columns in its complete rows, and those in the unfinished ones."""
+    return RunTable(tuple(row.model_copy(update=whole if row.schedule_complete else part) for row in table))
+
+
+def ends_of(table: RunTable, curves: Curves) -> list[RunRow]:
+    """The rows with predicted ends."""
+    return [row for row in complete_table(table, curves, "clm").table if row.is_imputed]
+
+
+def test_passes_over_the_data_are_those_of_the_whole_schedule() -> None:
+    _, partial, curves = tables(np.random.default_rng(11), 0.4)
+    unfinished = {row.run_id: row for row in partial if not row.schedule_complete}
+    first_pass = [row.model_copy(update={"D_unique": row.D, "epochs": 1.0}) for row in partial]
+    for row in ends_of(RunTable(tuple(first_pass)), curves):
+        assert (row.D_unique, row.epochs) == (row.D, 1.0)
+    # A run that repeats its data has seen all of them.
+    second = [row.model_copy(update={"D_unique": row.D / 1.25, "epochs": 1.25}) for row in partial]
+    for row in ends_of(RunTable(tuple(second)), curves):
+        assert row.D_unique == pytest.approx(unfinished[row.run_id].D / 1.25)
+        assert row.epochs == pytest.approx(1.25 / 0.4)
+    # Parts of an epoch tell how many there are; between .8 and 2 the run comes to the end of them.
+    parts = [row if row.schedule_complete else row.model_copy(update={"epochs": 0.8}) for row in partial]
+    for row in ends_of(RunTable(tuple(parts)), curves):
+        assert (row.epochs, row.D_unique) == (pytest.approx(2.0), None)
+    unstated = ends_of(partial, curves)
+    assert len(unstated) == 6
+    assert {(row.epochs, row.D_unique) for row in unstated} == {(None, None)}
+
+
+def test_complete_runs_say_where_the_data_end() -> None:
+    """Those of the table saw 6e8 distinct tokens and no more; the unfinished ones were cut in their first pass."""
+    _, partial, curves = tables(np.random.default_rng(12), 0.4)
+    pool = 6e8
+    rows = [
+        row.model_copy(update={"corpus_id": "c", "D_unique": min(row.D, pool), "epochs": max(1.0, row.D / pool)})
+        for row in partial
+    ]
+    assert sum(pool < row.D for row in partial if row.schedule_complete) >= 2
+    found = ends_of(RunTable(tuple(rows)), curves)
+    assert any(row.D > pool > 0.4 * row.D for row in found)
+    for row in found:
+        assert row.D_unique == pytest.approx(min(row.D, pool))
+        assert row.epochs == pytest.approx(max(1.0, row.D / pool))
+    # What they saw is not what an unfinished run draws from that has seen more.
+    unseen = [row.model_copy(update={"D_unique": row.D, "epochs": 1.0}) for row in rows]
+    more = [row if row.schedule_complete else fresh for row, fresh in zip(rows, unseen, strict=True)]
+    beyond = [row for row in ends_of(RunTable(tuple(more)), curves) if pool < 0.4 * row.D]
+    assert beyond
+    assert all(row.D_unique == row.D for row in beyond)
+
+
+def test_a_run_that_ends_with_many_epochs_is_none_of_a_law() -> None:
+    _, partial, curves = tables(np.random.default_rng(13), 0.5)
+    plain = RunTable(tuple(row.model_copy(update={"role": ""}) for row in partial))
+    assert len(ends_of(with_data(plain, {}, {"epochs": 1.9}), curves)) == 6
+    completed = complete_table(with_data(plain, {}, {"epochs": 2.1}), curves, "clm")
+    assert not completed.completions
+    assert all("many epochs" in why for why in completed.passed_over.values())
 
 
 @pytest.mark.slow

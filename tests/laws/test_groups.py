@@ -9,7 +9,7 @@ import pytest
 from plm_scaling.core.errors import ConfigError, RefusedError
 from plm_scaling.core.run_table import RunTable
 from plm_scaling.laws.fit import fit_surface
-from plm_scaling.laws.group_basis import GroupBasis
+from plm_scaling.laws.group_basis import GroupBasis, bases_of
 from plm_scaling.laws.group_fit import GroupFit
 from plm_scaling.laws.group_losses import evidence_of
 from plm_scaling.laws.group_posterior import draw_posterior
@@ -184,6 +184,25 @@ def test_what_runs_cannot_say_is_refused(sweep: SimulatedSweep) -> None:
         fit_group_laws(along, law, sweep.losses, by="g", validation="v")
     with pytest.raises(RefusedError, match="is refused"):
         fit_group_laws(sweep.runs, law.model_copy(update={"surface": None}), sweep.losses, by="g", validation="v")
+
+
+def test_two_sizes_do_not_bend() -> None:
+    """ln(N/N0)^2 is a constant there, which rounding must not hide."""
+    made = simulate_groups(GroupWorld(groups=4), 0)
+    surface = law_of(made.runs).surface
+    assert surface is not None
+    rng = np.random.default_rng(0)
+    for _ in range(50):
+        N, D = rng.choice([1e4, 3.7e4], 14), np.exp(rng.uniform(13.0, 16.0, 14))
+        assert not any(basis.bends for basis in bases_of(surface, N, D))
+
+
+def test_the_spread_is_that_of_the_groups() -> None:
+    worlds = [simulate_groups(GroupWorld(groups=60, smallest=30, per_ln_tokens=0.0), seed) for seed in (1, 2)]
+    for made in worlds:
+        fit = fitted(replace(made, losses=replace(made.losses, share=None)))
+        true = np.column_stack([made.loss(fit.N_largest, fit.D_largest), made.per_doubling(fit.N0, fit.D0)]).std(axis=0)
+        assert fit.spread == pytest.approx(true, rel=0.12)
 
 
 def test_shrinkage_of_many_known_groups_is_the_normal_formula() -> None:

@@ -5,6 +5,7 @@ import math
 import numpy as np
 import pytest
 
+from plm_scaling.core.run_row import IMPUTED
 from plm_scaling.core.run_table import RunRow, RunTable
 from plm_scaling.laws.noise import (
     PAIRED_SHARE,
@@ -49,6 +50,19 @@ def test_runs_of_one_seed_are_no_replicates() -> None:
     assert replicate_groups(table(row("a", seed=0), row("b", seed=0))) == []
     pair = [row("a", seed=0), row("b", seed=1, D=1.01e6)]
     assert replicate_groups(table(*pair, row("c", N=2e4, seed=1))) == [pair]
+
+
+def test_predicted_ends_are_no_replicates() -> None:
+    runs = table(
+        row("a", loss=2.00, seed=0),
+        row("b", loss=2.01, seed=1, flags=IMPUTED),
+        row("c", loss=2.10, seed=2, flags=f"X,{IMPUTED}"),
+        row("d", loss=2.30, seed=3, final_loss="predicted"),
+    )
+    assert pooled_seed_noise(runs) is None
+    noise = pooled_seed_noise(table(*runs, row("e", loss=2.02, seed=4)))
+    assert noise is not None
+    assert (noise.df, noise.sd) == (1, pytest.approx(0.02 / math.sqrt(2)))
 
 
 def test_student_draws_have_the_right_spread() -> None:

@@ -63,9 +63,14 @@ def test_the_typical_width_gives_back_n(log_n: float) -> None:
     assert 12.0 * (d / width_per_layer(N)) * d**2 == pytest.approx(N)
 
 
-def test_a_size_below_one_head_is_refused() -> None:
-    with pytest.raises(ConfigError, match="no shape with heads of 64"):
-        nearest_shape(20_000)
+def test_sizes_of_laptop_sweeps_are_narrow_and_of_one_head() -> None:
+    assert nearest_shape(14_000) == Shape(2, 24)
+    assert nearest_shape(24_700) == Shape(2, 32)
+    assert nearest_shape(55_500) == Shape(2, 48)
+    assert Shape(2, 48).n_heads == 1
+    assert Shape(2, 128).n_heads == 2
+    with pytest.raises(ConfigError, match="no shape comes near"):
+        nearest_shape(2_000)
 
 
 @given(st.floats(16, 30_000))

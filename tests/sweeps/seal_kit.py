@@ -55,6 +55,11 @@ def fitted_law(seed: int, draws: int = 100) -> LawFit:
     return fit_laws(RunTable(tuple(rows)), "clm", form="chinchilla", draws=draws, seed=seed)
 
 
+def silent(law: LawFit) -> LawFit:
+    """The law as the fit of a plain CSV has it: nothing is known of its runs but N, D and loss."""
+    return law.model_copy(update={"corpus_id": None, "recipe": None, "validation_id": None})
+
+
 def measured_loss(one: RunConfig, noise: np.random.Generator) -> float:
     return true_loss(one) * float(np.exp(SD * noise.standard_normal()))
 

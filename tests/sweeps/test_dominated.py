@@ -114,6 +114,25 @@ def test_runs_halted_before_use_up_the_tolerance() -> None:
     assert "used up the tolerance" in after.reason
 
 
+def again(row: RunRow, off: float) -> RunRow:
+    """The run by another seed."""
+    return row.model_copy(update={"seed": 1, "run_id": f"{row.run_id}-s", "loss": row.loss + off})
+
+
+def test_the_noise_between_seeds_is_that_of_measured_runs() -> None:
+    """Second seeds of a paused budget, predicted .2 nats off, tell nothing about how far a minimum is known."""
+    rng = np.random.default_rng(6)
+    table = sweep(rng)
+    first = RunTable(tuple(row.model_copy(update={"seed": 0}) for row in table))
+    measured = [again(row, NOISE * rng.standard_normal()) for row in first if row.C_6nd == BUDGETS[0]]
+    plain = predicted(RunTable((*first, *measured)), rng, sd=0.002)
+    others = [again(row, 0.2) for row in plain.table if row.C_6nd == PAUSED[0]]
+    more = CompletedTable(RunTable((*plain.table, *others)), (), (), {}, plain.ends)
+    far = name(PAUSED[1], 0)
+    before, after = (verdicts(completed)[far].half_width or 0.0 for completed in (plain, more))
+    assert 0.5 < after / before < 2.0
+
+
 def test_without_a_minimum_or_enough_sizes_all_go_on() -> None:
     rng = np.random.default_rng(2)
     edge = verdicts(predicted(sweep(rng, shift=5.0), rng, 0.001))

@@ -3,18 +3,33 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterator
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+import plm_scaling
 from plm_scaling import api
 from plm_scaling.core.errors import RecordError, RefusedError
 from plm_scaling.laws.law_fit import LawFit
+from plm_scaling.sizing.law_identity import law_sha256
+from plm_scaling.sweeps import sealing
 from plm_scaling.sweeps.plan_records import SweepPlan
 from plm_scaling.sweeps.seal_records import LEVELS, Seals, read_seals, seals_path
-from tests.sweeps.seal_kit import LARGE, SD, begin, config, finish, fitted_law, measured_loss, planned, write_plan
+from tests.sweeps.seal_kit import (
+    LARGE,
+    SD,
+    begin,
+    config,
+    finish,
+    fitted_law,
+    measured_loss,
+    planned,
+    silent,
+    write_plan,
+)
 
 RUNS = [config(shape, D) for shape, D in LARGE]
 
@@ -125,21 +140,92 @@ def test_runs_that_were_begun_before_are_left_out_by_name(study: Path) -> None:
     assert raised.value.exit_code == 4
 
 
-def test_what_the_law_is_not_about_is_left_out(study: Path) -> None:
+@pytest.mark.parametrize("begun", [False, True])
+def test_what_the_law_is_not_about_is_left_out(study: Path, begun: bool) -> None:
+    """Before the first complete run as well as after: the fit says what its runs were."""
     others = {
         "trains mlm": planned(config((3, 128), 3e6, objective="mlm")),
         "not of repeats": planned(config((3, 128), 3e6, streams=[{"unique_tokens": 1000}]), "repeats"),
         "not of transfer_target": planned(config((3, 128), 3e6, init_from="a" * 12), "transfer_target"),
-        "by its recipe": planned(config((3, 128), 3e6, dropout=0.1)),
-        "on its corpus": planned(config((3, 128), 3e6, corpus_id="d" * 64)),
+        "another recipe (regularisation dropout=0.1, theirs the default)": planned(config((3, 128), 3e6, dropout=0.1)),
+        "another recipe (schedule wsd, theirs cosine)": planned(
+            config((3, 128), 3e6, schedule="wsd", warmup_tokens=51_200)
+        ),
+        "another corpus (cccccccccccc, not dddddddddddd)": planned(config((3, 128), 3e6, corpus_id="d" * 64)),
     }
-    finish(study / "runs", config((2, 32), 3e5), 2.0)
+    if begun:
+        finish(study / "runs", config((2, 32), 3e5), 2.0)
+    else:
+        (study / "runs").mkdir()
     write_plan(study, [planned(RUNS[0]), *others.values()])
     made = seal(study)
     assert [run.run_id for run in made.runs] == [RUNS[0].run_id]
+    assert (made.flags, made.notes) == ((), ())
     reasons = {run.run_id: run.reason for run in made.left_out}
     for words, run in others.items():
         assert words in reasons[run.run_id]
+
+
+@pytest.mark.parametrize("begun", [False, True])
+def test_a_law_of_another_corpus_seals_nothing(law: LawFit, study: Path, begun: bool) -> None:
+    """Complete runs of the plan's own do not make another study's law theirs."""
+    law.model_copy(update={"corpus_id": "uniref"}).write(study / "fit-clm.json")
+    if begun:
+        finish(study / "runs", config((2, 32), 3e5), 2.0)
+    with pytest.raises(RefusedError, match="no run of this plan can be sealed") as raised:
+        seal(study)
+    assert "the law's runs were trained on another corpus (uniref, not cccccccccccc)" in raised.value.why
+    assert not seals_path(study / "plan.json").exists()
+
+
+def test_what_a_fit_does_not_say_is_said_in_the_seal(law: LawFit, study: Path) -> None:
+    silent(law).write(study / "fit-clm.json")
+    other = config((3, 128), 3e6, dropout=0.1)
+    elsewhere = config((3, 128), 3e6, corpus_id="d" * 64)
+    write_plan(study, [planned(one) for one in (RUNS[0], other, elsewhere)])
+    nothing = seal(study)
+    assert len(nothing.runs) == 3
+    assert nothing.flags == ("CORPUS_UNKNOWN", "RECIPE_UNKNOWN", "VALIDATION_UNKNOWN")
+    assert [note.partition(":")[0] for note in nothing.notes] == list(nothing.flags)
+    assert all("nothing was there to hold the planned runs against" in note for note in nothing.notes[:2])
+    assert "val_iid of their own corpus" in nothing.notes[2]
+    finish(study / "runs", config((2, 32), 3e5), 2.0)
+    held = seal(study)
+    assert [run.run_id for run in held.runs] == [RUNS[0].run_id]
+    assert held.flags == nothing.flags
+    assert all("against the complete runs of their own folder" in note for note in held.notes[:2])
+    reasons = {run.run_id: run.reason for run in held.left_out}
+    assert "no complete run of its folder was trained by its recipe" in reasons[other.run_id]
+    assert "no complete run of its folder was trained on its corpus" in reasons[elsewhere.run_id]
+
+
+def test_seals_and_fits_of_an_earlier_release_are_read(law: LawFit, study: Path) -> None:
+    """Neither the fields of a fit nor those of a seal move the hashes of what was written without them."""
+    fit = json.loads((study / "fit-clm.json").read_text())
+    del fit["corpus_id"], fit["recipe"]
+    (study / "fit-clm.json").write_text(json.dumps(fit))
+    old = LawFit.read(study / "fit-clm.json")
+    assert (old.corpus_id, old.recipe) == (None, None)
+    assert old.content_hash() == law.content_hash()
+    assert law_sha256(old) == law_sha256(law)
+    assert seal(study).flags == ("CORPUS_UNKNOWN", "RECIPE_UNKNOWN")
+    path = seals_path(study / "plan.json")
+    path.unlink()
+    law.write(study / "fit-clm.json")
+    made = seal(study)
+    stored = json.loads(path.read_text())
+    del stored["seals"][0]["flags"], stored["seals"][0]["notes"]
+    path.write_text(json.dumps(stored))
+    assert read_seals(path).seals == (made,)
+
+
+def test_a_seal_needs_no_installed_package(study: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def missing(name: str) -> str:
+        raise metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr(metadata, "version", missing)
+    monkeypatch.setattr(sealing, "version", missing, raising=False)
+    assert seal(study).version == plm_scaling.__version__
 
 
 def test_only_what_began_after_the_seal_counts(study: Path) -> None:

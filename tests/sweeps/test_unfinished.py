@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import json
+import random
 from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from plm_scaling import api
+from plm_scaling.core.halt import Halt
 from plm_scaling.core.run_folder import RunFolder
-from plm_scaling.core.run_order import RunOrder
+from plm_scaling.core.run_order import RunOrder, StatusFile
 from plm_scaling.corpus.reader import Corpus
 from plm_scaling.sweeps.plan import plan_sweep
 from plm_scaling.sweeps.plan_records import GridArm, SweepSpec
@@ -64,3 +69,66 @@ def test_a_stopped_run_is_a_row_whose_end_is_predicted(runs: list[RunFolder]) ->
 
 def test_nothing_changes_for_those_who_do_not_ask(runs: list[RunFolder]) -> None:
     assert len(api.collect(runs[0].path.parent)) == N_COMPLETE
+
+
+def test_halted_runs_are_taken_in_whatever_is_known_of_their_ends(runs: list[RunFolder]) -> None:
+    """Ends that differ by 5 % are known to a few per cent; `fit --partial` says that it takes halted runs in."""
+    rng = random.Random(0)
+    for folder in runs[:N_COMPLETE]:
+        record = json.loads(folder.record_path.read_text())
+        record["validation"][0]["per_token"] = 2.0 + rng.gauss(0.0, 0.1)
+        folder.record_path.write_text(json.dumps(record))
+    half, place = runs[N_COMPLETE], runs[0].path.parent
+    before = api.completed_runs(place)
+    assert "% only" in before.passed_over[half.path.name]
+    Halt(
+        reason="far off", share=0.5, step=25, loss=2.0, loss_low=1.8, loss_high=2.2, n_known=10, effect=0.0,
+        half_width=0.1, C_saved=1.0,
+    ).write(half.halted_path)  # fmt: skip
+    completed = api.completed_runs(place)
+    assert [made.run_id for made in completed.completions] == [half.path.name]
+    assert completed.completions[0].loss_se > 0.01 * completed.completions[0].loss
+    assert half.path.name not in completed.passed_over
+    assert [row.run_id for row in completed.table if row.is_imputed] == [half.path.name]
+
+
+def test_a_run_that_diverged_has_no_end(runs: list[RunFolder]) -> None:
+    half, young, _ = (folder.path.name for folder in runs[N_COMPLETE:])
+    report = runs[N_COMPLETE].attempts()[-1].status_path
+    StatusFile(status="diverged", step=25, n_steps=50, reason="the loss is nan").write(report)
+    completed = api.completed_runs(runs[0].path.parent)
+    assert completed.completions == ()
+    assert completed.passed_over[half] == "it diverged: there is no end to predict"
+    assert half not in {row.run_id for row in completed.table}
+    assert young in completed.passed_over
+    # A later attempt that is under way counts, not what became of an earlier one.
+    StatusFile(status="interrupted", step=25, n_steps=50).write(runs[N_COMPLETE].new_attempt().status_path)
+    assert [made.run_id for made in api.completed_runs(runs[0].path.parent).completions] == [half]
+
+
+def test_runs_that_stay_out_do_not_keep_validation_sequences_from_being_resampled(
+    runs: list[RunFolder], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    n = np.full(6, 20)
+    columns = {"set": ["val_iid"] * 6, "row": np.arange(6), "loss_sum": 40.0 + np.arange(6), "n_targets": n}
+    columns |= {"residue_loss_sum": 40.0 + np.arange(6), "n_residue_targets": n}
+    for folder in runs[:N_COMPLETE]:
+        pq.write_table(pa.table(columns), folder.val_path)
+    given: dict[str, Any] = {}
+
+    class Seen(Exception):
+        pass
+
+    def seen(table: object, objective: str, **options: Any) -> None:
+        given.update(options)
+        raise Seen
+
+    monkeypatch.setattr("plm_scaling.laws.combine.fit_laws", seen)
+    place = runs[0].path.parent
+    completed = api.completed_runs(place)
+    assert [row.is_imputed for row in completed.table if not row.schedule_complete] == [False]
+    with pytest.raises(Seen):
+        api.fit(place, partial=completed)
+    measured = given["clusters"].measured
+    assert measured is not None
+    assert set(measured.run_ids) == {folder.path.name for folder in runs[:N_COMPLETE]}

@@ -38,9 +38,9 @@ function mfuAt(N, gpu, hardware) {
   return gpu.mfu * share[right] * Math.pow(d / widths[right], slope);
 }
 
-// The nearest model that can be built: whole layers, widths of whole 64-wide heads; closeness in ln N, then published
-// proportions.
-const WIDTHS = [];
+// The nearest model that can be built: whole layers, one narrow head or whole ones of 64; closeness in ln N, then
+// published proportions.
+const WIDTHS = [16, 24, 32, 48];
 for (let d = 64; d <= 32768; d += d < 1024 ? 64 : d < 2048 ? 128 : 256) WIDTHS.push(d);
 
 function nearestShape(N) {
@@ -52,7 +52,7 @@ function nearestShape(N) {
       const built = layers * (12 * width * width + 2 * width), skew = Math.log2(width / layers / target);
       const score = Math.abs(Math.log(built / N)) + 0.05 * skew * skew;
       if (best === null || score < best.score || (score === best.score && layers < best.layers)) {
-        best = { score, layers, width, heads: width / 64, N: built };
+        best = { score, layers, width, heads: Math.max(1, width / 64), N: built };
       }
     }
   }

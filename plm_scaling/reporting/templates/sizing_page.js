@@ -308,7 +308,7 @@ function asNumbers(found) {
   const add = (name, value, more) => rows.push([name, value, more || ""]);
   if (!found.refused) {
     add("Parameters N", count(found.N), found.band_low ? `${edge(found.band_low, found.band_open[0], "below ")} to ${edge(found.band_high, found.band_open[1], "above ")} within 0.01 nats` : "");
-    add("Nearest shape", `${found.shape.layers} × ${found.shape.width.toLocaleString("en-US")}`, `layers × width, ${found.shape.heads} heads: ${count(found.shape.N, 3)}`);
+    add("Nearest shape", `${found.shape.layers} × ${found.shape.width.toLocaleString("en-US")}`, `layers × width, ${found.shape.heads} ${found.shape.heads > 1 ? "heads" : "head"}: ${count(found.shape.N, 3)}`);
     add("Training tokens D", count(found.D), significant(found.tokens_per_param, 2) + " per parameter");
     if (found.epochs !== null) add("Epochs", significant(found.epochs, 2), "over " + count(found.unique_tokens, 3) + " unique tokens");
     if (found.new_tokens > 0) add("Tokens to buy", count(found.new_tokens), dollars(found.data_usd));
