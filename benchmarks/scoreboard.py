@@ -255,7 +255,8 @@ def page(scores: list[Score], notes: list[str], draws: int) -> str:
         "interval, too narrow since runs of one law err together). Width: median of high / low - 1. "
         f"plm-scaling: `fit --form auto`, {draws:,} draws; simple-scaling-laws: defaults, new-run intervals; "
         "chinchilla: 243 starts, Huber 1e-3 on ln L, no intervals. Only plm-scaling is told batch sizes, where a table "
-        "has them.",
+        "has them. Final losses of the protein logs are read after the noise that runs share is taken off, which is "
+        "estimated from all runs, tested ones included; every tool gets the same.",
     ]
     for cut in CUTS:
         mine = [score for score in scores if score.split.cut == cut]
