@@ -111,7 +111,8 @@ def _warn_far(beyond: float) -> None:
 def _seal(law: Path, plan: Path, runs: Path | None, dry_run: bool, output: str) -> None:
     from plm_scaling import api
     from plm_scaling.cli import seal_screen
-    from plm_scaling.sweeps.seal_records import by_reason, seals_path
+    from plm_scaling.sweeps.left_out import by_reason
+    from plm_scaling.sweeps.seal_records import seals_path
 
     made = api.predict_seal(law, plan, runs=runs, dry_run=dry_run)
     rows = seal_screen.sealed_rows(made)

@@ -25,9 +25,9 @@ from plm_scaling.laws.isoflop import ISOFLOP_WINDOW, fit_isoflop
 from plm_scaling.sweeps.decisions import needed_runs
 from plm_scaling.sweeps.dominated import FEWEST_SIZES, dominated_runs
 from plm_scaling.sweeps.halting_report import TOLERANCE_OF_INTERVAL, HaltingReport, Optimum, Verdict
+from plm_scaling.sweeps.left_out import LeftOut, by_reason
 from plm_scaling.sweeps.plan_records import PlannedRun, SweepPlan
 from plm_scaling.sweeps.reconcile import RunOutcome, SweepOutcome
-from plm_scaling.sweeps.seal_records import LeftOut, by_reason
 from plm_scaling.sweeps.status import RunLine, sweep_status
 from plm_scaling.sweeps.unfinished import completed_folder
 

@@ -10,7 +10,7 @@ from typing import Final
 
 from plm_scaling.laws.completion import Completion
 from plm_scaling.laws.law_fit import Interval
-from plm_scaling.sweeps.seal_records import LeftOut, by_reason
+from plm_scaling.sweeps.left_out import LeftOut, by_reason
 
 __all__ = ["TOLERANCE_OF_INTERVAL", "HaltingReport", "Optimum", "Verdict", "why_not_halted"]
 

@@ -7,15 +7,15 @@ a date to others only as far as its hash was given to them, or committed, at tha
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from pathlib import Path
 from typing import ClassVar
 
 from plm_scaling.core.errors import RecordError
 from plm_scaling.core.objective import Objective
 from plm_scaling.core.records import Record
+from plm_scaling.sweeps.left_out import LeftOut
 
-__all__ = ["LEVELS", "LeftOut", "RunThen", "Seal", "SealedRun", "Seals", "by_reason", "read_seals", "seals_path"]
+__all__ = ["LEVELS", "RunThen", "Seal", "SealedRun", "Seals", "read_seals", "seals_path"]
 
 LEVELS = (0.5, 0.9, 0.95)
 """Of the intervals that are sealed."""
@@ -46,24 +46,6 @@ class RunThen(Record):
     run_id: str
     status: str
     attempts: int = 0
-
-
-class LeftOut(Record):
-    """A planned run that is not sealed, and why."""
-
-    run_id: str
-    reason: str
-
-
-def by_reason(left_out: Iterable[LeftOut], most: int = 4) -> list[str]:
-    """A line per reason, with the names of at most so many of its runs."""
-    groups: dict[str, list[str]] = {}
-    for run in left_out:
-        groups.setdefault(run.reason, []).append(run.run_id)
-    return [
-        ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "") + f": {reason}"
-        for reason, names in groups.items()
-    ]
 
 
 class Seal(Record):

@@ -16,10 +16,11 @@ from plm_scaling.core.run_table import RunTable
 from plm_scaling.laws.law_fit import LawFit
 from plm_scaling.laws.noise import law_runs
 from plm_scaling.laws.predict import members_of, predict_losses, predictive_samples
+from plm_scaling.sweeps.left_out import LeftOut, by_reason
 from plm_scaling.sweeps.plan_records import PlannedRun, SweepPlan
 from plm_scaling.sweeps.runs import collect_runs
 from plm_scaling.sweeps.seal_checks import unchecked, unlike
-from plm_scaling.sweeps.seal_records import LEVELS, LeftOut, RunThen, Seal, SealedRun, by_reason, read_seals, seals_path
+from plm_scaling.sweeps.seal_records import LEVELS, RunThen, Seal, SealedRun, read_seals, seals_path
 from plm_scaling.sweeps.status import RunLine, sweep_status
 
 __all__ = ["add_seal", "seal_plan"]
