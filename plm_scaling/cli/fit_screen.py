@@ -12,6 +12,8 @@ from plm_scaling.laws.repeat_fit import RepeatFit
 __all__ = ["form_rows", "law_rows", "predicted_rows", "with_interval"]
 
 Row = dict[str, str]
+_WILD = 10_000
+"""Factors beyond it say no more than that forms have nothing in common there."""
 
 
 def with_interval(interval: Interval | None) -> str:
@@ -70,7 +72,8 @@ def law_rows(fit: LawFit) -> list[Row]:
         flags = ",".join(fit.frontier.flags)
         rows.append({"quantity": "L(C) = E + A C^-a, minima", "estimate": text, "flags": flags})
     if fit.disagreement:
-        text = f"factor {fit.disagreement:.2f} in N_opt"
+        factor = f"{fit.disagreement:.2f}" if fit.disagreement < _WILD else f"over {_WILD:,}"
+        text = f"factor {factor} in N_opt"
         rows.append({"quantity": "disagreement between forms, 10x beyond", "estimate": text, "flags": ""})
     if fit.repeats:
         rows += _repeat_rows(fit.repeats)

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from plm_scaling import api
+from plm_scaling.cli.fit_screen import law_rows
 from plm_scaling.core.errors import RefusedError
 from plm_scaling.core.run_table import RunRow, RunTable
 from plm_scaling.laws.curves import Curve, Curves, curves_path
@@ -315,3 +316,9 @@ def test_a_damaged_law_beside_the_table_is_named(cli: Cli, study: Path) -> None:
     screen = cli("transfer", study / "runs")
     assert screen.code == 1
     assert "fit-mlm.json" in screen.err
+
+
+def test_forms_that_have_nothing_in_common_give_no_fifty_digits() -> None:
+    law = LawFit(objective="clm", currency="C_6nd", n_runs=9, range_C=(1.0, 2.0), data_hash="d", disagreement=6e52)
+    (row,) = [row for row in law_rows(law) if row["quantity"].startswith("disagreement")]
+    assert row["estimate"] == "factor over 10,000 in N_opt"
