@@ -11,6 +11,7 @@ from typing import Final, Literal
 __all__ = [
     "BATCH_EXPONENT",
     "MASK_RATES",
+    "MIN_STEPS",
     "SMALL_MODEL_LIMIT",
     "BatchRule",
     "RecipeName",
@@ -33,6 +34,8 @@ BATCH_EXPONENT: Final = 0.383
 MASK_RATES: Final = (0.05, 0.6)
 """Shares of masked residues that a sweep may ask for. Outside them an MLM learns from too few residues, or sees too
 few; not measured here."""
+MIN_STEPS: Final = 200
+"""With fewer optimiser steps a run says more about its schedule than about its size."""
 _DIGITS: Final = 6
 """The last digits of a power depend on the C library, and what comes out is part of a run's id."""
 

@@ -8,7 +8,7 @@ from typing import Final
 
 from plm_scaling.core.memory_estimate import GPU_MEMORY_SHARE
 from plm_scaling.core.objective import Objective
-from plm_scaling.core.recipe import RecipeName
+from plm_scaling.core.recipe import MIN_STEPS, RecipeName
 from plm_scaling.core.units import format_count
 from plm_scaling.sizing.answers import FLAG_DECADES
 from plm_scaling.sizing.costs import Budget, Gpu, Hardware, Throughput
@@ -134,8 +134,14 @@ def money_findings(budget: Budget, gpu: Gpu, usd_per_gpu_hour: float | None) -> 
     )
 
 
-def recipe_findings(recipe: RecipeName, D: float) -> Findings:
-    """The small recipe was chosen on runs of a few million tokens."""
+def recipe_findings(recipe: RecipeName, D: float, batch_tokens: int) -> Findings:
+    """A batch that leaves few steps; the small recipe was chosen on runs of a few million tokens."""
+    steps = D / batch_tokens
+    if steps < MIN_STEPS:
+        return ("FEW_STEPS",), (
+            f"the recipe's batch of {format_count(batch_tokens)} tokens leaves {steps:.0f} optimiser steps, too few for "
+            "its schedule: such a run says more about the schedule than about its size. Take a smaller batch.",
+        )
     if recipe != "small" or D <= _SMALL_RECIPE_TOKENS:
         return (), ()
     return ("RECIPE_UNCHECKED",), (

@@ -278,7 +278,7 @@ def _findings(asked: _Asked, shape: Shape, plan: _Plan, hours: float) -> Finding
         law_findings(plan.answers, shape),
         _decision_findings(plan),
         data_findings(asked.objective, plan.N, plan.D, asked.unique_tokens, asked.max_epochs),
-        recipe_findings(default_recipe(shape.N), plan.D),
+        recipe_findings(recipe := default_recipe(shape.N), plan.D, batch_tokens_for(shape.N, plan.D, recipe)),
         money_findings(asked.budget, machine.gpu, machine.usd_per_gpu_hour),
         machine_findings(
             machine.gpu,

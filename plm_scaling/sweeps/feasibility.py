@@ -6,13 +6,12 @@ import os
 from typing import Final
 
 from plm_scaling.core.memory_estimate import training_bytes
+from plm_scaling.core.recipe import MIN_STEPS
 from plm_scaling.core.run import RunConfig
 from plm_scaling.sweeps.pools import PoolCost
 
-__all__ = ["MIN_STEPS", "feasibility_notes", "machine_memory", "memory_estimate"]
+__all__ = ["feasibility_notes", "machine_memory", "memory_estimate"]
 
-MIN_STEPS: Final = 200
-"""With fewer optimiser steps a run says more about its schedule than about its size."""
 _MEMORY_SHARE: Final = 0.8
 _PROCESS_BYTES: Final = 350_000_000
 """A process that has imported torch and mapped a small corpus."""

@@ -61,9 +61,12 @@ def test_without_unique_tokens_the_assumption_is_said() -> None:
 
 
 def test_the_tiny_recipe_is_not_for_billions_of_tokens() -> None:
-    assert recipe_findings("small", 1e7) == ((), ())
-    assert recipe_findings("cheng", 1e12) == ((), ())
-    assert recipe_findings("small", 1e10)[0] == ("RECIPE_UNCHECKED",)
+    assert recipe_findings("small", 1e7, 2048) == ((), ())
+    assert recipe_findings("cheng", 1e12, 2**19) == ((), ())
+    assert recipe_findings("small", 1e10, 2048)[0] == ("RECIPE_UNCHECKED",)
+    flags, (sentence,) = recipe_findings("cheng", 8e6, 2**19)
+    assert flags == ("FEW_STEPS",)
+    assert "leaves 15 optimiser steps" in sentence
 
 
 def test_money_is_turned_into_hours_at_every_price() -> None:
