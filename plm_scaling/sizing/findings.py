@@ -139,8 +139,8 @@ def recipe_findings(recipe: RecipeName, D: float, batch_tokens: int) -> Findings
     steps = D / batch_tokens
     if steps < MIN_STEPS:
         return ("FEW_STEPS",), (
-            f"the recipe's batch of {format_count(batch_tokens)} tokens leaves {steps:.0f} optimiser steps, too few for "
-            "its schedule: such a run says more about the schedule than about its size. Take a smaller batch.",
+            f"the recipe's batch of {format_count(batch_tokens)} tokens leaves {steps:.0f} optimiser steps, too few "
+            "for its schedule: such a run says more about the schedule than about its size. Take a smaller batch.",
         )
     if recipe != "small" or D <= _SMALL_RECIPE_TOKENS:
         return (), ()
