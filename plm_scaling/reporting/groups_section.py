@@ -6,6 +6,7 @@ from typing import Final, Literal
 
 from markupsafe import Markup
 from matplotlib.axes import Axes
+from matplotlib.ticker import MaxNLocator
 
 from plm_scaling.laws.group_basis import law_slopes
 from plm_scaling.laws.group_fit import GroupFit, GroupLaw
@@ -161,6 +162,7 @@ def _draw(fit: GroupFit, axis: Axis, key: str) -> Markup:
         axes.set_yticks(range(len(shown)), [_short(group.name) for group in shown])
         axes.set_ylim(len(shown) - 0.4, -0.6)
         axes.grid(axis="y", visible=False)  # its lines would lie on the bars
+        axes.xaxis.set_major_locator(MaxNLocator(4))  # the labels are long, the panel narrow
         axes.set_xlabel(f"Change of the loss per doubling of {axis}, nats")
         axes.set_title(f"{_name(fit)}: with {axis}")
 
