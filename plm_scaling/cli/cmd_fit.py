@@ -121,6 +121,9 @@ def command(
         partial=completed or False,
         pictures=None if dry_run else pictures,
     )
+    target = out or table.parent / f"fit-{fitted.objective}.json"
+    if not dry_run:
+        fitted.write(target)  # before anything is printed: whoever reads the output may leave early (`| head`)
     emit(output, rows=law_rows(fitted), title=f"{fitted.objective}, {fitted.n_runs} runs", value=fitted)
     if output == "human" and fitted.forms:
         emit(output, rows=form_rows(fitted), title="forms, by their error on larger budgets than they were fitted to")
@@ -130,17 +133,14 @@ def command(
         warn(f"{len(halted)} halted runs are left out; --partial takes them in with their predicted ends")
     for note in fitted.notes:
         warn(note)
-    target = out or table.parent / f"fit-{fitted.objective}.json"
     if dry_run:
         say(f"would write {target}")
+    elif table.is_dir():
+        next_command(f"plm-scaling report {table.parent}")
+    elif fitted.surface is not None:
+        next_command(f"plm-scaling predict {target} --points points.csv -o predicted.csv")
     else:
-        fitted.write(target)
-        if table.is_dir():
-            next_command(f"plm-scaling report {table.parent}")
-        elif fitted.surface is not None:
-            next_command(f"plm-scaling predict {target} --points points.csv -o predicted.csv")
-        else:
-            say(f"wrote {target}")
+        say(f"wrote {target}")
     return EXIT_REFUSED if fitted.refusals else 0
 
 

@@ -21,6 +21,9 @@ def fit_by(runs: Path, out: Path | None, dry_run: bool, output: str, **choices: 
     from plm_scaling import api
 
     fitted = api.fit_groups(runs, tell=say, **choices)
+    target = out or runs.parent / f"groups-{fitted.objective}.json"
+    if not dry_run:
+        fitted.write(target)  # before anything is printed: whoever reads the output may leave early
     rows = group_rows(fitted)
     title = f"{fitted.objective} by {fitted.by}, {len(fitted.groups)} groups, {fitted.n_runs} runs"
     emit(output, rows=rows[:_SHOWN] if output == "human" else rows, title=title, value=fitted)
@@ -30,11 +33,9 @@ def fit_by(runs: Path, out: Path | None, dry_run: bool, output: str, **choices: 
         emit(output, rows=homology_rows(fitted), title="between groups")
     for note in fitted.notes:
         warn(note)
-    target = out or runs.parent / f"groups-{fitted.objective}.json"
     if dry_run:
         say(f"would write {target}")
     else:
-        fitted.write(target)
         say(f"wrote {target}")
         next_command(f"plm-scaling report {runs.parent}")
     return 0

@@ -2,6 +2,9 @@ from __future__ import annotations
 
 import csv
 import io
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -322,3 +325,14 @@ def test_forms_that_have_nothing_in_common_give_no_fifty_digits() -> None:
     law = LawFit(objective="clm", currency="C_6nd", n_runs=9, range_C=(1.0, 2.0), data_hash="d", disagreement=6e52)
     (row,) = [row for row in law_rows(law) if row["quantity"].startswith("disagreement")]
     assert row["estimate"] == "factor over 10,000 in N_opt"
+
+
+def test_the_fit_is_kept_where_its_reader_leaves_early(tmp_path: Path) -> None:
+    """As `fit runs.csv | head -1` does: the reader is gone before a line is printed."""
+    made = table(tmp_path / "runs.csv", budgets=(1e15, 4e15, 1.6e16), sizes=(3e5, 6e5, 1.2e6, 2.4e6))
+    command = [sys.executable, "-m", "plm_scaling", "fit", str(made), "--draws", "60", "--form", "chinchilla"]
+    reader, writer = os.pipe()
+    os.close(reader)
+    subprocess.run(command, stdout=writer, stderr=subprocess.DEVNULL, check=False)
+    os.close(writer)
+    assert LawFit.read(tmp_path / "fit-clm.json").n_runs == 24
