@@ -137,7 +137,7 @@ def decision(out: Path, flops: float, unique_tokens: float) -> str:
     laws = [out / "fit-clm.json"]
     try:
         advice = api.size(objective="clm", flops=flops, unique_tokens=unique_tokens, laws=laws, out=out / "size.json")
-    except (RefusedError, ConfigError) as error:  # the latter: too small for heads of 64
+    except (RefusedError, ConfigError) as error:  # the latter: no shape is as small
         return f"none: {error.what}"
     return f"N {advice.N:.3g}, D {advice.D:.3g} for {flops:.3g} FLOPs"
 

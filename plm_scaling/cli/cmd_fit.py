@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 
 import click
 
-from plm_scaling.cli.render import DryRun, OutputFormat, emit, next_command, say, warn
+from plm_scaling.cli.render import DryRun, OutputFormat, emit, next_command, say, typed_options, warn
 from plm_scaling.core.errors import ConfigError
 from plm_scaling.core.units import parse_quantity
 
@@ -146,12 +146,9 @@ def command(
 
 def _check_by(context: click.Context) -> None:
     """Refuse options that laws by group do not know, if they were typed."""
-    from click.core import ParameterSource
-
-    for option in context.command.params:
-        name = option.name or ""
-        if name in _NOT_BY and context.get_parameter_source(name) is ParameterSource.COMMANDLINE:
-            raise ConfigError(f"{option.opts[0]} and --by do not go together", hint=f"leave out {option.opts[0]}")
+    for name, option in typed_options(context).items():
+        if name in _NOT_BY:
+            raise ConfigError(f"{option} and --by do not go together", hint=f"leave out {option}")
 
 
 def _say_predicted(completed: CompletedTable) -> None:

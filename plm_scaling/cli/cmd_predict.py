@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from plm_scaling.cli.render import DryRun, OutputFormat, emit, next_command, say, warn
+from plm_scaling.cli.render import DryRun, OutputFormat, emit, next_command, say, typed_options, warn
 
 __all__ = ["command"]
 
@@ -84,10 +84,9 @@ def _refuse_unused(ctx: click.Context, names: set[str]) -> None:
     ------
     UsageError : the first of them.
     """
-    from click.core import ParameterSource
-
+    typed = typed_options(ctx)
     for name, (option, way, why) in _ONLY.items():
-        if name in names and ctx.get_parameter_source(name) is ParameterSource.COMMANDLINE:
+        if name in names and name in typed:
             raise click.UsageError(f"{option} goes with {way} only: {why}", ctx)
 
 

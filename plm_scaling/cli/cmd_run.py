@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Literal
 import click
 
 from plm_scaling.cli.executors import On, Slurm, slurm_options
-from plm_scaling.cli.render import DryRun, OutputFormat, emit, next_command, say, warn
+from plm_scaling.cli.render import DryRun, OutputFormat, emit, next_command, say, typed_options, warn
 
 if TYPE_CHECKING:
     from plm_scaling.sweeps.halting_report import HaltingReport
@@ -141,12 +141,9 @@ def command(
 
 def _refuse_without_halting(context: click.Context) -> None:
     """Refuse what only `--stop-dominated` heeds: it would be passed over in silence."""
-    from click.core import ParameterSource
-
-    for param in context.command.params:
-        typed = context.get_parameter_source(param.name or "") is ParameterSource.COMMANDLINE
-        if param.name in ("pause_share", "halt_tolerance") and typed:
-            raise click.UsageError(f"{param.opts[-1]} goes with --stop-dominated, which is missing", context)
+    for name, option in typed_options(context).items():
+        if name in ("pause_share", "halt_tolerance"):
+            raise click.UsageError(f"{option} goes with --stop-dominated, which is missing", context)
 
 
 def _say_halting(report: HaltingReport, output: str) -> None:

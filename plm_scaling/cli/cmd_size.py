@@ -8,7 +8,7 @@ from typing import Any, Final
 import click
 
 from plm_scaling.cli.quantities import BUDGET, budget_words, quantity
-from plm_scaling.cli.render import OutputFormat, emit, next_command, say, warn
+from plm_scaling.cli.render import OutputFormat, emit, next_command, say, typed_options, warn
 from plm_scaling.core.units import format_count
 
 __all__ = ["command"]
@@ -98,11 +98,9 @@ def _only(ctx: click.Context, mode: str, asked: dict[str, Any]) -> dict[str, Any
     ------
     UsageError : others were typed, which would be passed over in silence.
     """
-    from click.core import ParameterSource
-
     allowed = _MODES[mode] if mode else _PLAIN
     options = {p.name: p.opts[-1] for p in ctx.command.params}
-    typed = [name for name in asked if ctx.get_parameter_source(name) is ParameterSource.COMMANDLINE]
+    typed = [name for name in typed_options(ctx) if name in asked]
     if others := [options[name] for name in typed if name not in allowed]:
         if mode:
             raise click.UsageError(f"{options[mode]} asks its own question: leave out {', '.join(others)}", ctx)

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from plm_scaling.core.records import Record
 
-__all__ = ["DryRun", "OutputFormat", "emit", "next_command", "rich_table", "say", "warn"]
+__all__ = ["DryRun", "OutputFormat", "emit", "next_command", "rich_table", "say", "typed_options", "warn"]
 
 Verb = TypeVar("Verb", bound=Callable[..., Any])
 Row = dict[str, Any]
@@ -42,6 +42,14 @@ def OutputFormat(verb: Verb) -> Verb:
 def DryRun(verb: Verb) -> Verb:
     """Add `-n/--dry-run`, passed on as `dry_run`."""
     return click.option("-n", "--dry-run", is_flag=True, help="Say what would be done; write nothing.")(verb)
+
+
+def typed_options(context: click.Context) -> dict[str, str]:
+    """Options that stood on the command line, by name, as they are spelt there: what must not be passed over."""
+    from click.core import ParameterSource
+
+    options = ((param.name or "", param.opts[-1]) for param in context.command.params)
+    return {n: spelt for n, spelt in options if context.get_parameter_source(n) is ParameterSource.COMMANDLINE}
 
 
 def say(text: str) -> None:
